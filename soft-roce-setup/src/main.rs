@@ -1,2 +1,55 @@
-//! placeholder
-fn main() {}
+//! Sets up a kernel, its modules and a guest with Soft-RoCE and memory regions that are not pinned.
+#![allow(dead_code, reason = "the subcommands are being filled in")]
+
+mod artifacts;
+mod build;
+mod cache;
+mod cli;
+mod context;
+mod demo;
+mod enter;
+mod exit;
+mod guest;
+mod proc;
+mod signal;
+mod suite;
+mod ui;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+
+use crate::cli::{Cli, Command};
+use crate::context::Context;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match dispatch(&cli) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("soft-roce-setup: error: {error:#}");
+            exit::code_of(&error)
+        }
+    }
+}
+
+fn dispatch(cli: &Cli) -> Result<ExitCode> {
+    signal::install()?;
+    let context = Context::new(&cli.global)?;
+    match &cli.command {
+        Command::Doctor(_) | Command::Status(_) | Command::Clean(_) => Ok(ExitCode::SUCCESS),
+        Command::Build(args) => {
+            let options = build::BuildOptions {
+                kernel: args.kernel.kernel.clone(),
+                refresh: args.refresh,
+            };
+            build::ensure(&context, &options)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Run(args) => guest::run(&context, args),
+        Command::Shell(args) => guest::shell(&context, args),
+        Command::Demo(args) => demo::run(&context, args),
+        Command::Test(args) => suite::run(&context, args),
+    }
+}
