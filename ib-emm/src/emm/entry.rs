@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! One translation: a page frame and what may be done with it.
+
+/// A translation as it stands in the table: the frame number above [`Entry::FLAG_BITS`], flags
+/// below. Zero is "no translation".
+///
+/// # Invariants
+///
+/// `DIRTY` is set only together with `WRITE`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry(u64);
+
+impl Entry {
+    /// Low bits that hold flags.
+    pub const FLAG_BITS: u32 = 12;
+    const PRESENT: u64 = 1;
+    const WRITE: u64 = 2;
+    /// Set by an access, cleared by the VM's aging.
+    pub const ACCESSED: u64 = 4;
+    /// Set by a write, passed on to the VM when the translation goes.
+    pub const DIRTY: u64 = 8;
+
+    /// A translation to page frame `pfn` that may be written if `writable`.
+    #[must_use]
+    pub const fn new(pfn: u64, writable: bool) -> Self {
+        let write = if writable { Self::WRITE } else { 0 };
+        Self(pfn << Self::FLAG_BITS | Self::PRESENT | write)
+    }
+
+    /// The entry stored as `raw`, or `None` for an empty slot.
+    #[must_use]
+    pub const fn from_raw(raw: u64) -> Option<Self> {
+        if raw & Self::PRESENT != 0 {
+            Some(Self(raw))
+        } else {
+            None
+        }
+    }
+
+    /// As it is stored.
+    #[must_use]
+    pub const fn raw(self) -> u64 {
+        self.0
+    }
+
+    /// The page frame number.
+    #[must_use]
+    pub const fn pfn(self) -> u64 {
+        self.0 >> Self::FLAG_BITS
+    }
+
+    /// Whether a write may go through it. A page that the VM maps read-only (zero page,
+    /// copy-on-write, KSM, a clean file page) is entered without this and faults on a write.
+    #[must_use]
+    pub const fn writable(self) -> bool {
+        self.0 & Self::WRITE != 0
+    }
+
+    /// Whether an access of the given kind may use it.
+    #[must_use]
+    pub const fn allows(self, write: bool) -> bool {
+        !write || self.writable()
+    }
+
+    /// Whether a write went through it.
+    #[must_use]
+    pub const fn dirty(self) -> bool {
+        self.0 & Self::DIRTY != 0
+    }
+
+    /// Whether an access used it since the VM last asked.
+    #[must_use]
+    pub const fn accessed(self) -> bool {
+        self.0 & Self::ACCESSED != 0
+    }
+
+    /// The flags that an access of the given kind leaves behind.
+    #[must_use]
+    pub const fn marks(write: bool) -> u64 {
+        if write {
+            Self::ACCESSED | Self::DIRTY
+        } else {
+            Self::ACCESSED
+        }
+    }
+}

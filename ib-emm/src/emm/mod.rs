@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The core of a memory region: which pages are translated, which are held off, which are being
+//! faulted, and what happens to each of them on an access, an invalidation or the owner's exit.
+//!
+//! - [`range`]: pages of a region, half-open.
+//! - [`entry`]: one translation.
+//! - [`table`]: the sparse translation table.
+//! - [`hold`]: ranges between `invalidate_start` and `invalidate_end`.
+//! - [`window`]: faults in flight, and which of them an invalidation made stale.
+//! - [`ahead`]: how many pages a fault asks for.
+//! - [`region`]: the parts above, put together; what the kernel module calls.
+//!
+//! All positions are *page indexes*: pages counted from the region's base, which is the start of
+//! its first page rounded down to [`PART_PAGES`]. No user address appears here, so that a region
+//! registered at a foreign iova works like any other.
+
+pub mod ahead;
+pub mod entry;
+pub mod hold;
+pub mod range;
+pub mod region;
+pub mod table;
+pub mod window;
+
+pub use self::{
+    ahead::ReadAhead,
+    entry::Entry,
+    hold::HoldOff,
+    range::PageRange,
+    region::{Begin, Finish, Geometry, RegionState, Stats},
+    table::{NodeMem, Pool, Table},
+    window::{Window, Windows},
+};
+
+/// Bytes in a page, as a shift.
+pub const PAGE_SHIFT: u32 = 12;
+/// Bytes in a page.
+pub const PAGE_SIZE: u64 = 1 << PAGE_SHIFT;
+/// Pages in a part: what one leaf of the table holds, and the most that one fault brings in.
+/// A part is 2 MiB, the size of a huge page, and is aligned to it in the owner's address space.
+pub const PART_PAGES: u64 = 512;

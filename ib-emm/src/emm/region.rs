@@ -1,0 +1,320 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! A region's state, and what each event does to it.
+//!
+//! The environment holds one lock around this: shared for [`RegionState::access`] and the copy
+//! that follows, exclusive for everything else. So an invalidation that holds it exclusively knows
+//! that no copy runs, and that none begins on a page whose translation it took away.
+
+use super::{
+    Entry, HoldOff, NodeMem, PAGE_SHIFT, PAGE_SIZE, PART_PAGES, PageRange, Pool, ReadAhead, Table,
+    Window, Windows,
+};
+use core::pin::Pin;
+
+/// Where a region lies in its owner's address space. Addresses and lengths are in bytes.
+///
+/// # Invariants
+///
+/// `length` is not 0 and `start + length` does not wrap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    start: u64,
+    length: u64,
+}
+
+impl Geometry {
+    /// The region of `length` bytes at user address `start`; `None` if it is empty or wraps.
+    #[must_use]
+    pub const fn new(start: u64, length: u64) -> Option<Self> {
+        if length == 0 || start.checked_add(length).is_none() {
+            return None;
+        }
+        Some(Self { start, length })
+    }
+
+    /// First byte.
+    #[must_use]
+    pub const fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// Bytes.
+    #[must_use]
+    pub const fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// The address of page index 0: the region's start rounded down to a part.
+    #[must_use]
+    pub const fn base(&self) -> u64 {
+        self.start & !(PART_PAGES * PAGE_SIZE - 1)
+    }
+
+    const fn page_at(&self, address: u64) -> u64 {
+        (address - self.base()) >> PAGE_SHIFT
+    }
+
+    /// All pages that the region touches.
+    #[must_use]
+    pub const fn pages(&self) -> PageRange {
+        let last = self.page_at(self.start + (self.length - 1));
+        PageRange::new(self.page_at(self.start), last + 1)
+    }
+
+    /// The user address of `page`.
+    #[must_use]
+    pub const fn address(&self, page: u64) -> u64 {
+        self.base() + (page << PAGE_SHIFT)
+    }
+
+    /// The page that holds the byte at `offset` of the region, and where in it.
+    ///
+    /// # Preconditions
+    ///
+    /// `offset` is below the length.
+    #[must_use]
+    pub const fn locate(&self, offset: u64) -> (u64, usize) {
+        let address = self.start + offset;
+        (self.page_at(address), (address & (PAGE_SIZE - 1)) as usize)
+    }
+
+    /// Whether `len` bytes at `offset` lie inside.
+    #[must_use]
+    pub const fn holds(&self, offset: u64, len: u64) -> bool {
+        len <= self.length && offset <= self.length - len
+    }
+
+    /// The region's pages that the user addresses `start..end` touch.
+    #[must_use]
+    pub fn clip(&self, start: u64, end: u64) -> PageRange {
+        let start = start.max(self.address(self.pages().start));
+        if end <= start {
+            return PageRange::default();
+        }
+        let hit = PageRange::new(self.page_at(start), self.page_at(end - 1) + 1);
+        hit.intersect(&self.pages())
+    }
+}
+
+/// Counts since registration. Names are mlx5's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Pages brought in because an access needed them, read-ahead included.
+    pub page_faults: u64,
+    /// Translations taken away by the VM.
+    pub page_invalidations: u64,
+    /// Pages brought in on advice.
+    pub page_prefetch: u64,
+}
+
+/// What a thread that met a missing translation does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Begin {
+    /// Ask the VM for these pages (the window is open), with this many spare nodes at hand.
+    Go(PageRange, usize),
+    /// Another thread was faster: look again.
+    Ready,
+    /// Held off, or another fault on these pages is in flight: wait for a wake-up, then begin
+    /// again.
+    Wait,
+    /// The owner's address space is gone.
+    Dead,
+}
+
+/// How a fault ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Finish {
+    /// The pages are in the table.
+    Installed,
+    /// An invalidation began meanwhile, or the table lost the nodes that were there: begin again.
+    Stale,
+    /// The owner's address space is gone.
+    Dead,
+}
+
+/// The state of one region.
+#[derive(Debug)]
+pub struct RegionState<M: NodeMem> {
+    geometry: Geometry,
+    table: Table<M>,
+    holds: HoldOff,
+    windows: Windows,
+    ahead: ReadAhead,
+    dead: bool,
+    stats: Stats,
+}
+
+impl<M: NodeMem> RegionState<M> {
+    /// A region with nothing translated.
+    #[must_use]
+    pub fn new(geometry: Geometry, mem: M) -> Self {
+        Self {
+            geometry,
+            table: Table::new(geometry.pages().end, mem),
+            holds: HoldOff::new(),
+            windows: Windows::new(),
+            ahead: ReadAhead::new(),
+            dead: false,
+            stats: Stats::default(),
+        }
+    }
+
+    /// Its counters.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    /// Its translations.
+    #[must_use]
+    pub fn table(&self) -> &Table<M> {
+        &self.table
+    }
+
+    /// Whether the owner's address space is gone.
+    #[must_use]
+    pub fn is_dead(&self) -> bool {
+        self.dead
+    }
+
+    /// The translation of `page` for an access, which is noted for dirty and accessed marks.
+    #[must_use]
+    pub fn access(&self, page: u64, write: bool) -> Option<Entry> {
+        self.table.access(page, write)
+    }
+
+    /// Begins a fault: an access of the given kind needs all of `want`.
+    ///
+    /// # Preconditions
+    ///
+    /// `want` is not empty, lies inside the region and inside one part.
+    ///
+    /// # Safety
+    ///
+    /// On [`Begin::Go`], `window` is handed to [`finish_fault`](Self::finish_fault) before it is
+    /// dropped.
+    pub unsafe fn begin_fault(
+        &mut self,
+        want: PageRange,
+        write: bool,
+        window: Pin<&mut Window>,
+    ) -> Begin {
+        if self.dead {
+            return Begin::Dead;
+        }
+        let has = |page| self.table.get(page).is_some_and(|e: Entry| e.allows(write));
+        let Some(first) = (want.start..want.end).find(|page| !has(*page)) else {
+            return Begin::Ready;
+        };
+        let want = PageRange::new(first, want.end);
+        if self.holds.blocks(&want) || self.windows.busy(&want) {
+            return Begin::Wait;
+        }
+        let plan = self.ahead.plan(&want).intersect(&self.geometry.pages());
+        let mut plan = self.holds.trim(plan, &want);
+        // What is beyond `want` is a guess: stop at the first page that is there or on its way.
+        let beyond = (want.end..plan.end)
+            .find(|page| has(*page) || self.windows.busy(&PageRange::one(*page)));
+        plan.end = beyond.unwrap_or(plan.end);
+        // SAFETY: the caller promises to finish, which closes the window.
+        unsafe { self.windows.open(window, plan) };
+        Begin::Go(plan, self.table.missing(plan.start))
+    }
+
+    /// Ends a fault: `pfns` are the frames of the first pages of `window`, in order (fewer than
+    /// asked for when the VM had fewer).
+    pub fn finish_fault(
+        &mut self,
+        window: Pin<&mut Window>,
+        want: PageRange,
+        pfns: impl ExactSizeIterator<Item = u64>,
+        write: bool,
+        prefetch: bool,
+        pool: &mut Pool<'_, M>,
+    ) -> Finish {
+        let range = window.range();
+        let fresh = self.windows.close(window);
+        if self.dead {
+            return Finish::Dead;
+        }
+        if !fresh || self.table.missing(range.start) > pool.len() {
+            return Finish::Stale;
+        }
+        let got = PageRange::new(range.start, range.start + pfns.len() as u64);
+        for (page, pfn) in (got.start..got.end).zip(pfns) {
+            if self.table.get(page).is_some_and(|e| e.allows(write)) {
+                continue;
+            }
+            if self
+                .table
+                .insert(page, Entry::new(pfn, write), pool)
+                .is_err()
+            {
+                return Finish::Stale;
+            }
+        }
+        if prefetch {
+            self.stats.page_prefetch += got.len();
+        } else {
+            self.stats.page_faults += got.len();
+            let want = PageRange::new(range.start, want.end.max(range.start));
+            self.ahead.learn(&want, &got);
+        }
+        Finish::Installed
+    }
+
+    /// Ends a fault that the VM could not serve.
+    pub fn abandon_fault(&mut self, window: Pin<&mut Window>) {
+        let _fresh = self.windows.close(window);
+    }
+
+    /// An invalidation of `range` begins: nothing is established there until its end. The
+    /// translations in it are still there: [`clear_next`](Self::clear_next) takes them.
+    pub fn hold(&mut self, range: PageRange) {
+        self.holds.start(range);
+        self.windows.invalidate(&range);
+    }
+
+    /// Takes the translations of the first part of `rest` that has any, and moves `rest` on. One
+    /// part a call keeps the time under the lock short.
+    ///
+    /// # Returns
+    ///
+    /// Whether there may be more.
+    #[must_use]
+    pub fn clear_next(&mut self, rest: &mut PageRange, mut gone: impl FnMut(Entry)) -> bool {
+        let Some(part) = self.table.first_part(*rest) else {
+            return false;
+        };
+        let before = self.table.len();
+        self.table.clear(part, |_, entry| gone(entry));
+        self.stats.page_invalidations += before - self.table.len();
+        rest.start = part.end.min(rest.end);
+        !rest.is_empty()
+    }
+
+    /// The invalidation of `range` is over.
+    ///
+    /// # Returns
+    ///
+    /// Whether it had begun.
+    #[must_use]
+    pub fn unhold(&mut self, range: PageRange) -> bool {
+        self.holds.end(range)
+    }
+
+    /// The owner's address space goes: no fault begins any more, none in flight succeeds. The
+    /// translations are still there: [`clear_next`](Self::clear_next) takes them.
+    pub fn kill(&mut self) {
+        self.dead = true;
+        self.windows.invalidate(&self.geometry.pages());
+    }
+
+    /// Whether a page of `range` was used since the last clearing call. See [`Table::young`].
+    pub fn young(&self, range: PageRange, clear: bool) -> bool {
+        self.table.young(range, clear)
+    }
+}

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! RDMA memory regions without page pinning.
+//!
+//! - `notifier`: the EMM notifier. The VM tells a subscriber before and after it takes pages away.
+//! - `region`: memory regions on it, with a sparse translation table that faults fill.
+//! - `abi`: both, for drivers in C (`include/emm.h`, `include/emm_region.h`).
+//! - `emm`: the decisions, shared with the host tests (`ib-emm/src/emm`).
+//! - `gate`, `mem`: the core's environment: locks, waiting, memory, page frames.
+
+use kernel::prelude::*;
+
+mod abi;
+#[path = "../../ib-emm/src/emm/mod.rs"]
+#[allow(dead_code, unused_imports, unreachable_pub, reason = "the host's tests use more of the core")]
+mod emm;
+mod gate;
+mod mem;
+mod notifier;
+mod region;
+
+module! {
+    type: IbEmm,
+    name: "ib_emm",
+    authors: ["The IB-EMM developers"],
+    description: "RDMA memory regions without page pinning (EMM notifier)",
+    license: "GPL",
+}
+
+struct IbEmm;
+
+impl kernel::Module for IbEmm {
+    fn init(_module: &'static ThisModule) -> Result<Self> {
+        Ok(Self)
+    }
+}
+
+impl Drop for IbEmm {
+    fn drop(&mut self) {
+        // Hubs are freed by callbacks into this module.
+        notifier::synchronize();
+    }
+}

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Memory regions without pinned pages: what an RDMA driver uses of ib_emm.
+ *
+ * A region is a range of the registering process's address space with a table of translations. The
+ * table starts empty, is filled by faults, and loses its entries when the VM invalidates them. All
+ * offsets and lengths are bytes from the region's start, whatever iova the driver gives it.
+ */
+#ifndef _EMM_REGION_H
+#define _EMM_REGION_H
+
+#include <linux/types.h>
+
+struct emm_region;
+
+/**
+ * struct emm_region_stats - counts since registration
+ * @page_faults: pages brought in by accesses, read-ahead included
+ * @page_invalidations: translations taken away by the VM
+ * @page_prefetch: pages brought in by emm_region_prefetch()
+ * @resident: translations in the table now
+ * @table_bytes: memory of the table now
+ */
+struct emm_region_stats {
+	u64 page_faults;
+	u64 page_invalidations;
+	u64 page_prefetch;
+	u64 resident;
+	u64 table_bytes;
+};
+
+/*
+ * A region of @length bytes at @start of current's address space. No page is touched.
+ * Returns an ERR_PTR: -EINVAL (empty, wrapping, or beyond user space), -ENOMEM, -EINTR.
+ */
+struct emm_region *emm_region_create(u64 start, u64 length);
+
+/* Ends a region. The caller guarantees that no access of it runs or begins. May sleep. */
+void emm_region_destroy(struct emm_region *region);
+
+/*
+ * Calls @fn for each page piece of @length bytes at @offset, in order, faulting pages in as needed.
+ * @fn gets the piece's kernel address and bytes. It runs with the page held off from invalidation:
+ * it must not sleep, nor call back into ib_emm. May sleep between pieces.
+ *
+ * Returns 0; -EINVAL (out of bounds); -EFAULT (no such memory, or not with this access; pieces
+ * before it were done); -ESRCH (the owner has exited); -EAGAIN (the VM takes the page away faster
+ * than it can be used); -ENOMEM.
+ */
+int emm_region_apply(struct emm_region *region, u64 offset, size_t length, bool write,
+		     void (*fn)(void *kaddr, size_t bytes, void *arg), void *arg);
+
+/* Copies between @buf and the region. Returns as emm_region_apply(). */
+int emm_region_read(struct emm_region *region, u64 offset, void *buf, size_t length);
+int emm_region_write(struct emm_region *region, u64 offset, const void *buf, size_t length);
+
+/*
+ * Brings in the translations of @length bytes at @offset, writable if @write. Returns as
+ * emm_region_apply().
+ */
+int emm_region_prefetch(struct emm_region *region, u64 offset, u64 length, bool write);
+
+void emm_region_get_stats(struct emm_region *region, struct emm_region_stats *stats);
+
+#endif /* _EMM_REGION_H */
