@@ -90,13 +90,17 @@ static REREG_MR: Real = Real::new(c"ibv_rereg_mr");
 static DEVICE_NAME: Real = Real::new(c"ibv_get_device_name");
 
 fn set_errno(value: c_int) {
+    // SAFETY: callable anywhere.
+    let errno = unsafe { libc::__errno_location() };
     // SAFETY: the address of this thread's errno.
-    unsafe { *libc::__errno_location() = value };
+    unsafe { *errno = value };
 }
 
 fn errno() -> c_int {
+    // SAFETY: callable anywhere.
+    let errno = unsafe { libc::__errno_location() };
     // SAFETY: the address of this thread's errno.
-    unsafe { *libc::__errno_location() }
+    unsafe { *errno }
 }
 
 /// Where the on-demand paging of the device behind `pd` comes from.
