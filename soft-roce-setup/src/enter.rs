@@ -125,6 +125,11 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
+/// A command of the host, run as the owner of all ids that the root's files belong to.
+pub fn as_owner(program: &str) -> Cmd {
+    namespaces().arg("--").arg(program)
+}
+
 /// Removes a tree whose files belong to the sub-ids of this user.
 pub(crate) fn remove_as_owner(path: &Path) -> Result<()> {
     if path

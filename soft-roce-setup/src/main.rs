@@ -10,8 +10,10 @@ mod demo;
 mod enter;
 mod exit;
 mod guest;
+mod host;
 mod proc;
 mod signal;
+mod status;
 mod suite;
 mod ui;
 
@@ -38,7 +40,9 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
     signal::install()?;
     let context = Context::new(&cli.global)?;
     match &cli.command {
-        Command::Doctor(_) | Command::Status(_) | Command::Clean(_) => Ok(ExitCode::SUCCESS),
+        Command::Doctor(args) => host::doctor(&context, args),
+        Command::Status(args) => status::run(&context, args),
+        Command::Clean(args) => status::clean(&context, args),
         Command::Build(args) => {
             let options = build::BuildOptions {
                 kernel: args.kernel.kernel.clone(),

@@ -1,9 +1,21 @@
-//! From sources and packages to what a guest starts from.
+//! From sources and packages to what a guest starts from: the root, a stock kernel, our modules, and the
+//! guest's programs. Each is a step of the cache.
 
-use anyhow::{Result, bail};
+pub mod kernel;
+mod key;
+pub mod mirror;
+pub mod modules;
+pub mod root;
+mod sources;
+pub mod userland;
+pub mod versions;
 
-use crate::artifacts::Artifacts;
+use anyhow::Result;
+
+use crate::artifacts::{Artifacts, KernelArtifacts};
+use crate::cache::CacheLock;
 use crate::context::Context;
+use crate::host;
 
 /// What to build.
 #[derive(Debug, Clone, Default)]
@@ -15,6 +27,61 @@ pub struct BuildOptions {
 }
 
 /// Builds what is missing or outdated, and returns where everything is.
-pub fn ensure(_context: &Context, _options: &BuildOptions) -> Result<Artifacts> {
-    bail!("not built yet")
+pub fn ensure(context: &Context, options: &BuildOptions) -> Result<Artifacts> {
+    let wanted = options.kernel.as_deref();
+    kernel::check_choice(wanted)?;
+    host::require_architecture()?;
+    let mut refresh = options.refresh;
+    loop {
+        let lock = context.cache.lock_shared(&context.ui)?;
+        if !refresh {
+            if let Some(artifacts) = fresh(context, wanted, lock)? {
+                return Ok(artifacts);
+            }
+        }
+        let lock = context.cache.lock_exclusive(&context.ui)?;
+        context.cache.sweep()?;
+        build(context, wanted, refresh)?;
+        refresh = false;
+        // Between the locks another run may change the cache, so what is there is looked at again.
+        drop(lock);
+    }
+}
+
+/// What is in the cache, if all of it was made from the inputs as they are now.
+fn fresh(context: &Context, wanted: Option<&str>, lock: CacheLock) -> Result<Option<Artifacts>> {
+    let cache = &context.cache;
+    let Some(chosen) = kernel::remembered(context, wanted) else {
+        return Ok(None);
+    };
+    let modules = modules::place(&chosen.release);
+    let all = cache.is_fresh(root::PLACE, &root::key())
+        && cache.is_fresh(&chosen.place(), &chosen.key())
+        && cache.is_fresh(&modules, &modules::key(&chosen.key())?)
+        && cache.is_fresh(userland::PLACE, &userland::key()?);
+    if !all {
+        return Ok(None);
+    }
+    let kernel = kernel::Prepared::at(context, chosen);
+    Ok(Some(Artifacts {
+        root: root::tree(context),
+        userland: cache.path(userland::PLACE),
+        kernel: KernelArtifacts {
+            series: kernel.chosen.series.clone(),
+            version: kernel.chosen.release.clone(),
+            vmlinuz: kernel.modules.join("vmlinuz"),
+            modules: kernel.modules,
+            emm: cache.path(modules),
+        },
+        lock,
+    }))
+}
+
+fn build(context: &Context, wanted: Option<&str>, refresh: bool) -> Result<()> {
+    root::ensure(context)?;
+    let chosen = kernel::resolve(context, wanted, refresh)?;
+    let kernel = kernel::ensure(context, chosen)?;
+    modules::ensure(context, &kernel)?;
+    userland::ensure(context)?;
+    Ok(())
 }

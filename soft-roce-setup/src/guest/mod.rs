@@ -1,18 +1,209 @@
-//! The guest: boot, run, shell.
+//! The guest: a stock kernel in QEMU, the root as its file system, rxe0 set up, and commands run in it.
 
+mod accel;
+mod cpio;
+mod encode;
+mod initramfs;
+mod modules;
+mod prepare;
+mod qemu;
+mod report;
+mod session;
+mod terminal;
+
+use std::fs::File;
+use std::io::{IsTerminal, Seek, SeekFrom, Write};
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result};
+use rustix::fs::{FileType, MemfdFlags};
 
-use crate::cli::{RunArgs, ShellArgs};
+pub use self::session::{End, Guest, Job, Spec};
+use crate::artifacts::Artifacts;
+use crate::build::{self, BuildOptions};
+use crate::cli::{Clock, GuestArgs, MrMode, RunArgs, ShellArgs, Size};
 use crate::context::Context;
+use crate::exit;
+use crate::proc::quote;
+
+/// The guest's path of the shim.
+const SHIM: &str = "/emm/lib/libverbs_shim.so";
+/// CPUs of a guest whose clock is the wall's.
+const CPUS: u32 = 2;
+/// What a program's status is when it writes where nobody reads, as a shell shows it.
+const PIPE_STATUS: u8 = 141;
 
 /// `run`
-pub fn run(_context: &Context, _args: &RunArgs) -> Result<ExitCode> {
-    bail!("placeholder")
+pub fn run(context: &Context, args: &RunArgs) -> Result<ExitCode> {
+    let artifacts = build_for(context, &args.guest)?;
+    let shim = wants_shim(context, &artifacts, args.guest.mr);
+    let mut guest = Guest::boot(context, &artifacts, &spec(&args.guest, false))?;
+    if guest.backend != args.guest.backend.as_str() {
+        context.ui.note(format!(
+            "no ib_emm.ko was built for this kernel: rxe is the stock one and its backend is {}",
+            guest.backend
+        ));
+    }
+    let job = Job {
+        script: script(&args.command, shim),
+        stdin: has_input(),
+        silence: Duration::from_secs(args.timeout),
+        limit: None,
+    };
+    let end = guest.run(
+        &job,
+        Box::new(std::io::stdout()),
+        Box::new(std::io::stderr()),
+    )?;
+    Ok(leave(&guest, &end))
 }
 
 /// `shell`
-pub fn shell(_context: &Context, _args: &ShellArgs) -> Result<ExitCode> {
-    bail!("placeholder")
+pub fn shell(context: &Context, args: &ShellArgs) -> Result<ExitCode> {
+    if !std::io::stdin().is_terminal() {
+        return Err(exit::coded(
+            2,
+            "`shell` needs a terminal: use `run -- COMMAND` in a script",
+        ));
+    }
+    let artifacts = build_for(context, &args.guest)?;
+    let shim = wants_shim(context, &artifacts, args.guest.mr);
+    let mut guest = Guest::boot(context, &artifacts, &spec(&args.guest, true))?;
+    let end = terminal::attach(&mut guest, shim.then_some(SHIM))?;
+    Ok(leave(&guest, &end))
+}
+
+/// The tool's own status for how a command ended; the user is told what is not the command's doing.
+fn leave(guest: &Guest, end: &End) -> ExitCode {
+    let status = match end {
+        End::Exited(status) => return (*status).into(),
+        End::Report(_) => exit::KERNEL,
+        End::Timeout(_) => exit::TIMEOUT,
+        End::Gone => exit::SETUP,
+        End::OutputClosed => return PIPE_STATUS.into(),
+    };
+    eprintln!("soft-roce-setup: error: {}", guest.describe(end));
+    status.into()
+}
+
+fn build_for(context: &Context, args: &GuestArgs) -> Result<Artifacts> {
+    let options = BuildOptions {
+        kernel: args.kernel.kernel.clone(),
+        ..BuildOptions::default()
+    };
+    build::ensure(context, &options)
+}
+
+/// The guest that the options of `run` and `shell` ask for.
+fn spec(args: &GuestArgs, terminal: bool) -> Spec {
+    Spec {
+        backend: args.backend,
+        clock: args.clock,
+        smp: match (args.clock, args.smp) {
+            (Clock::Icount, _) => 1,
+            (Clock::Wall, smp) => smp.unwrap_or(CPUS),
+        },
+        mem: args.mem,
+        shares: args.share.clone(),
+        disk: args.disk,
+        append: args.append.clone(),
+        terminal,
+    }
+}
+
+/// Whether commands get the shim: if asked for, and if it was built.
+fn wants_shim(context: &Context, artifacts: &Artifacts, mr: MrMode) -> bool {
+    if mr == MrMode::Pinned {
+        return false;
+    }
+    let built = artifacts.userland.join("libverbs_shim.so").exists();
+    if !built {
+        context.ui.note(format!(
+            "no libverbs_shim.so in {}: memory regions are as the program asks",
+            artifacts.userland.display()
+        ));
+    }
+    built
+}
+
+/// The script that runs `command`: one word is a line for the shell, several are a program and its
+/// arguments.
+pub fn script(command: &[String], shim: bool) -> String {
+    let words: Vec<String> = command.iter().map(|word| quote(word)).collect();
+    let what = match words.as_slice() {
+        [line] => format!("/bin/sh -c {line}"),
+        _ => words.join(" "),
+    };
+    let preload = if shim {
+        format!("export LD_PRELOAD={SHIM}\n")
+    } else {
+        String::new()
+    };
+    format!("cd /root\n{preload}exec {what}\n")
+}
+
+/// Whether something is given to the tool to read: a pipe or a file, not a terminal.
+fn has_input() -> bool {
+    rustix::fs::fstat(std::io::stdin()).is_ok_and(|stat| {
+        matches!(
+            FileType::from_raw_mode(stat.st_mode),
+            FileType::Fifo | FileType::RegularFile | FileType::Socket
+        )
+    })
+}
+
+/// A file in memory, without a name.
+fn scratch_file(bytes: &[u8]) -> Result<File> {
+    let fd = rustix::fs::memfd_create("soft-roce-setup", MemfdFlags::CLOEXEC)
+        .context("cannot make a file in memory")?;
+    let mut file = File::from(fd);
+    file.write_all(bytes)
+        .and_then(|()| file.seek(SeekFrom::Start(0)))
+        .context("cannot fill a file in memory")?;
+    Ok(file)
+}
+
+/// A sparse file on the cache's disk that is gone when the guest is.
+fn scratch_disk(context: &Context, size: Size) -> Result<OwnedFd> {
+    let path = context
+        .cache
+        .path("tmp")
+        .join(format!("disk-{}", std::process::id()));
+    let make = || -> std::io::Result<File> {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&path)?;
+        std::fs::remove_file(&path)?;
+        file.set_len(size.0)?;
+        Ok(file)
+    };
+    let file = make()
+        .with_context(|| format!("cannot make a scratch disk of {size} at {}", path.display()))?;
+    Ok(file.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(words: &[&str]) -> Vec<String> {
+        words.iter().map(|word| (*word).to_owned()).collect()
+    }
+
+    #[test]
+    fn one_word_is_a_line_and_several_are_arguments() {
+        assert_eq!(
+            script(&words(&["a & b 'c'"]), false),
+            "cd /root\nexec /bin/sh -c 'a & b '\\''c'\\'''\n"
+        );
+        assert_eq!(
+            script(&words(&["ib_write_bw", "-d", "rxe 0"]), true),
+            "cd /root\nexport LD_PRELOAD=/emm/lib/libverbs_shim.so\nexec ib_write_bw -d 'rxe 0'\n"
+        );
+    }
 }

@@ -1,0 +1,221 @@
+//! Which Debian archive to install from: the user's choice, or the one the host itself uses.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::exit::{HOST, coded};
+
+/// A Debian archive that has trixie.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mirror {
+    /// Its address, without a slash at the end.
+    pub url: String,
+}
+
+impl Mirror {
+    /// The mirror `chosen` by the user, or the host's own.
+    ///
+    /// # Errors
+    /// The choice is no address; the host has no Debian archive in its apt configuration.
+    pub fn resolve(chosen: Option<&str>) -> Result<Self> {
+        if let Some(url) = chosen {
+            return Self::parse(url);
+        }
+        host_mirror(Path::new("/etc/apt")).ok_or_else(|| {
+            coded(
+                HOST,
+                "this host's apt configuration names no Debian archive\n  \
+                 what to do: choose one with --mirror URL (http://, https:// or file:///)",
+            )
+        })
+    }
+
+    fn parse(url: &str) -> Result<Self> {
+        let known = ["http://", "https://", "file:///"];
+        if !known.iter().any(|scheme| url.starts_with(scheme)) {
+            return Err(coded(
+                2,
+                format!(
+                    "--mirror {url}: not an address that starts with http://, https:// or file:///"
+                ),
+            ));
+        }
+        let mirror = Self {
+            url: url.trim_end_matches('/').to_owned(),
+        };
+        if let Some(dir) = mirror.directory() {
+            let dists = dir.join("dists/trixie");
+            dists.metadata().with_context(|| {
+                format!(
+                    "--mirror {url}: it has no {} and so is no archive with trixie",
+                    dists.display()
+                )
+            })?;
+        }
+        Ok(mirror)
+    }
+
+    /// The directory of a `file://` mirror.
+    pub fn directory(&self) -> Option<PathBuf> {
+        self.url.strip_prefix("file://").map(PathBuf::from)
+    }
+}
+
+/// The first Debian archive of the apt configuration in `etc` (`/etc/apt`).
+fn host_mirror(etc: &Path) -> Option<Mirror> {
+    let mut files = vec![etc.join("sources.list")];
+    if let Ok(entries) = fs::read_dir(etc.join("sources.list.d")) {
+        let mut more: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        more.sort();
+        files.extend(more);
+    }
+    files.iter().find_map(|file| {
+        let text = fs::read_to_string(file).ok()?;
+        match file.extension()?.to_str()? {
+            "list" => from_list(&text),
+            "sources" => from_deb822(&text),
+            _ => None,
+        }
+    })
+}
+
+/// Suites that only Debian's main archive has. A mirror of it has trixie and its backports as well.
+fn is_debian_suite(suite: &str) -> bool {
+    const NAMES: [&str; 10] = [
+        "bullseye",
+        "bookworm",
+        "trixie",
+        "forky",
+        "duke",
+        "sid",
+        "stable",
+        "oldstable",
+        "testing",
+        "unstable",
+    ];
+    let base = suite
+        .strip_suffix("-updates")
+        .or_else(|| suite.strip_suffix("-backports"));
+    NAMES.contains(&base.unwrap_or(suite))
+}
+
+/// Whether an address is the main archive's; others use the same suite names.
+fn is_main_archive(url: &str) -> bool {
+    let fetchable = ["http://", "https://", "file:///"]
+        .iter()
+        .any(|scheme| url.starts_with(scheme));
+    let path = url.trim_end_matches('/');
+    fetchable && path.ends_with("/debian")
+}
+
+fn mirror_of(url: &str, suites: &str) -> Option<Mirror> {
+    (is_main_archive(url) && suites.split_whitespace().any(is_debian_suite)).then(|| Mirror {
+        url: url.trim_end_matches('/').to_owned(),
+    })
+}
+
+/// One-line format: `deb [options] URL SUITE COMPONENTS…`.
+fn from_list(text: &str) -> Option<Mirror> {
+    text.lines().find_map(|line| {
+        let line = line.split('#').next()?.trim();
+        let mut rest = line
+            .strip_prefix("deb")?
+            .strip_prefix([' ', '\t'])?
+            .trim_start();
+        if rest.starts_with('[') {
+            rest = rest.split_once(']')?.1;
+        }
+        let mut words = rest.split_whitespace();
+        mirror_of(words.next()?, words.next()?)
+    })
+}
+
+/// Stanzas of `Key: value` lines, apart by empty lines.
+fn from_deb822(text: &str) -> Option<Mirror> {
+    let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+    lines
+        .split(|line| line.trim().is_empty())
+        .find_map(|stanza| {
+            let value = |wanted: &str| {
+                stanza.iter().find_map(|line| {
+                    let (key, value) = line.split_once(':')?;
+                    key.trim()
+                        .eq_ignore_ascii_case(wanted)
+                        .then(|| value.trim())
+                })
+            };
+            if value("Enabled").is_some_and(|enabled| enabled.eq_ignore_ascii_case("no")) {
+                return None;
+            }
+            if !value("Types")
+                .is_some_and(|types| types.split_whitespace().any(|kind| kind == "deb"))
+            {
+                return None;
+            }
+            let suites = value("Suites")?;
+            value("URIs")?
+                .split_whitespace()
+                .find_map(|url| mirror_of(url, suites))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn url(mirror: Option<Mirror>) -> Option<String> {
+        mirror.map(|mirror| mirror.url)
+    }
+
+    #[test]
+    fn one_line_format() {
+        let text = "# deb http://old.example/debian bookworm main\n\
+            deb-src http://a.example/debian bookworm main\n\
+            deb https://packages.example/apt cloud main\n\
+            deb [arch=amd64 signed-by=/k] http://b.example/debian/ bookworm main contrib # x\n";
+        assert_eq!(
+            url(from_list(text)),
+            Some("http://b.example/debian".to_owned())
+        );
+        assert_eq!(
+            url(from_list("deb http://archive.example/ubuntu noble main\n")),
+            None
+        );
+        assert_eq!(
+            url(from_list(
+                "deb http://x.example/debian-security bookworm-security main"
+            )),
+            None
+        );
+    }
+
+    #[test]
+    fn deb822_format() {
+        let text = "Types: deb\nURIs: http://x.example/node\nSuites: nodistro\n\n\
+            Enabled: no\nTypes: deb\nURIs: http://off.example/debian\nSuites: trixie\n\n\
+            # note\nTypes: deb deb-src\n# another\nURIs: http://c.example/debian/\n\
+            Suites: bookworm bookworm-updates\nComponents: main\n";
+        assert_eq!(
+            url(from_deb822(text)),
+            Some("http://c.example/debian".to_owned())
+        );
+        assert_eq!(
+            url(from_deb822(
+                "Types: deb-src\nURIs: http://c.example/debian\nSuites: sid\n"
+            )),
+            None
+        );
+    }
+
+    #[test]
+    fn choices() {
+        assert_eq!(
+            Mirror::parse("http://m.example/debian/").unwrap().url,
+            "http://m.example/debian"
+        );
+        assert!(Mirror::parse("ftp://m.example/debian").is_err());
+        assert!(Mirror::parse("file:///does/not/exist").is_err());
+    }
+}

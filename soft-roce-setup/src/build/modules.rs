@@ -1,0 +1,160 @@
+//! The modules: `ib_emm.ko`, its C client for tests, and `rdma_rxe.ko` with our patches.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::kernel::{self, Prepared};
+use super::key::Key;
+use super::{root, sources};
+use crate::context::Context;
+use crate::enter::Enter;
+use crate::proc::Cmd;
+use crate::ui::Step;
+
+/// To be raised when the recipe below changes.
+const RECIPE: u32 = 1;
+/// Where the modules are built, as the root sees it: the paths in their debug information.
+const BUILD_INSIDE: &str = "/mnt/build";
+/// The driver's source in the kernel's tree.
+const RXE: &str = "drivers/infiniband/sw/rxe";
+/// Components that the patches have before a file's name: `a/drivers/infiniband/sw/rxe/`.
+const STRIP: &str = "-p5";
+
+/// The modules' place in the cache.
+pub fn place(release: &str) -> String {
+    format!("modules/{release}")
+}
+
+/// The key of the modules of a kernel whose own key is `kernel_key`.
+pub fn key(kernel_key: &str) -> Result<String> {
+    let repo = sources::repository();
+    Ok(Key::new("modules", RECIPE)
+        .text(kernel_key)
+        .path(&repo.join("kernel"))?
+        .path(&repo.join("ib-emm"))?
+        .finish())
+}
+
+/// Builds the modules if a source of theirs, or the kernel, has changed.
+pub fn ensure(context: &Context, kernel: &Prepared) -> Result<PathBuf> {
+    let release = &kernel.chosen.release;
+    context.cache.ensure(
+        &context.ui,
+        &place(release),
+        &key(&kernel.chosen.key())?,
+        &format!("modules for {release}: ib_emm, rdma_rxe"),
+        |dir, step| make(context, kernel, dir, step),
+    )
+}
+
+fn make(context: &Context, kernel: &Prepared, dir: &Path, step: &Step) -> Result<()> {
+    let repo = sources::repository();
+    let log = context
+        .cache
+        .fresh_log(&format!("modules-{}", kernel.chosen.release));
+    let build = dir.join("build");
+    for part in ["kernel", "ib-emm"] {
+        sources::copy_tree(&repo.join(part), &build.join(part))?;
+    }
+    let enter = Enter::new(&root::tree(context)).bind(&build, BUILD_INSIDE);
+    let symvers = format!("KBUILD_EXTRA_SYMBOLS={BUILD_INSIDE}/kernel/ib_emm/Module.symvers");
+    let make =
+        |module: &str| kernel::make_module(&enter, kernel, &format!("{BUILD_INSIDE}/{module}"));
+
+    make("kernel/ib_emm").arg("modules").run(&log, step)?;
+    take(&build.join("kernel/ib_emm/ib_emm.ko"), dir)?;
+    if build.join("kernel/emm_client").is_dir() {
+        make("kernel/emm_client")
+            .arg(&symvers)
+            .arg("modules")
+            .run(&log, step)?;
+        take(&build.join("kernel/emm_client/emm_client.ko"), dir)?;
+    }
+
+    sources::copy_tree(&kernel.source.join(RXE), &build.join("rxe"))?;
+    patch(kernel, &build, &enter, &log, step)?;
+    make("rxe")
+        .args(["CONFIG_RDMA_RXE=m", &symvers])
+        .arg(format!("EMM_INCLUDE={BUILD_INSIDE}/kernel/include"))
+        .arg("modules")
+        .run(&log, step)?;
+    take(&build.join("rxe/rdma_rxe.ko"), dir)?;
+    crate::cache::remove_tree(&build)
+}
+
+/// Applies the series, each patch without fuzz.
+fn patch(kernel: &Prepared, build: &Path, enter: &Enter, log: &Path, step: &Step) -> Result<()> {
+    let folder = build.join("kernel/rxe");
+    let own = folder.join(format!("series-{}", kernel.chosen.series));
+    let series = if own.exists() {
+        own
+    } else {
+        folder.join("series")
+    };
+    let text = fs::read_to_string(&series)
+        .with_context(|| format!("cannot read the patch series {}", series.display()))?;
+    for name in patches(&text) {
+        let file = folder.join("patches").join(name);
+        if !file.exists() {
+            bail!(
+                "{} names {name}, which is not in kernel/rxe/patches",
+                series.display()
+            );
+        }
+        let apply: Cmd = enter
+            .cmd("patch")
+            .args([
+                STRIP,
+                "--forward",
+                "--fuzz=0",
+                "--no-backup-if-mismatch",
+                "-r",
+                "-",
+            ])
+            .args(["-d", &format!("{BUILD_INSIDE}/rxe"), "-i"])
+            .arg(format!("{BUILD_INSIDE}/kernel/rxe/patches/{name}"));
+        apply
+            .hint(format!(
+                "the rxe source of {} differs from what kernel/rxe/patches/{name} expects: refresh that patch, or take another kernel with --kernel",
+                kernel.chosen.release
+            ))
+            .run(log, step)
+            .with_context(|| {
+                format!("the patch kernel/rxe/patches/{name} does not apply to rxe of {}", kernel.chosen.release)
+            })?;
+    }
+    Ok(())
+}
+
+/// The patches of a series file: a name a line, `#` begins a comment.
+fn patches(series: &str) -> impl Iterator<Item = &str> {
+    series
+        .lines()
+        .filter_map(|line| line.split('#').next())
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+}
+
+fn take(module: &Path, dir: &Path) -> Result<()> {
+    let Some(name) = module.file_name() else {
+        return Ok(());
+    };
+    fs::rename(module, dir.join(name))
+        .with_context(|| format!("the build did not make {}", module.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn series() {
+        let text = "# first\n0001-a.patch\n\n 0002-b.patch # why\n";
+        assert_eq!(
+            patches(text).collect::<Vec<_>>(),
+            ["0001-a.patch", "0002-b.patch"]
+        );
+    }
+}

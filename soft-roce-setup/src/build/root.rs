@@ -1,0 +1,268 @@
+//! The root: a Debian trixie tree with what builds the modules, with QEMU, and with the guest's programs.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use super::key::Key;
+use super::mirror::Mirror;
+use crate::cache::remove_tree;
+use crate::context::Context;
+use crate::enter::{self, Enter};
+use crate::host;
+use crate::proc::Cmd;
+use crate::ui::Step;
+
+/// The place of the root in the cache.
+pub const PLACE: &str = "root";
+/// To be raised when the recipe below changes in a way that its lists do not show.
+const RECIPE: u32 = 1;
+
+const SUITES: [&str; 2] = ["trixie", "trixie-backports"];
+
+/// Everything that is installed, by what it is for.
+const PACKAGES: &[&str] = &[
+    // The kernel's build.
+    "build-essential",
+    "gcc-14",
+    "bc",
+    "bison",
+    "flex",
+    "cpio",
+    "kmod",
+    "xz-utils",
+    "zstd",
+    "patch",
+    "libelf-dev",
+    "libssl-dev",
+    "dwarves",
+    "python3",
+    // Its Rust part.
+    "rustc",
+    "cargo",
+    "rust-src",
+    "bindgen",
+    "clang-19",
+    // The guest.
+    "qemu-system-x86",
+    "busybox-static",
+    "iproute2",
+    "procps",
+    "util-linux",
+    "strace",
+    // RDMA: libraries to build against and the programs of the demo.
+    "libibverbs-dev",
+    "librdmacm-dev",
+    "ibverbs-providers",
+    "ibverbs-utils",
+    "rdmacm-utils",
+    "rdma-core",
+    "perftest",
+    "pkg-config",
+];
+
+/// Files that nothing here reads. Without them the root is half the size and done sooner.
+const LEFT_OUT: &[&str] = &[
+    "/usr/share/man/*",
+    "/usr/share/doc/*",
+    "/usr/share/info/*",
+    "/usr/share/locale/*",
+    "/usr/lib/llvm-*/lib/*.a",
+    "/usr/lib/llvm-*/include/*",
+    "/usr/src/rustc-*/src/*",
+    "/usr/src/rustc-*/compiler/*",
+];
+
+/// The key of the root. The mirror is no part of it: all mirrors have the same packages.
+pub fn key() -> String {
+    let mut key = Key::new("root", RECIPE);
+    for list in [&SUITES[..], PACKAGES, LEFT_OUT] {
+        key = key.text(&list.join(" "));
+    }
+    key.finish()
+}
+
+/// The root's tree in the cache.
+pub fn tree(context: &Context) -> PathBuf {
+    context.cache.path(PLACE).join("tree")
+}
+
+/// Makes the root if it is not there.
+pub fn ensure(context: &Context) -> Result<PathBuf> {
+    context.cache.ensure(
+        &context.ui,
+        PLACE,
+        &key(),
+        "root (Debian trixie with build tools, QEMU, RDMA programs)",
+        |dir, step| {
+            host::require_for_root(context)?;
+            make(context, dir, step)
+        },
+    )?;
+    Ok(tree(context))
+}
+
+fn make(context: &Context, dir: &Path, step: &Step) -> Result<()> {
+    let mirror = Mirror::resolve(context.mirror.as_deref())?;
+    let log = context.cache.fresh_log("root");
+    let tree = dir.join("tree");
+    let mut options: Vec<OsString> = vec![
+        "--variant=apt".into(),
+        "--architectures=amd64".into(),
+        "--aptopt=APT::Install-Recommends \"false\"".into(),
+        "--aptopt=Acquire::Languages \"none\"".into(),
+        "--aptopt=Acquire::Retries \"3\"".into(),
+        "--dpkgopt=force-unsafe-io".into(),
+        format!("--include={}", PACKAGES.join(",")).into(),
+    ];
+    options.extend(
+        LEFT_OUT
+            .iter()
+            .map(|path| format!("--dpkgopt=path-exclude={path}").into()),
+    );
+    if mirror.directory().is_some() {
+        options.push("--hook-dir=/usr/share/mmdebstrap/hooks/file-mirror-automount".into());
+    }
+    let sources = sources(&mirror, host::KEYRING);
+    let hint = format!(
+        "check that {} can be reached and has trixie and trixie-backports, or choose another archive with --mirror URL",
+        mirror.url
+    );
+    if enter::is_root() {
+        // In a mount namespace of its own: whatever happens, no mount stays behind.
+        Cmd::new("unshare")
+            .args([
+                "--mount",
+                "--",
+                "mmdebstrap",
+                "--mode=root",
+                "--format=directory",
+            ])
+            .args(&options)
+            .arg(SUITES[0])
+            .arg(&tree)
+            .stdin(sources)
+            .arg("-")
+            .hint(hint)
+            .run(&log, step)?;
+    } else {
+        // mmdebstrap maps its root to the first sub-id; the tree shall belong to the user.
+        let archive = dir.join("root.tar");
+        Cmd::new("mmdebstrap")
+            .args(["--mode=unshare", "--format=tar"])
+            .args(&options)
+            .arg(SUITES[0])
+            .arg(&archive)
+            .stdin(sources)
+            .arg("-")
+            .hint(hint)
+            .run(&log, step)?;
+        fs::create_dir(&tree).with_context(|| format!("cannot create {}", tree.display()))?;
+        enter::as_owner("tar")
+            .args([
+                "--extract",
+                "--numeric-owner",
+                "--exclude=./dev/*",
+                "--directory",
+            ])
+            .arg(&tree)
+            .arg("--file")
+            .arg(&archive)
+            .run(&log, step)?;
+        remove_tree(&archive)?;
+    }
+    // Files to be covered when something in the root needs them; and no name of this host.
+    Enter::new(&tree)
+        .cmd("sh")
+        .args(["-ec", "rm -f /etc/resolv.conf /etc/hosts; echo '127.0.0.1 localhost' >/etc/hosts; : >/etc/resolv.conf; echo guest >/etc/hostname; mkdir -p /emm"])
+        .run(&log, step)
+}
+
+/// The sources for apt, with the archive's key given explicitly.
+fn sources(mirror: &Mirror, keyring: &str) -> String {
+    SUITES
+        .iter()
+        .map(|suite| format!("deb [signed-by={keyring}] {} {suite} main\n", mirror.url))
+        .collect()
+}
+
+/// apt-get inside the root. It keeps its lists and packages in the cache and leaves the root as it is.
+pub struct Apt {
+    enter: Enter,
+}
+
+impl Apt {
+    /// Where apt keeps its state, as the root sees it.
+    const STATE: &'static str = "/mnt/apt";
+
+    /// Prepares the folders and the sources for the mirror of `context`.
+    pub fn new(context: &Context) -> Result<Self> {
+        let mirror = Mirror::resolve(context.mirror.as_deref())?;
+        let state = context.cache.path("apt");
+        for sub in ["lists/partial", "archives/partial"] {
+            let dir = state.join(sub);
+            fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        }
+        let mut enter = Enter::new(&tree(context))
+            .bind(&state, Self::STATE)
+            .with_network();
+        let inside = match mirror.directory() {
+            Some(dir) => {
+                enter = enter.bind_ro(dir, "/mnt/mirror");
+                Mirror {
+                    url: "file:///mnt/mirror".to_owned(),
+                }
+            }
+            None => mirror,
+        };
+        let list = state.join("sources.list");
+        fs::write(&list, sources(&inside, host::KEYRING_INSIDE))
+            .with_context(|| format!("cannot write {}", list.display()))?;
+        for (key, value) in host::proxies() {
+            enter = enter.env(key, value);
+        }
+        if inside.url.starts_with("https:") {
+            let bundle = Path::new("/etc/ssl/certs/ca-certificates.crt");
+            if bundle.exists() {
+                enter = enter.bind_ro(bundle, bundle);
+            }
+        }
+        Ok(Self { enter })
+    }
+
+    /// A tool of apt with the state of the cache; `dir` is its working directory inside the root.
+    pub fn tool(&self, tool: &str) -> Cmd {
+        self.enter.cmd(tool).args([
+            "-q",
+            "-o",
+            "Dir::State::Lists=/mnt/apt/lists",
+            "-o",
+            "Dir::Cache::Archives=/mnt/apt/archives",
+            "-o",
+            "Dir::Cache::pkgcache=",
+            "-o",
+            "Dir::Cache::srcpkgcache=",
+            "-o",
+            "Dir::Etc::SourceList=/mnt/apt/sources.list",
+            "-o",
+            "Dir::Etc::SourceParts=-",
+            "-o",
+            "APT::Sandbox::User=root",
+            "-o",
+            "Acquire::Languages=none",
+            "-o",
+            "Acquire::GzipIndexes=false",
+            "-o",
+            "Acquire::Retries=3",
+        ])
+    }
+
+    /// Changes the working directory to a folder of the state.
+    #[must_use]
+    pub fn in_folder(mut self, folder: &str) -> Self {
+        self.enter = self.enter.dir(format!("{}/{folder}", Self::STATE));
+        self
+    }
+}

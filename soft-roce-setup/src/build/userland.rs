@@ -1,0 +1,135 @@
+//! The programs of the guest: the shim and its launcher, and `emm-check`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use super::key::Key;
+use super::{root, sources};
+use crate::context::Context;
+use crate::enter::Enter;
+use crate::proc::Cmd;
+use crate::ui::Step;
+
+/// To be raised when the recipe below changes.
+const RECIPE: u32 = 1;
+/// The place of the result in the cache.
+pub const PLACE: &str = "userland";
+/// The place of the crates' sources in the cache.
+const VENDOR: &str = "vendor";
+/// What is built, and the files that count.
+const CRATES: [&str; 2] = ["verbs-shim", "emm-check"];
+const FILES: [&str; 3] = ["libverbs_shim.so", "verbs-shim", "emm-check"];
+/// Everything in the repository that the build reads, or that cargo wants to see.
+const INPUTS: [&str; 5] = ["Cargo.toml", "Cargo.lock", "ib-emm", "verbs-shim", "tests"];
+
+/// The key of the crates' sources.
+fn vendor_key() -> Result<String> {
+    Ok(Key::new("vendor", RECIPE)
+        .path(&sources::repository().join("Cargo.lock"))?
+        .finish())
+}
+
+/// The key of the result.
+pub fn key() -> Result<String> {
+    let mut key = Key::new("userland", RECIPE).text(&root::key());
+    for input in INPUTS {
+        key = key.path(&sources::repository().join(input))?;
+    }
+    Ok(key.finish())
+}
+
+/// Fetches the crates' sources if Cargo.lock has changed. It needs no root, so it can go on beside it.
+pub fn ensure_vendor(context: &Context) -> Result<PathBuf> {
+    let key = vendor_key()?;
+    context.cache.ensure(&context.ui, VENDOR, &key, "crates: download", |dir, step| {
+        let log = context.cache.fresh_log("vendor");
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let config = Cmd::new(cargo)
+            .args(["vendor", "--locked", "--versioned-dirs"])
+            .arg(dir.join("crates"))
+            .dir(sources::repository())
+            .hint("check the network: the crates named in Cargo.lock are fetched with the host's cargo")
+            .output(&log)?;
+        step.line("crates are there");
+        drop(config);
+        fs::create_dir_all(dir.join("crates")).context("cannot create the folder of the crates")
+    })
+}
+
+/// Builds the programs inside the root, without network.
+pub fn ensure(context: &Context) -> Result<PathBuf> {
+    let key = key()?;
+    if context.cache.is_fresh(PLACE, &key) {
+        return Ok(context.cache.path(PLACE));
+    }
+    let vendor = ensure_vendor(context)?;
+    context.cache.ensure(
+        &context.ui,
+        PLACE,
+        &key,
+        "programs: verbs-shim, emm-check",
+        |dir, step| make(context, &vendor, dir, step),
+    )
+}
+
+fn make(context: &Context, vendor: &Path, dir: &Path, step: &Step) -> Result<()> {
+    let repo = sources::repository();
+    let log = context.cache.fresh_log("userland");
+    let source = dir.join("source");
+    sources::copy_tree(&repo.join("tests"), &source.join("tests"))?;
+    for part in ["ib-emm", "verbs-shim"] {
+        sources::copy_tree(&repo.join(part), &source.join(part))?;
+    }
+    for file in ["Cargo.toml", "Cargo.lock"] {
+        fs::copy(repo.join(file), source.join(file))
+            .with_context(|| format!("cannot copy {file}"))?;
+    }
+    // Cargo wants to see every member; of this tool its name is enough.
+    let own = source.join("soft-roce-setup");
+    fs::create_dir_all(own.join("src")).context("cannot create a member's folder")?;
+    fs::copy(
+        repo.join("soft-roce-setup/Cargo.toml"),
+        own.join("Cargo.toml"),
+    )
+    .context("cannot copy a member's manifest")?;
+    fs::write(own.join("src/main.rs"), "fn main() {}\n")
+        .context("cannot write a member's source")?;
+    let config = source.join(".cargo");
+    fs::create_dir_all(&config).context("cannot create .cargo")?;
+    fs::write(
+        config.join("config.toml"),
+        "[source.crates-io]\nreplace-with = \"vendored\"\n\n\
+         [source.vendored]\ndirectory = \"/mnt/vendor/crates\"\n",
+    )
+    .context("cannot write cargo's configuration")?;
+    // Kept from build to build: cargo finds out itself what has changed.
+    let target = context.cache.path("target");
+    fs::create_dir_all(&target).with_context(|| format!("cannot create {}", target.display()))?;
+    let mut cmd = Enter::new(&root::tree(context))
+        .bind_ro(&source, "/mnt/source")
+        .bind_ro(vendor, "/mnt/vendor")
+        .bind(&target, "/mnt/target")
+        .env("CARGO_HOME", "/tmp/cargo")
+        .dir("/mnt/source")
+        .cmd("cargo")
+        .args([
+            "build",
+            "--release",
+            "--locked",
+            "--offline",
+            "--target-dir",
+            "/mnt/target",
+        ]);
+    for name in CRATES {
+        cmd = cmd.args(["-p", name]);
+    }
+    cmd.run(&log, step)?;
+    for file in FILES {
+        let built = target.join("release").join(file);
+        fs::copy(&built, dir.join(file))
+            .with_context(|| format!("the build did not make {}", built.display()))?;
+    }
+    crate::cache::remove_tree(&source)
+}

@@ -1,0 +1,226 @@
+//! Whether KVM can be used. Only a boot that works shows it: a host may offer /dev/kvm and still be
+//! unable to run this kernel (nested virtualisation, a filter before the device).
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Read;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::Stdio;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+
+use super::prepare::GuestKernel;
+use super::qemu::inherited;
+use super::{initramfs, scratch_file};
+use crate::artifacts::Artifacts;
+use crate::cli::Clock;
+use crate::context::Context;
+use crate::enter::Enter;
+use crate::signal;
+
+/// What a probe boot may take.
+const LIMIT: Duration = Duration::from_secs(20);
+/// What the probe's init says.
+const WORD: &str = "kvm-probe-alive";
+const INIT: &str = "#!/bin/busybox sh\n\
+    /bin/busybox mount -t devtmpfs devtmpfs /dev\n\
+    echo kvm-probe-alive > /dev/ttyS0\n\
+    exec /bin/busybox poweroff -f\n";
+
+/// How the guest's instructions are executed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Accel {
+    /// By the processor.
+    Kvm,
+    /// By QEMU's translator.
+    Tcg {
+        /// Why not by the processor.
+        reason: String,
+    },
+}
+
+impl Accel {
+    /// QEMU's options for it.
+    pub fn args(&self, clock: Clock) -> Vec<&'static str> {
+        match (self, clock) {
+            (_, Clock::Icount) => vec![
+                "-accel",
+                "tcg,thread=single",
+                "-icount",
+                "shift=0,sleep=off",
+                "-cpu",
+                "max",
+            ],
+            (Self::Kvm, Clock::Wall) => vec!["-accel", "kvm", "-cpu", "host"],
+            (Self::Tcg { .. }, Clock::Wall) => {
+                vec!["-accel", "tcg,thread=multi", "-cpu", "max"]
+            }
+        }
+    }
+
+    /// One line for the user.
+    pub fn describe(&self, clock: Clock) -> String {
+        match (self, clock) {
+            (_, Clock::Icount) => {
+                "the guest runs under TCG: --clock icount counts instructions".to_owned()
+            }
+            (Self::Kvm, Clock::Wall) => "the guest runs under KVM: a probe boot worked".to_owned(),
+            (Self::Tcg { reason }, Clock::Wall) => format!("the guest runs under TCG: {reason}"),
+        }
+    }
+}
+
+/// A verdict that is kept, and what it was found for.
+#[derive(Debug, Serialize, Deserialize)]
+struct Kept {
+    key: String,
+    accel: Accel,
+}
+
+/// Finds out, or remembers it from an earlier guest since the host started.
+pub fn choose(
+    context: &Context,
+    artifacts: &Artifacts,
+    kernel: &GuestKernel,
+    clock: Clock,
+) -> Result<Accel> {
+    if clock == Clock::Icount {
+        return Ok(Accel::Tcg {
+            reason: "the clock counts instructions".to_owned(),
+        });
+    }
+    if let Err(error) = OpenOptions::new().read(true).write(true).open("/dev/kvm") {
+        let reason = match error.kind() {
+            std::io::ErrorKind::NotFound => "this host has no /dev/kvm".to_owned(),
+            std::io::ErrorKind::PermissionDenied => {
+                "no permission for /dev/kvm (join the group kvm)".to_owned()
+            }
+            _ => format!("/dev/kvm cannot be opened: {error}"),
+        };
+        return Ok(Accel::Tcg { reason });
+    }
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let key = format!("{} {}", boot.trim(), artifacts.kernel.version);
+    let file = context.cache.path("guest").join("accel.json");
+    if let Some(kept) = fs::read_to_string(&file)
+        .ok()
+        .and_then(|text| serde_json::from_str::<Kept>(&text).ok())
+        .filter(|kept| kept.key == key)
+    {
+        return Ok(kept.accel);
+    }
+    let step = context.ui.step("trying KVM with a probe boot");
+    let accel = probe(artifacts, kernel)?;
+    step.done();
+    let kept = Kept { key, accel };
+    let text = serde_json::to_string(&kept).context("cannot write a verdict")?;
+    // It is only a shortcut: without it the next guest tries again.
+    let _ = fs::write(&file, text);
+    Ok(kept.accel)
+}
+
+fn probe(artifacts: &Artifacts, kernel: &GuestKernel) -> Result<Accel> {
+    let initrd: OwnedFd = scratch_file(&initramfs::probe(kernel, INIT)?)?.into();
+    let (host, guest) = UnixStream::pair().context("cannot make a socket")?;
+    let guest: OwnedFd = guest.into();
+    let complaints = tempfile_for_complaints()?;
+    let mut listen = complaints
+        .try_clone()
+        .context("cannot duplicate a handle")?;
+    inherited(&guest)?;
+    let mut running = Enter::new(&artifacts.root)
+        .bind_ro(&kernel.image, "/tmp/image")
+        .cmd("qemu-system-x86_64")
+        .args([
+            "-M",
+            "pc",
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-no-reboot",
+        ])
+        .args(Accel::Kvm.args(Clock::Wall))
+        .args(["-m", "512M", "-kernel", "/tmp/image", "-initrd"])
+        .arg(inherited(&initrd)?)
+        .args(["-append", "console=ttyS0 quiet panic=-1"])
+        .args([
+            "-chardev".to_owned(),
+            format!("socket,id=console,fd={}", guest.as_raw_fd()),
+            "-serial".to_owned(),
+            "chardev:console".to_owned(),
+        ])
+        .spawn(Stdio::null(), Stdio::null(), complaints.into())?;
+    drop(guest);
+    let (send, receive) = mpsc::channel();
+    thread::spawn(move || {
+        let mut host = host;
+        let mut seen = Vec::new();
+        let mut buffer = [0; 4096];
+        while let Ok(count @ 1..) = host.read(&mut buffer) {
+            seen.extend_from_slice(&buffer[..count]);
+            if String::from_utf8_lossy(&seen).contains(WORD) {
+                let _ = send.send(());
+                return;
+            }
+        }
+    });
+    let begin = Instant::now();
+    let reason = loop {
+        signal::check()?;
+        match receive.recv_timeout(Duration::from_millis(100)) {
+            Ok(()) => break None,
+            Err(RecvTimeoutError::Disconnected) => {
+                running.kill();
+                break Some(format!(
+                    "KVM is there, but a probe boot failed{}",
+                    complaint(&mut listen)
+                ));
+            }
+            Err(RecvTimeoutError::Timeout) if begin.elapsed() > LIMIT => {
+                break Some(format!(
+                    "KVM is there, but a probe boot hung for {} s",
+                    LIMIT.as_secs()
+                ));
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+    };
+    running.kill();
+    Ok(match reason {
+        None => Accel::Kvm,
+        Some(reason) => Accel::Tcg { reason },
+    })
+}
+
+fn tempfile_for_complaints() -> Result<File> {
+    scratch_file(&[])
+}
+
+/// The last line that QEMU said.
+fn complaint(file: &mut File) -> String {
+    use std::io::{Seek, SeekFrom};
+    let mut text = String::new();
+    let _ = file.seek(SeekFrom::Start(0));
+    let _ = file.read_to_string(&mut text);
+    match text.lines().rfind(|line| !line.trim().is_empty()) {
+        Some(line) => format!(" ({})", line.trim()),
+        None => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counting_instructions_never_uses_kvm() {
+        assert!(Accel::Kvm.args(Clock::Icount).contains(&"-icount"));
+        assert!(!Accel::Kvm.args(Clock::Icount).contains(&"kvm"));
+        assert!(Accel::Kvm.args(Clock::Wall).contains(&"kvm"));
+    }
+}

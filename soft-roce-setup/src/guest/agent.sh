@@ -1,0 +1,76 @@
+# Runs in the guest as process 1 and does what the host asks for on the channel "ctl" (3), one line
+# each. Output of a command goes to the channels "out" (4) and "err" (5), its input comes from "in" (6).
+# The answer to `run` is `exit STATUS OUT ERR`, with the bytes written, so that the host can wait for them.
+bb=/emm/boot/busybox
+dir=/emm/boot
+mkfifo $dir/out $dir/err $dir/in
+
+# Says a line in the kernel's log, where the host sees what came before it.
+mark() {
+	echo "emm-guest: $*" > /dev/kmsg
+}
+
+# Kills every process but this one and those named.
+kill_others() {
+	for pid in /proc/[0-9]*; do
+		pid=${pid##*/}
+		case " 1 $* " in
+		*" $pid "*) ;;
+		*) kill -9 "$pid" 2> /dev/null ;;
+		esac
+	done
+}
+
+bytes_of() {
+	{
+		read -r _
+		read -r _
+		read -r bytes _
+	} < "$1"
+}
+
+run() {
+	number=$1
+	echo "$3" | $bb base64 -d > $dir/command
+	mark "run $number begins"
+	$bb dd bs=65536 < $dir/out >&4 2> $dir/out.bytes 3>&- 5>&- 6>&- &
+	out=$!
+	$bb dd bs=65536 < $dir/err >&5 2> $dir/err.bytes 3>&- 4>&- 6>&- &
+	err=$!
+	input=/dev/null
+	feeder=
+	if [ "$2" = stdin ]; then
+		input=$dir/in
+		$bb dd bs=65536 <&6 > $dir/in 2> /dev/null 3>&- 4>&- 5>&- &
+		feeder=$!
+	fi
+	$bb setsid /bin/sh $dir/command < $input > $dir/out 2> $dir/err 3>&- 4>&- 5>&- 6>&-
+	status=$?
+	kill_others $out $err
+	wait $out $err
+	bytes_of $dir/out.bytes
+	out=$bytes
+	bytes_of $dir/err.bytes
+	mark "run $number ends"
+	echo "exit $status $out $bytes" >&3
+}
+
+shell() {
+	$bb stty -F /dev/hvc0 rows "$1" cols "$2" sane 2> /dev/null
+	export TERM="$3"
+	[ -n "$4" ] && export LD_PRELOAD="$4"
+	$bb setsid -c /bin/sh -c 'cd; exec /bin/bash -l' < /dev/hvc0 > /dev/hvc0 2>&1 3>&- 4>&- 5>&- 6>&-
+	status=$?
+	mark "run 1 ends"
+	echo "exit $status 0 0" >&3
+}
+
+echo "ready $EMM_MR_BACKEND" >&3
+while read -r verb rest <&3; do
+	# The words of a request hold no character that a shell would expand.
+	case $verb in
+	run) run $rest ;;
+	shell) shell $rest ;;
+	sync) sync && echo "synced" >&3 ;;
+	esac
+done

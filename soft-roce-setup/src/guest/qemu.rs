@@ -1,0 +1,173 @@
+//! The machine: QEMU from the root, with one inherited socket for each channel.
+//!
+//! QEMU sees the root as `/` (see [`crate::enter`]) and a few directories of the host below /mnt, which
+//! the guest gets as one read-only 9p share.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+use std::process::Stdio;
+
+use anyhow::{Context, Result};
+use rustix::io::FdFlags;
+
+use super::accel::Accel;
+use crate::artifacts::Artifacts;
+use crate::cli::{Clock, Share, Size};
+use crate::enter::Enter;
+use crate::proc::{Cmd, Running};
+
+/// What the kernel is told in any case. Costly checks that show nothing about a guest of minutes are off;
+/// all that reports a problem stays on.
+const KERNEL_ARGS: &str = "console=ttyS0 loglevel=5 panic=-1 nokaslr mitigations=off audit=0 lsm= \
+    rcupdate.rcu_expedited=1 cryptomgr.notests=1 random.trust_cpu=on no_timer_check 8250.nr_uarts=1";
+
+/// Where the image, the archive and the exported trees are for QEMU.
+const IMAGE: &str = "/tmp/image";
+/// Parent of all that the guest sees read-only.
+const EXPORT: &str = "/mnt";
+
+/// A machine to be started.
+#[derive(Debug)]
+pub struct Machine<'a> {
+    pub artifacts: &'a Artifacts,
+    pub accel: &'a Accel,
+    pub clock: Clock,
+    pub smp: u32,
+    pub mem: Size,
+    pub image: &'a Path,
+    /// The archive with the first file system.
+    pub initrd: OwnedFd,
+    pub shares: &'a [Share],
+    /// The scratch disk, an open file without a name.
+    pub disk: Option<OwnedFd>,
+    pub append: Option<&'a str>,
+    /// QEMU's ends of the channels.
+    pub channels: Channels,
+    /// Whether the guest gets a terminal on the channel `terminal`.
+    pub terminal: Option<OwnedFd>,
+}
+
+/// QEMU's ends of the channels between host and guest.
+#[derive(Debug)]
+pub struct Channels {
+    /// The kernel's console.
+    pub console: OwnedFd,
+    /// Requests and answers.
+    pub ctl: OwnedFd,
+    pub out: OwnedFd,
+    pub err: OwnedFd,
+    pub input: OwnedFd,
+}
+
+impl Machine<'_> {
+    /// Starts QEMU. Its own complaints go to `complaints`.
+    pub fn start(self, complaints: Stdio) -> Result<Running> {
+        let artifacts = self.artifacts;
+        let mut enter = Enter::new(&artifacts.root)
+            .bind_ro(self.image, IMAGE)
+            .bind_ro(&artifacts.root, format!("{EXPORT}/root"))
+            .bind_ro(&artifacts.kernel.modules, format!("{EXPORT}/kmod"));
+        for (dir, name) in [
+            (&artifacts.userland, "userland"),
+            (&artifacts.kernel.emm, "emm"),
+        ] {
+            if dir.is_dir() {
+                enter = enter.bind_ro(dir, format!("{EXPORT}/{name}"));
+            }
+        }
+        for (at, share) in self.shares.iter().enumerate() {
+            enter = enter.bind(&share.host, format!("/tmp/share{at}"));
+        }
+        let mut cmd = self
+            .base(enter.cmd("qemu-system-x86_64"))
+            .args(["-kernel", IMAGE, "-initrd"])
+            .arg(inherited(&self.initrd)?)
+            .args(["-device", "virtio-serial-pci,max_ports=8"])
+            .args([
+                "-fsdev".to_owned(),
+                format!(
+                    "local,id=host,path={EXPORT},security_model=none,readonly=on,multidevs=remap"
+                ),
+            ])
+            .args(["-device", "virtio-9p-pci,fsdev=host,mount_tag=host"]);
+        let append = self.append.unwrap_or("");
+        cmd = cmd.args(["-append", format!("{KERNEL_ARGS} {append}").trim()]);
+        inherited(&self.channels.console)?;
+        cmd = cmd.args([
+            "-chardev".to_owned(),
+            format!("socket,id=console,fd={}", self.channels.console.as_raw_fd()),
+            "-serial".to_owned(),
+            "chardev:console".to_owned(),
+        ]);
+        // The guest's init waits for port 5, so all of them are there when it looks.
+        for (number, name, fd) in [
+            (2, "ctl", &self.channels.ctl),
+            (3, "out", &self.channels.out),
+            (4, "err", &self.channels.err),
+            (5, "in", &self.channels.input),
+        ] {
+            inherited(fd)?;
+            cmd = cmd.args([
+                "-chardev".to_owned(),
+                format!("socket,id={name},fd={}", fd.as_raw_fd()),
+                "-device".to_owned(),
+                format!("virtserialport,chardev={name},name={name},nr={number}"),
+            ]);
+        }
+        if let Some(fd) = &self.terminal {
+            inherited(fd)?;
+            cmd = cmd.args([
+                "-chardev".to_owned(),
+                format!("socket,id=terminal,fd={}", fd.as_raw_fd()),
+                "-device".to_owned(),
+                "virtconsole,chardev=terminal,nr=1".to_owned(),
+            ]);
+        }
+        for at in 0..self.shares.len() {
+            cmd = cmd.args([
+                "-fsdev".to_owned(),
+                format!(
+                    "local,id=share{at},path=/tmp/share{at},security_model=none,multidevs=remap"
+                ),
+                "-device".to_owned(),
+                format!("virtio-9p-pci,fsdev=share{at},mount_tag=share{at}"),
+            ]);
+        }
+        if let Some(disk) = &self.disk {
+            inherited(disk)?;
+            cmd = cmd.args([
+                "-add-fd".to_owned(),
+                format!("fd={},set=1", disk.as_raw_fd()),
+                "-drive".to_owned(),
+                "if=none,id=disk,file=/dev/fdset/1,format=raw,cache=unsafe".to_owned(),
+                "-device".to_owned(),
+                "virtio-blk-pci,drive=disk".to_owned(),
+            ]);
+        }
+        cmd.spawn(Stdio::null(), Stdio::null(), complaints)
+    }
+
+    fn base(&self, cmd: Cmd) -> Cmd {
+        cmd.args([
+            "-M",
+            "pc,i8042=off,hpet=off,usb=off",
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-no-reboot",
+        ])
+        .args(self.accel.args(self.clock))
+        .args(["-smp".to_owned(), self.smp.to_string()])
+        .args([
+            "-m".to_owned(),
+            format!("{}M", self.mem.0.div_ceil(1 << 20)),
+        ])
+    }
+}
+
+/// Lets a descriptor live on in the programs that are started from now on, and returns its path there.
+pub fn inherited(fd: &OwnedFd) -> Result<String> {
+    rustix::io::fcntl_setfd(fd, FdFlags::empty()).context("cannot pass a descriptor on")?;
+    Ok(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+}

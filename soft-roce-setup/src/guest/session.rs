@@ -1,0 +1,621 @@
+//! A guest that runs: its channels, what it is asked, and how that ends.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+
+use super::encode::base64;
+use super::initramfs::{self, Settings};
+use super::prepare::{self, GuestKernel};
+use super::qemu::{Channels, Machine};
+use super::report::{self, Collector};
+use super::{accel, scratch_disk, scratch_file};
+use crate::artifacts::Artifacts;
+use crate::cli::{Backend, Clock, Share, Size};
+use crate::context::Context;
+use crate::exit::{KERNEL, SETUP, TIMEOUT, coded};
+use crate::proc::{Running, tail};
+use crate::signal;
+
+/// After so long without a sign of life a booting guest is given up.
+const BOOT_SILENCE: Duration = Duration::from_secs(60);
+/// A guest that talks, but is not up after so long, is given up too.
+const BOOT_LIMIT: Duration = Duration::from_secs(240);
+/// How long a report may grow before the guest is ended.
+const SETTLE: Duration = Duration::from_secs(3);
+/// A report that is closed ends the guest after so long without a new line.
+const QUIET: Duration = Duration::from_millis(300);
+/// How long output that the guest has written may take to arrive.
+const DRAIN: Duration = Duration::from_secs(10);
+/// A task that sleeps uninterruptibly for so many seconds is reported.
+const HUNG_TASK_SECONDS: u32 = 30;
+
+/// How a guest is made.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    pub backend: Backend,
+    pub clock: Clock,
+    pub smp: u32,
+    pub mem: Size,
+    pub shares: Vec<Share>,
+    pub disk: Option<Size>,
+    pub append: Option<String>,
+    /// Whether it gets a terminal.
+    pub terminal: bool,
+}
+
+/// What the guest is asked to run.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// A script for /bin/sh.
+    pub script: String,
+    /// Whether the tool's own input is the command's.
+    pub stdin: bool,
+    /// Without output or kernel message for so long, the guest makes no progress.
+    pub silence: Duration,
+    /// Longest time in all, if there is one.
+    pub limit: Option<Duration>,
+}
+
+/// How a job ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// The command's status.
+    Exited(u8),
+    /// The kernel reported a problem; the guest is gone.
+    Report(Vec<String>),
+    /// No progress for so long; the guest is gone.
+    Timeout(Duration),
+    /// The guest ended without a status: it was switched off or QEMU died.
+    Gone,
+    /// Nobody reads the output any more; the guest is gone.
+    OutputClosed,
+}
+
+/// Where a channel's bytes go.
+pub type Writer = Box<dyn Write + Send>;
+
+struct Sink {
+    writer: Writer,
+    bytes: u64,
+    last: Instant,
+    failed: bool,
+}
+
+impl Sink {
+    fn new() -> Arc<Mutex<Self>> {
+        Arc::new(Mutex::new(Self {
+            writer: Box::new(std::io::sink()),
+            bytes: 0,
+            last: Instant::now(),
+            failed: false,
+        }))
+    }
+}
+
+fn lock(sink: &Mutex<Sink>) -> MutexGuard<'_, Sink> {
+    sink.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+enum Event {
+    Ctl(String),
+    Console(String),
+    /// The machine is gone.
+    Closed,
+}
+
+/// A guest that is up. Dropping it ends it.
+pub struct Guest {
+    running: Running,
+    ctl: UnixStream,
+    input: Option<UnixStream>,
+    /// The terminal's channel, for `shell`.
+    pub(super) terminal: Option<UnixStream>,
+    events: Receiver<Event>,
+    out: Arc<Mutex<Sink>>,
+    err: Arc<Mutex<Sink>>,
+    collector: Collector,
+    log: PathBuf,
+    jobs: u32,
+    /// What rxe does with on-demand regions in this guest.
+    pub backend: String,
+    closed: bool,
+    last_console: Instant,
+    slice: Vec<String>,
+}
+
+impl Guest {
+    /// Boots a guest until it waits for a command.
+    ///
+    /// # Errors
+    /// One that says what failed in the guest or on the host, with the log's place; [`KERNEL`] if the
+    /// kernel reported a problem on the way, [`TIMEOUT`] if the guest did not come up.
+    pub fn boot(context: &Context, artifacts: &Artifacts, spec: &Spec) -> Result<Self> {
+        let kernel = prepare::kernel(context, artifacts)?;
+        let accel = accel::choose(context, artifacts, &kernel, spec.clock)?;
+        context.ui.note(accel.describe(spec.clock));
+        let (log, log_file) = open_log(context)?;
+        let complaints = log.with_extension("qemu.log");
+        let complaints_file = File::create(&complaints)
+            .with_context(|| format!("cannot write {}", complaints.display()))?;
+
+        let pair = || -> Result<(UnixStream, OwnedFd)> {
+            let (host, guest) = UnixStream::pair().context("cannot make a socket")?;
+            Ok((host, guest.into()))
+        };
+        let (console_host, console) = pair()?;
+        let (ctl_host, ctl) = pair()?;
+        let (out_host, out_guest) = pair()?;
+        let (err_host, err_guest) = pair()?;
+        let (input_host, input) = pair()?;
+        let (terminal_host, terminal) = if spec.terminal {
+            let (host, guest) = pair()?;
+            (Some(host), Some(guest))
+        } else {
+            (None, None)
+        };
+        let machine = Machine {
+            artifacts,
+            accel: &accel,
+            clock: spec.clock,
+            smp: spec.smp,
+            mem: spec.mem,
+            image: &kernel.image,
+            initrd: scratch_file(&first_files(artifacts, &kernel, spec)?)?.into(),
+            shares: &spec.shares,
+            disk: spec
+                .disk
+                .map(|size| scratch_disk(context, size))
+                .transpose()?,
+            append: spec.append.as_deref(),
+            channels: Channels {
+                console,
+                ctl,
+                out: out_guest,
+                err: err_guest,
+                input,
+            },
+            terminal,
+        };
+        let running = machine.start(Stdio::from(complaints_file))?;
+
+        let (send, events) = mpsc::channel();
+        let reader = ctl_host.try_clone().context("cannot duplicate a socket")?;
+        follow_lines(reader, None, send.clone(), Event::Ctl);
+        follow_lines(console_host, Some(log_file), send, Event::Console);
+        let (out, err) = (Sink::new(), Sink::new());
+        copy_to(out_host, Arc::clone(&out));
+        copy_to(err_host, Arc::clone(&err));
+        let mut guest = Self {
+            running,
+            ctl: ctl_host,
+            input: Some(input_host),
+            terminal: terminal_host,
+            events,
+            out,
+            err,
+            collector: Collector::default(),
+            log,
+            jobs: 0,
+            backend: String::new(),
+            closed: false,
+            last_console: Instant::now(),
+            slice: Vec::new(),
+        };
+        guest.wait_until_up(&complaints)?;
+        Ok(guest)
+    }
+
+    fn wait_until_up(&mut self, complaints: &Path) -> Result<()> {
+        let begin = Instant::now();
+        loop {
+            let answer = self.step()?;
+            if let Some(line) = answer {
+                if let Some(backend) = line.strip_prefix("ready ") {
+                    backend.clone_into(&mut self.backend);
+                    return Ok(());
+                }
+                if let Some(message) = line.strip_prefix("fail ") {
+                    self.settle(QUIET);
+                    let said = self.tail();
+                    self.end();
+                    return Err(coded(
+                        SETUP,
+                        format!("the guest could not be set up: {message}{said}"),
+                    ));
+                }
+            }
+            if self.collector.found() {
+                let report = self.take_report();
+                return Err(coded(KERNEL, self.describe(&End::Report(report))));
+            }
+            if self.closed {
+                let status = self
+                    .running
+                    .try_wait()?
+                    .map_or_else(String::new, |status| format!(" ({status})"));
+                let words = tail(complaints, 0).join("\n    ");
+                return Err(coded(
+                    SETUP,
+                    format!(
+                        "QEMU ended before the guest was up{status}\n    {words}{}",
+                        self.tail()
+                    ),
+                ));
+            }
+            if self.last_console.elapsed() > BOOT_SILENCE || begin.elapsed() > BOOT_LIMIT {
+                let waited = begin.elapsed();
+                self.end();
+                return Err(coded(
+                    TIMEOUT,
+                    format!(
+                        "the guest did not come up in {} s{}",
+                        waited.as_secs(),
+                        self.tail()
+                    ),
+                ));
+            }
+        }
+    }
+
+    /// Where the kernel's log is.
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// Whether it can take another job.
+    pub fn alive(&self) -> bool {
+        !self.closed
+    }
+
+    /// Runs a job, its output to `out` and `err`.
+    ///
+    /// # Errors
+    /// An interruption, or a guest that was gone before.
+    pub fn run(&mut self, job: &Job, out: Writer, err: Writer) -> Result<End> {
+        for (sink, writer) in [(&self.out, out), (&self.err, err)] {
+            let mut sink = lock(sink);
+            sink.writer = writer;
+            sink.bytes = 0;
+            sink.last = Instant::now();
+        }
+        self.jobs += 1;
+        self.slice.clear();
+        let input = if job.stdin { "stdin" } else { "none" };
+        let request = format!(
+            "run {} {input} {}\n",
+            self.jobs,
+            base64(job.script.as_bytes())
+        );
+        if job.stdin {
+            self.feed();
+        }
+        let end = self.finish(&request, job);
+        // Whoever gave the writers may want back what is behind them.
+        for sink in [&self.out, &self.err] {
+            lock(sink).writer = Box::new(std::io::sink());
+        }
+        end
+    }
+
+    /// Lets the user work in it, until the shell ends. The terminal's bytes are the caller's business.
+    pub(super) fn run_shell(
+        &mut self,
+        rows: u16,
+        columns: u16,
+        term: &str,
+        preload: Option<&str>,
+    ) -> Result<End> {
+        let preload = preload.unwrap_or("");
+        self.jobs += 1;
+        let job = Job {
+            script: String::new(),
+            stdin: false,
+            silence: Duration::MAX,
+            limit: None,
+        };
+        self.finish(&format!("shell {rows} {columns} {term} {preload}\n"), &job)
+    }
+
+    fn finish(&mut self, request: &str, job: &Job) -> Result<End> {
+        if self.ctl.write_all(request.as_bytes()).is_err() {
+            return Ok(End::Gone);
+        }
+        let begin = Instant::now();
+        let mut last = begin;
+        let ends = format!("emm-guest: run {} ends", self.jobs);
+        let mut status = None;
+        loop {
+            let answer = self.step()?;
+            if let Some(answer) = answer.as_deref().and_then(Answer::parse) {
+                status = Some((answer, Instant::now()));
+            }
+            if self.collector.found() {
+                return Ok(End::Report(self.take_report()));
+            }
+            let mut failed = false;
+            for sink in [&self.out, &self.err] {
+                let sink = lock(sink);
+                last = last.max(sink.last);
+                failed |= sink.failed;
+            }
+            if failed {
+                self.end();
+                return Ok(End::OutputClosed);
+            }
+            last = last.max(self.last_console);
+            if let Some((answer, when)) = &status {
+                let arrived = lock(&self.out).bytes >= answer.out
+                    && lock(&self.err).bytes >= answer.err
+                    && self
+                        .slice
+                        .iter()
+                        .any(|line| report::message(line).starts_with(&ends));
+                if arrived || when.elapsed() > DRAIN {
+                    return Ok(End::Exited(answer.status));
+                }
+                if self.closed {
+                    return Ok(End::Exited(answer.status));
+                }
+                continue;
+            }
+            if self.closed {
+                return Ok(End::Gone);
+            }
+            let silent = last.elapsed() > job.silence;
+            let over = job.limit.is_some_and(|limit| begin.elapsed() > limit);
+            if silent || over {
+                let waited = if silent { job.silence } else { begin.elapsed() };
+                self.end();
+                return Ok(End::Timeout(waited));
+            }
+        }
+    }
+
+    /// Takes the next event, or waits a moment. Returns the guest's answer if it gave one.
+    fn step(&mut self) -> Result<Option<String>> {
+        signal::check()?;
+        match self.events.recv_timeout(Duration::from_millis(20)) {
+            Ok(event) => Ok(self.take(event)),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => {
+                self.closed = true;
+                Ok(None)
+            }
+        }
+    }
+
+    fn take(&mut self, event: Event) -> Option<String> {
+        match event {
+            Event::Ctl(line) => return Some(line),
+            Event::Console(line) => {
+                self.last_console = Instant::now();
+                self.collector.line(&line);
+                self.slice.push(line);
+            }
+            Event::Closed => self.closed = true,
+        }
+        None
+    }
+
+    /// Waits until the report is whole, ends the guest, and returns the report.
+    fn take_report(&mut self) -> Vec<String> {
+        self.settle(SETTLE);
+        self.end();
+        self.collector.lines().to_vec()
+    }
+
+    /// Takes the console's lines for `limit`, or until they stop after a report's end.
+    fn settle(&mut self, limit: Duration) {
+        let begin = Instant::now();
+        while begin.elapsed() < limit && !self.closed && !signal::interrupted() {
+            if self.collector.closed() && self.last_console.elapsed() > QUIET {
+                break;
+            }
+            if let Ok(event) = self.events.recv_timeout(Duration::from_millis(20)) {
+                self.take(event);
+            }
+        }
+        while let Ok(event) = self.events.try_recv() {
+            self.take(event);
+        }
+    }
+
+    /// Ends the guest.
+    pub fn end(&mut self) {
+        self.running.kill();
+        self.closed = true;
+    }
+
+    /// Copies the tool's input to the guest, until that ends or the guest does.
+    fn feed(&mut self) {
+        if let Some(mut to) = self.input.take() {
+            thread::spawn(move || {
+                let _ = std::io::copy(&mut std::io::stdin().lock(), &mut to);
+                let _ = to.shutdown(std::net::Shutdown::Write);
+            });
+        }
+    }
+
+    /// The kernel's messages since the last job began.
+    pub fn slice(&self) -> &[String] {
+        &self.slice
+    }
+
+    /// Tells the user how a job ended that did not end well.
+    pub fn describe(&self, end: &End) -> String {
+        let log = self.log.display();
+        match end {
+            End::Exited(status) => format!("the command left with status {status}"),
+            End::Report(lines) => format!(
+                "the guest's kernel reported a problem:\n{}\n  full log: {log}",
+                indent(lines)
+            ),
+            End::Timeout(time) => format!(
+                "the guest made no progress within {} s and was ended{}",
+                time.as_secs(),
+                self.tail()
+            ),
+            End::Gone => format!("the guest ended before the command did{}", self.tail()),
+            End::OutputClosed => "nobody reads the command's output any more".to_owned(),
+        }
+    }
+
+    fn tail(&self) -> String {
+        let lines = tail(&self.log, 0);
+        if lines.is_empty() {
+            return format!("\n  its kernel said nothing; log: {}", self.log.display());
+        }
+        format!(
+            "\n  the kernel's last lines:\n{}\n  full log: {}",
+            indent(&lines),
+            self.log.display()
+        )
+    }
+}
+
+fn indent(lines: &[String]) -> String {
+    let lines: Vec<String> = lines.iter().map(|line| format!("    {line}")).collect();
+    lines.join("\n")
+}
+
+/// The guest's answer to `run` and `shell`.
+#[derive(Debug, PartialEq, Eq)]
+struct Answer {
+    status: u8,
+    out: u64,
+    err: u64,
+}
+
+impl Answer {
+    fn parse(line: &str) -> Option<Self> {
+        let mut words = line.strip_prefix("exit ")?.split_whitespace();
+        let status = words.next()?.parse().ok()?;
+        let mut bytes = || words.next().and_then(|word| word.parse().ok()).unwrap_or(0);
+        Some(Self {
+            status,
+            out: bytes(),
+            err: bytes(),
+        })
+    }
+}
+
+fn first_files(artifacts: &Artifacts, kernel: &GuestKernel, spec: &Spec) -> Result<Vec<u8>> {
+    let mut settings = Settings::default();
+    settings.set("series", &artifacts.kernel.series);
+    settings.set("want_backend", spec.backend.as_str());
+    settings.set("hung_task", HUNG_TASK_SECONDS.to_string());
+    let mut tags = Vec::new();
+    for (at, share) in spec.shares.iter().enumerate() {
+        let tag = format!("share{at}");
+        settings.set(format!("share_{tag}"), share.guest.to_string_lossy());
+        tags.push(tag);
+    }
+    settings.set("shares", tags.join(" "));
+    initramfs::build(kernel, &settings)
+}
+
+/// The first log that no other guest uses.
+fn open_log(context: &Context) -> Result<(PathBuf, File)> {
+    for number in 1.. {
+        let name = match number {
+            1 => "guest".to_owned(),
+            _ => format!("guest-{number}"),
+        };
+        let log = context.cache.log(&name);
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .with_context(|| format!("cannot write the log {}", log.display()))?;
+        if rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok() {
+            file.set_len(0)
+                .with_context(|| format!("cannot empty the log {}", log.display()))?;
+            return Ok((log, file));
+        }
+    }
+    unreachable!("some number is free")
+}
+
+/// Sends the lines of a channel, and writes them to `log`.
+fn follow_lines(
+    mut from: UnixStream,
+    mut log: Option<File>,
+    send: Sender<Event>,
+    wrap: fn(String) -> Event,
+) {
+    thread::spawn(move || {
+        let mut rest = Vec::new();
+        let mut buffer = vec![0; 16 * 1024];
+        while let Ok(count @ 1..) = from.read(&mut buffer) {
+            for byte in &buffer[..count] {
+                match byte {
+                    b'\n' => {
+                        let line = String::from_utf8_lossy(&rest).into_owned();
+                        rest.clear();
+                        if let Some(log) = &mut log {
+                            // A full disk must not end a guest that works.
+                            let _ = writeln!(log, "{line}");
+                        }
+                        if send.send(wrap(line)).is_err() {
+                            return;
+                        }
+                    }
+                    b'\r' => {}
+                    byte => rest.push(*byte),
+                }
+            }
+        }
+        if !rest.is_empty() {
+            let line = String::from_utf8_lossy(&rest).into_owned();
+            if let Some(log) = &mut log {
+                let _ = writeln!(log, "{line}");
+            }
+            let _ = send.send(wrap(line));
+        }
+        let _ = send.send(Event::Closed);
+    });
+}
+
+/// Copies a channel's bytes to its sink.
+fn copy_to(mut from: UnixStream, sink: Arc<Mutex<Sink>>) {
+    thread::spawn(move || {
+        let mut buffer = vec![0; 64 * 1024];
+        while let Ok(count @ 1..) = from.read(&mut buffer) {
+            let mut sink = lock(&sink);
+            if sink.writer.write_all(&buffer[..count]).is_err() || sink.writer.flush().is_err() {
+                sink.failed = true;
+            }
+            sink.bytes += count as u64;
+            sink.last = Instant::now();
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_read() {
+        assert_eq!(
+            Answer::parse("exit 3 12 0"),
+            Some(Answer {
+                status: 3,
+                out: 12,
+                err: 0
+            })
+        );
+        assert_eq!(Answer::parse("ready emm"), None);
+        assert_eq!(Answer::parse("exit x"), None);
+    }
+}

@@ -1,0 +1,223 @@
+//! `status` and `clean`: what the cache holds, and removing it.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+
+use crate::build::{kernel, modules, root, userland};
+use crate::cache::{Cache, remove_tree};
+use crate::cli::{CleanArgs, StatusArgs};
+use crate::context::Context;
+
+/// One thing in the cache.
+#[derive(Debug, Serialize)]
+struct Entry {
+    name: String,
+    state: State,
+    bytes: u64,
+    /// How long it took to make, in seconds.
+    seconds: Option<f64>,
+}
+
+/// Whether a thing can be used as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum State {
+    UpToDate,
+    Outdated,
+    Missing,
+    /// Whether it is up to date has no meaning.
+    Kept,
+}
+
+#[derive(Debug, Serialize)]
+struct Status {
+    cache: String,
+    entries: Vec<Entry>,
+    bytes: u64,
+}
+
+/// `status`
+pub fn run(context: &Context, args: &StatusArgs) -> Result<ExitCode> {
+    let status = collect(context)?;
+    if args.json {
+        println!(
+            "{}",
+            serde_json::to_string_pretty(&status).context("cannot write JSON")?
+        );
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("cache: {}", status.cache);
+    for entry in &status.entries {
+        let state = match entry.state {
+            State::UpToDate => "up to date",
+            State::Outdated => "outdated",
+            State::Missing => "missing",
+            State::Kept => "kept",
+        };
+        let seconds = entry
+            .seconds
+            .map(|s| format!("made in {s:.0} s"))
+            .unwrap_or_default();
+        println!(
+            "  {:<44} {state:<11} {:>9}  {seconds}",
+            entry.name,
+            size(entry.bytes)
+        );
+    }
+    println!("  {:<44} {:<11} {:>9}", "total", "", size(status.bytes));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn collect(context: &Context) -> Result<Status> {
+    let cache = &context.cache;
+    let mut entries = vec![entry(cache, "root", root::PLACE, &root::key())];
+    let mut seen = Vec::new();
+    for (_, chosen) in kernel::all_remembered(context) {
+        if seen.contains(&chosen.release) {
+            continue;
+        }
+        let key = chosen.key();
+        entries.push(entry(
+            cache,
+            &format!("kernel {}", chosen.release),
+            &chosen.place(),
+            &key,
+        ));
+        let place = modules::place(&chosen.release);
+        let name = format!("modules for {}", chosen.release);
+        entries.push(entry(cache, &name, &place, &modules::key(&key)?));
+        seen.push(chosen.release);
+    }
+    entries.push(entry(
+        cache,
+        "programs of the guest",
+        userland::PLACE,
+        &userland::key()?,
+    ));
+    for (name, place) in KEPT {
+        let bytes = disk_use(&cache.path(place));
+        if bytes > 0 {
+            entries.push(Entry {
+                name: name.to_owned(),
+                state: State::Kept,
+                bytes,
+                seconds: None,
+            });
+        }
+    }
+    let bytes = disk_use(cache.dir());
+    Ok(Status {
+        cache: cache.dir().display().to_string(),
+        entries,
+        bytes,
+    })
+}
+
+/// What only saves time or a download.
+const KEPT: [(&str, &str); 6] = [
+    ("downloaded packages", "downloads"),
+    ("lists of packages", "apt"),
+    ("crates", "vendor"),
+    ("build folder of the programs", "target"),
+    ("guests", "guest"),
+    ("logs", "logs"),
+];
+
+fn entry(cache: &Cache, name: &str, place: &str, key: &str) -> Entry {
+    let stamp = cache.stamp(place);
+    let state = match &stamp {
+        Some(stamp) if stamp.key == key => State::UpToDate,
+        Some(_) => State::Outdated,
+        None => State::Missing,
+    };
+    Entry {
+        name: name.to_owned(),
+        state,
+        bytes: disk_use(&cache.path(place)),
+        seconds: stamp.map(|stamp| stamp.seconds),
+    }
+}
+
+/// Bytes on disk of all that can be read below a path.
+fn disk_use(path: &Path) -> u64 {
+    let Ok(metadata) = path.symlink_metadata() else {
+        return 0;
+    };
+    let own = metadata.blocks() * 512;
+    if !metadata.is_dir() {
+        return own;
+    }
+    let Ok(entries) = fs::read_dir(path) else {
+        return own;
+    };
+    own + entries
+        .flatten()
+        .map(|entry| disk_use(&entry.path()))
+        .sum::<u64>()
+}
+
+/// A size for people.
+fn size(bytes: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "a size for people")]
+    let mib = bytes as f64 / f64::from(1 << 20);
+    if mib >= 1024.0 {
+        format!("{:.1} GiB", mib / 1024.0)
+    } else {
+        format!("{mib:.1} MiB")
+    }
+}
+
+/// `clean`
+pub fn clean(context: &Context, args: &CleanArgs) -> Result<ExitCode> {
+    let cache = &context.cache;
+    let lock = cache.lock_exclusive(&context.ui)?;
+    let before = disk_use(cache.dir());
+    let kept: &[&str] = if args.keep_downloads {
+        &["lock", "downloads", "vendor"]
+    } else {
+        &["lock"]
+    };
+    if args.kernels {
+        for part in ["kernels", "modules", "tmp"] {
+            remove_tree(&cache.path(part))?;
+        }
+    } else {
+        let dir = cache.dir();
+        for entry in fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))? {
+            let entry = entry.with_context(|| format!("cannot read {}", dir.display()))?;
+            let ours = OURS.iter().any(|name| entry.file_name() == *name);
+            if ours && !kept.iter().any(|name| entry.file_name() == *name) {
+                remove_tree(&entry.path())?;
+            }
+        }
+    }
+    let after = disk_use(cache.dir());
+    drop(lock);
+    context.ui.note(format!(
+        "{} removed from {}",
+        size(before.saturating_sub(after)),
+        cache.dir().display()
+    ));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Everything that this tool puts into its cache. `--cache` may name a folder with other things.
+const OURS: [&str; 12] = [
+    "apt",
+    "downloads",
+    "guest",
+    "kernels",
+    "lock",
+    "logs",
+    "modules",
+    "root",
+    "target",
+    "tmp",
+    "userland",
+    "vendor",
+];
