@@ -1,0 +1,185 @@
+//! The command line.
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::events::Event;
+use crate::system::Kind;
+use crate::verify::Verb;
+
+/// Checks RDMA memory regions byte by byte, pinned and on demand, while the VM takes pages away.
+///
+/// Exit status: 0 all required facts held, 1 some did not, 2 nothing could be checked.
+#[derive(Parser)]
+#[command(version, name = "emm-check")]
+pub struct Cli {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(subcommand)]
+    pub command: Cmd,
+}
+
+#[derive(Args, Clone)]
+pub struct Common {
+    /// Verbs device
+    #[arg(long, default_value = "rxe0", global = true)]
+    pub device: String,
+    /// GID index; the routable one of Soft-RoCE is 1
+    #[arg(long, default_value_t = 1, global = true)]
+    pub gid_index: u8,
+    /// Seed of every random choice
+    #[arg(long, default_value_t = 1, global = true)]
+    pub seed: u64,
+    /// Path MTU of the queue pairs
+    #[arg(long, default_value_t = 4096, global = true, value_parser = mtu)]
+    pub mtu: u32,
+    /// One JSON object per line
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Let "odp" be the stock module's, when the patched one is not loaded; "emm" is skipped then
+    #[arg(long, global = true)]
+    pub allow_stock: bool,
+}
+
+fn mtu(s: &str) -> Result<u32, String> {
+    match s.parse() {
+        Ok(n @ (256 | 512 | 1024 | 2048 | 4096)) => Ok(n),
+        _ => Err("256, 512, 1024, 2048 or 4096".into()),
+    }
+}
+
+/// A number of bytes with an optional K, M or G.
+pub fn size(s: &str) -> Result<usize, String> {
+    let digits = s.trim_end_matches("iB");
+    let (digits, shift) = match digits.as_bytes().last() {
+        Some(b'K' | b'k') => (&digits[..digits.len() - 1], 10),
+        Some(b'M' | b'm') => (&digits[..digits.len() - 1], 20),
+        Some(b'G' | b'g') => (&digits[..digits.len() - 1], 30),
+        _ => (digits, 0),
+    };
+    let n: usize = digits
+        .parse()
+        .map_err(|_| format!("{s}: a number of bytes, with K, M or G"))?;
+    n.checked_mul(1 << shift)
+        .filter(|&n| n > 0)
+        .ok_or_else(|| format!("{s}: out of range"))
+}
+
+#[derive(Subcommand)]
+pub enum Cmd {
+    /// Time, VmPin and VmRSS of registering untouched memory
+    Reg {
+        /// Bytes, with K, M or G
+        #[arg(value_parser = size)]
+        size: usize,
+        /// Kinds to compare
+        #[arg(long, value_delimiter = ',', default_value = "pinned,odp,emm")]
+        mr: Vec<Kind>,
+    },
+    /// Every offset in the page with every length, each byte compared
+    Verify {
+        /// Kinds of region
+        #[arg(long, value_delimiter = ',', default_value = "ondemand")]
+        mr: Vec<Kind>,
+        /// Operations
+        #[arg(long, value_delimiter = ',', default_value = "write,read,send")]
+        op: Vec<Verb>,
+        /// Offsets in the page, below 4096; default: ten, most of them odd
+        #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u16).range(0..4096))]
+        offsets: Vec<u16>,
+        /// Lengths, 1 byte to 1M; default: sixteen
+        #[arg(long, value_delimiter = ',', value_parser = size)]
+        lengths: Vec<usize>,
+        /// Also regions registered under another address (not with in-tree ODP, which can hang in them)
+        #[arg(long)]
+        iova: bool,
+        /// Only memory that is resident
+        #[arg(long)]
+        hot_only: bool,
+    },
+    /// RDMA WRITE and READ over all of a region at odd offsets and lengths
+    Sweep {
+        /// Bytes, with K, M or G
+        #[arg(value_parser = size)]
+        size: usize,
+        /// Kinds of region
+        #[arg(long, value_delimiter = ',', default_value = "ondemand")]
+        mr: Vec<Kind>,
+    },
+    /// What the VM does to registered memory, with verified traffic before, after and meanwhile
+    Event {
+        /// Events; none: all
+        names: Vec<Event>,
+        /// Kinds of region
+        #[arg(long, value_delimiter = ',', default_value = "ondemand")]
+        mr: Vec<Kind>,
+    },
+    /// Kills processes in the middle of traffic; nothing may stay behind
+    Kill {
+        /// How often
+        #[arg(long, default_value_t = 20)]
+        rounds: u32,
+        /// Queue pairs of each process
+        #[arg(long, default_value_t = 8)]
+        qps: usize,
+        /// Kind of region
+        #[arg(long, default_value = "ondemand")]
+        mr: Kind,
+    },
+    /// Traffic against a shadow copy while the VM does random things to the region
+    Stress {
+        /// How long
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+        /// Queue pairs, one thread each
+        #[arg(long, default_value_t = 4)]
+        qps: usize,
+        /// Size of the region
+        #[arg(long, value_parser = size, default_value = "32M")]
+        size: usize,
+        /// Kind of region
+        #[arg(long, default_value = "ondemand")]
+        mr: Kind,
+    },
+    /// The guest's part of the demonstration
+    Demo {
+        /// Size of the big region
+        #[arg(long, value_parser = size, default_value = "256M")]
+        size: usize,
+        /// The preload library for unmodified programs
+        #[arg(long, default_value = "/emm/lib/libverbs_shim.so")]
+        shim: String,
+    },
+    #[command(hide = true)]
+    TrafficChild {
+        #[arg(long)]
+        qps: usize,
+        #[arg(long)]
+        mr: Kind,
+    },
+    #[command(hide = true)]
+    ForkChild {
+        #[arg(long)]
+        mr: Kind,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(size("1"), Ok(1));
+        assert_eq!(size("256M"), Ok(256 << 20));
+        assert_eq!(size("4KiB"), Ok(4096));
+        for bad in ["", "M", "0", "-1", "1T", "99999999999G"] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
+    }
+}

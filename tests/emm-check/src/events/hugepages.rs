@@ -1,0 +1,113 @@
+//! The same bytes on other pages: huge pages made and split, compaction.
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::Ctx;
+use crate::mem::{Map, PAGE};
+use crate::system::{smaps_kib, vmstat};
+use crate::target::Target;
+
+const SIZE: usize = 8 << 20;
+const HUGE: usize = 2 << 20;
+const MADV_COLLAPSE: i32 = 25;
+
+pub fn thp(c: &Ctx<'_>) -> Result<()> {
+    let map = Map::anon_huge_aligned(SIZE)?;
+    map.advise(0, SIZE, libc::MADV_HUGEPAGE)
+        .context("MADV_HUGEPAGE (is THP configured?)")?;
+    let t = Target::new(c.env, c.kind, map)?;
+    let huge = || smaps_kib(t.map.addr(), SIZE, "AnonHugePages") >> 10;
+    let work = || {
+        t.round(1, SIZE - 1, c.seed(1))?;
+        Ok(format!("{} MiB of huge pages under the region", huge()))
+    };
+    c.case("first touch by RDMA", work());
+    let work = || {
+        let before = huge();
+        // A page thrown out of the middle, and one with another protection, split their huge pages.
+        t.map.advise(HUGE + 17 * PAGE, PAGE, libc::MADV_DONTNEED)?;
+        t.map.protect(2 * HUGE + 5 * PAGE, PAGE, libc::PROT_READ)?;
+        t.read(2 * HUGE, HUGE, c.seed(1))?;
+        t.map.protect(
+            2 * HUGE + 5 * PAGE,
+            PAGE,
+            libc::PROT_READ | libc::PROT_WRITE,
+        )?;
+        t.read_cmp(HUGE + 17 * PAGE, PAGE, |_, out| out.fill(0))?;
+        t.read(HUGE, 17 * PAGE, c.seed(1))?;
+        t.read(HUGE + 18 * PAGE, HUGE - 18 * PAGE, c.seed(1))?;
+        t.round(1, SIZE - 1, c.seed(2))?;
+        Ok(format!(
+            "{before} -> {} MiB of huge pages, 0 wrong bytes",
+            huge()
+        ))
+    };
+    c.case("split", work());
+    let work = || {
+        let before = huge();
+        t.map
+            .advise(0, SIZE, MADV_COLLAPSE)
+            .context("MADV_COLLAPSE")?;
+        let after = huge();
+        t.read(1, SIZE - 1, c.seed(2))?;
+        t.round(1, SIZE - 1, c.seed(3))?;
+        if after << 20 < SIZE as u64 {
+            bail!("only {after} MiB were collapsed (0 wrong bytes)");
+        }
+        Ok(format!(
+            "{before} -> {after} MiB of huge pages, 0 wrong bytes"
+        ))
+    };
+    c.case("collapse", work());
+    Ok(())
+}
+
+/// Compaction moves pages while WRITEs run.
+pub fn migrate(c: &Ctx<'_>) -> Result<()> {
+    let t = c.target(SIZE)?;
+    // Every second page of much memory in use: compaction has something to do.
+    let ballast = Map::anon(128 << 20)?;
+    for off in (0..ballast.len()).step_by(PAGE) {
+        ballast.set(off, 1, 1);
+    }
+    for off in (0..ballast.len()).step_by(2 * PAGE) {
+        ballast.advise(off, PAGE, libc::MADV_DONTNEED)?;
+    }
+    t.round(0, SIZE, c.seed(1))?;
+    let before = vmstat("pgmigrate_success");
+    let stop = AtomicBool::new(false);
+    let outcome = std::thread::scope(|s| {
+        let compactor = s.spawn(|| -> Result<u32> {
+            let mut times = 0;
+            while !stop.load(Ordering::Relaxed) || times == 0 {
+                fs::write("/proc/sys/vm/compact_memory", "1")
+                    .context("/proc/sys/vm/compact_memory")?;
+                times += 1;
+            }
+            Ok(times)
+        });
+        let mut traffic = || {
+            for i in 0..4 {
+                t.round(i, SIZE - i, c.seed(2 + i as u64))?;
+            }
+            Ok(())
+        };
+        let result: Result<()> = traffic();
+        stop.store(true, Ordering::Relaxed);
+        let times = match compactor.join() {
+            Ok(times) => times?,
+            Err(_) => bail!("the compacting thread panicked"),
+        };
+        result?;
+        t.read(3, SIZE - 3, c.seed(5))?;
+        let moved = vmstat("pgmigrate_success") - before;
+        Ok(format!(
+            "{times} times compacted, {moved} pages moved, 0 wrong bytes"
+        ))
+    });
+    c.case("compaction under traffic", outcome);
+    Ok(())
+}

@@ -1,0 +1,142 @@
+//! What the VM does to registered memory: one module per family. Each case moves data before and after, some meanwhile, and
+//! says what it expects; `Err` is a case that did not hold.
+
+mod advice;
+mod bounds;
+pub mod fork;
+mod hugepages;
+mod mapping;
+mod merge;
+mod pageout;
+mod parallel;
+mod protection;
+
+use anyhow::Result;
+
+use crate::mem::Map;
+use crate::system::Kind;
+use crate::target::{Env, Target};
+
+/// The events by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Event {
+    /// MADV_PAGEOUT to swap and back
+    Pageout,
+    /// fork, copy on write, both exit orders
+    Fork,
+    /// munmap and a new mapping at the same address
+    Remap,
+    /// Access to a hole
+    Hole,
+    /// MADV_DONTNEED under traffic
+    Dontneed,
+    /// mprotect read-only, none and back
+    Mprotect,
+    /// mremap away and back
+    Mremap,
+    /// Huge pages: collapse and split
+    Thp,
+    /// Merging of equal pages
+    Ksm,
+    /// MADV_FREE and reclaim
+    Madvfree,
+    /// Compaction
+    Migrate,
+    /// Memory mapped and registered read-only
+    Readonly,
+    /// Wrong keys, lengths and ranges
+    Bounds,
+    /// Eight queue pairs on one region
+    Multiqp,
+}
+
+const ALL: [Event; 14] = [
+    Event::Pageout,
+    Event::Fork,
+    Event::Remap,
+    Event::Hole,
+    Event::Dontneed,
+    Event::Mprotect,
+    Event::Mremap,
+    Event::Thp,
+    Event::Ksm,
+    Event::Madvfree,
+    Event::Migrate,
+    Event::Readonly,
+    Event::Bounds,
+    Event::Multiqp,
+];
+
+/// What an event works with.
+pub struct Ctx<'a> {
+    /// Device, seed, report.
+    pub env: &'a Env,
+    /// Kind of region.
+    pub kind: Kind,
+    event: &'static str,
+}
+
+impl Ctx<'_> {
+    /// Reports one case.
+    fn case(&self, name: &str, outcome: Result<String>) -> bool {
+        self.env.report.case(
+            self.kind.label(),
+            self.event,
+            name,
+            self.kind.resolve() != Kind::Odp,
+            outcome,
+        )
+    }
+
+    /// A registered region of `size` fresh bytes.
+    fn target(&self, size: usize) -> Result<Target> {
+        Target::new(self.env, self.kind, Map::anon(size)?)
+    }
+
+    /// Another seed for every `n`.
+    fn seed(&self, n: u64) -> u64 {
+        self.env.seed.wrapping_mul(1_000_003).wrapping_add(n)
+    }
+}
+
+/// Runs the named events, or all.
+pub fn run(env: &Env, kind: Kind, names: &[Event]) {
+    let names = if names.is_empty() { &ALL[..] } else { names };
+    for &event in names {
+        // A pinned region keeps the pages it got at registration: these events have no meaning for it.
+        let on_demand_only = !matches!(
+            event,
+            Event::Fork | Event::Bounds | Event::Multiqp | Event::Readonly
+        );
+        let (name, f): (_, fn(&Ctx<'_>) -> Result<()>) = match event {
+            Event::Pageout => ("pageout", pageout::pageout),
+            Event::Fork => ("fork", fork::fork),
+            Event::Remap => ("remap", mapping::remap),
+            Event::Hole => ("hole", mapping::hole),
+            Event::Dontneed => ("dontneed", advice::dontneed),
+            Event::Mprotect => ("mprotect", protection::mprotect),
+            Event::Mremap => ("mremap", mapping::mremap),
+            Event::Thp => ("thp", hugepages::thp),
+            Event::Ksm => ("ksm", merge::ksm),
+            Event::Madvfree => ("madvfree", advice::madvfree),
+            Event::Migrate => ("migrate", hugepages::migrate),
+            Event::Readonly => ("readonly", protection::readonly),
+            Event::Bounds => ("bounds", bounds::bounds),
+            Event::Multiqp => ("multiqp", parallel::multiqp),
+        };
+        if kind == Kind::Pinned && on_demand_only {
+            env.report
+                .skip(name, "has no meaning for pinned memory", false);
+            continue;
+        }
+        let ctx = Ctx {
+            env,
+            kind,
+            event: name,
+        };
+        if let Err(e) = f(&ctx) {
+            // A failed preparation is not a fact about the region, but must not pass silently.
+            ctx.case("preparation", Err(e));
+        }
+    }
+}

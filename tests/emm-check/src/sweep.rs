@@ -1,0 +1,113 @@
+//! `sweep`: RDMA WRITE and RDMA READ over all of a big region in a random partition of odd offsets and lengths.
+
+use std::time::Instant;
+
+use anyhow::Result;
+use serde_json::json;
+
+use crate::mem::{Map, Rng, Wrong};
+use crate::reg::round1;
+use crate::system::Kind;
+use crate::target::{Env, MAX_OP, Target};
+
+/// A random partition of `0..size` in random order; most pieces are big, as nothing else fits in reasonable time.
+pub fn partition(size: usize, rng: &mut Rng) -> Vec<(usize, usize)> {
+    let mut pieces = Vec::new();
+    let mut at = 0;
+    while at < size {
+        let n = if rng.below(4) == 0 {
+            rng.length(MAX_OP)
+        } else {
+            MAX_OP / 2 + rng.below(MAX_OP / 2)
+        };
+        let n = (n | 1).min(MAX_OP - 1).min(size - at);
+        pieces.push((at, n));
+        at += n;
+    }
+    for i in (1..pieces.len()).rev() {
+        pieces.swap(i, rng.below(i + 1));
+    }
+    pieces
+}
+
+/// Writes all of `size` fresh bytes by RDMA and compares them by the CPU; then fills them by the CPU and compares by RDMA READ.
+pub fn sweep(env: &Env, kind: Kind, size: usize) -> Result<()> {
+    let t = Target::new(env, kind, Map::anon(size)?)?;
+    let pieces = partition(size, &mut Rng(env.seed));
+    let required = kind.resolve() != Kind::Odp;
+    let line = |op: &str, wrong: Wrong, stray: Wrong, error: Option<String>, secs: f64| {
+        let mib_s = size as f64 / secs / (1 << 20) as f64;
+        let detail = match &error {
+            Some(e) => e.clone(),
+            None if wrong.none() && stray.none() => String::new(),
+            None => format!("{wrong}; outside: {stray}"),
+        };
+        let ok = error.is_none() && wrong.none() && stray.none();
+        let text = format!(
+            "{:6} sweep {op} {} MiB in {} pieces: {} wrong bytes, {} outside, {mib_s:.0} MiB/s {detail}",
+            kind.label(),
+            size >> 20,
+            pieces.len(),
+            wrong.count,
+            stray.count
+        );
+        let value = json!({"t": "sweep", "mr": kind.label(), "op": op, "bytes": size, "pieces": pieces.len(),
+            "wrong_bytes": wrong.count, "stray_bytes": stray.count, "secs": round1(secs), "mib_s": round1(mib_s), "detail": detail});
+        env.report.fact(ok, required, &text, value);
+        ok
+    };
+
+    // Each piece is written once, so a write outside its target damages a piece written before, or is overwritten by a later
+    // one; the second look at the end finds the first kind.
+    let start = Instant::now();
+    let error = pieces
+        .iter()
+        .find_map(|&(at, n)| t.write_one(at, n, env.seed).err().map(|e| (at, n, e)));
+    let secs = start.elapsed().as_secs_f64();
+    let error = error.map(|(at, n, e)| format!("WRITE of {n} bytes at {at:#x}: {e}"));
+    let failed = error.is_some();
+    let wrong = t.map.check(0, size, env.seed, 0);
+    line("write", wrong, Wrong::default(), error, secs);
+    if failed {
+        return Ok(());
+    }
+
+    let seed = env.seed ^ 0xFFFF;
+    t.cpu_fill(0, size, seed);
+    let mut wrong = Wrong::default();
+    let mut stray = Wrong::default();
+    let mut error = None;
+    let start = Instant::now();
+    for &(at, n) in &pieces {
+        match t.read_one(at, n, |map, slot| map.check(slot, n, seed, at)) {
+            Ok((w, s)) => {
+                wrong.add(w);
+                stray.add(s);
+            }
+            Err(e) => {
+                error = Some(format!("READ of {n} bytes at {at:#x}: {e}"));
+                break;
+            }
+        }
+    }
+    line("read", wrong, stray, error, start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partition_covers_all_once() {
+        let mut pieces = partition(10 << 20, &mut Rng(3));
+        pieces.sort_unstable();
+        let mut at = 0;
+        for (start, n) in pieces {
+            assert_eq!(start, at);
+            assert!(n > 0 && n < MAX_OP);
+            at += n;
+        }
+        assert_eq!(at, 10 << 20);
+    }
+}

@@ -1,0 +1,304 @@
+//! `verify`: every combination of offset in the page and length, each byte and the surroundings compared.
+//!
+//! Source and target of each operation both lie in the region under test, so that reading from it and writing to it are both
+//! covered. Wrong cases are counted, not fatal: in-tree on-demand paging has many.
+
+use anyhow::Result;
+use serde_json::json;
+
+use crate::mem::{Map, PAGE, Wrong};
+use crate::system::Kind;
+use crate::target::{Env, Target};
+use crate::verbs::{ALL_ACCESS, Mr, Op, OpError, Piece};
+
+/// Offsets in the page that are combined with every length.
+pub const OFFSETS: [usize; 10] = [0, 1, 7, 63, 100, 511, 1000, 2048, 4000, 4095];
+/// Lengths, around page and MTU boundaries up to 1 MiB.
+pub const LENGTHS: [usize; 16] = [
+    1,
+    2,
+    7,
+    8,
+    64,
+    100,
+    1000,
+    1024,
+    4095,
+    4096,
+    4097,
+    5000,
+    8192,
+    65_537,
+    1_000_003,
+    1 << 20,
+];
+
+/// Source area and target area, each with room for the biggest piece and pages around it.
+const AREA: usize = (1 << 20) + 4 * PAGE;
+/// How far around a target stray writes are looked for.
+const AROUND: usize = 2 * PAGE - 128;
+const STILL: u8 = 0x5A;
+
+/// The operations that can be verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Verb {
+    /// RDMA WRITE
+    Write,
+    /// RDMA READ
+    Read,
+    /// SEND and RECV
+    Send,
+    /// CMP_SWP and FETCH_ADD
+    #[value(alias = "atomics")]
+    Atomic,
+}
+
+impl Verb {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Write => "write",
+            Self::Read => "read",
+            Self::Send => "send",
+            Self::Atomic => "atomic",
+        }
+    }
+}
+
+#[derive(Default)]
+struct Tally {
+    cases: u32,
+    wrong: u32,
+    stray: u32,
+    errors: u32,
+    first: String,
+}
+
+impl Tally {
+    fn add(
+        &mut self,
+        case: impl FnOnce() -> String,
+        result: Result<(Wrong, Wrong), OpError>,
+    ) -> bool {
+        self.cases += 1;
+        let what = match result {
+            Ok((data, stray)) if data.none() && stray.none() => return true,
+            Ok((data, stray)) => {
+                self.stray += u32::from(!stray.none());
+                format!("{data}; outside: {stray}")
+            }
+            Err(e) => {
+                self.errors += 1;
+                e.to_string()
+            }
+        };
+        if self.wrong == 0 {
+            self.first = format!("first wrong: {}: {what}", case());
+        }
+        self.wrong += 1;
+        false
+    }
+}
+
+/// Options of `verify`.
+pub struct Matrix {
+    /// What to run.
+    pub verbs: Vec<Verb>,
+    /// Offsets in the page.
+    pub offsets: Vec<usize>,
+    /// Lengths in bytes.
+    pub lengths: Vec<usize>,
+    /// Also regions whose iova is not their address.
+    pub iova: bool,
+    /// Memory states: untouched before each case, resident and translated.
+    pub fresh: Vec<bool>,
+}
+
+/// Runs the matrix for one kind and reports a line per operation.
+pub fn verify(env: &Env, kind: Kind, m: &Matrix) -> Result<()> {
+    for &verb in &m.verbs {
+        let mut iovas = vec![None];
+        if m.iova && kind.resolve() != Kind::Odp {
+            iovas.extend([Some(0), Some(0x7000), Some(1 << 40)]);
+        }
+        let mut tally = Tally::default();
+        for iova in iovas {
+            one(env, kind, verb, m, iova, &mut tally)?;
+        }
+        let label = kind.label();
+        let Tally {
+            cases,
+            wrong,
+            stray,
+            errors,
+            first,
+        } = tally;
+        let text = format!(
+            "{label:6} verify {}: {wrong} of {cases} wrong ({stray} wrote outside the target, {errors} errors) {first}",
+            verb.name()
+        );
+        env.report.fact(
+            wrong == 0,
+            kind.resolve() != Kind::Odp,
+            &text,
+            json!({"t": "matrix", "mr": label, "op": verb.name(), "cases": cases, "wrong": wrong, "stray": stray,
+                   "errors": errors, "detail": first}),
+        );
+    }
+    Ok(())
+}
+
+fn one(
+    env: &Env,
+    kind: Kind,
+    verb: Verb,
+    m: &Matrix,
+    iova: Option<u64>,
+    tally: &mut Tally,
+) -> Result<()> {
+    let map = Map::anon(2 * AREA)?;
+    let access = ALL_ACCESS | kind.flags();
+    let base = iova.unwrap_or(map.addr() as u64);
+    let mr = match iova {
+        None => Mr::new(&env.pd, map.addr(), map.len(), access)?,
+        Some(iova) => Mr::with_iova(&env.pd, map.addr(), map.len(), iova, access)?,
+    };
+    let mut t = Target::sharing(env, map.into(), mr.into())?;
+    if verb == Verb::Atomic {
+        return atomics(env, &mut t, base, tally);
+    }
+    let mut seed = env.seed;
+    for &fresh in &m.fresh {
+        for &off in &m.offsets {
+            for &len in &m.lengths {
+                seed += 1;
+                let from = 2 * PAGE + (off * 3 + 5) % PAGE;
+                let to = AREA + 2 * PAGE + off;
+                // Pinned memory can't be given back: the device would keep the old pages.
+                let fresh = fresh && kind != Kind::Pinned;
+                let still = if fresh { 0 } else { STILL };
+                if fresh {
+                    t.map.advise(0, 2 * AREA, libc::MADV_DONTNEED)?;
+                } else {
+                    t.map.set(to - AROUND, len + 2 * AROUND, still);
+                }
+                t.cpu_fill(from, len, seed);
+                let done = copy(&t, base, verb, from, to, len);
+                let found = done.map(|()| {
+                    let mut stray = t.map.check_byte(to - AROUND, AROUND, still);
+                    stray.add(t.map.check_byte(to + len, AROUND, still));
+                    // The source must not have been written either.
+                    stray.add(t.map.check(from, len, seed, from));
+                    (t.map.check(to, len, seed, from), stray)
+                });
+                let failed = found.is_err();
+                tally.add(
+                    || format!("offset {off}, length {len}, fresh {fresh}, iova {iova:?}"),
+                    found,
+                );
+                if failed {
+                    t.new_qp()?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn copy(
+    t: &Target,
+    base: u64,
+    verb: Verb,
+    from: usize,
+    to: usize,
+    len: usize,
+) -> Result<(), OpError> {
+    let local = |off: usize| Piece {
+        addr: base + off as u64,
+        key: t.mr.lkey(),
+    };
+    let remote = |off: usize| Piece {
+        addr: base + off as u64,
+        key: t.mr.rkey(),
+    };
+    let n = len as u32;
+    match verb {
+        Verb::Write => t.qp().run(Op::Write, local(from), n, remote(to)),
+        Verb::Read => t.qp().run(Op::Read, local(to), n, remote(from)),
+        Verb::Send | Verb::Atomic => {
+            t.qp().post_recv(local(to), n)?;
+            t.qp().run(Op::Send, local(from), n, remote(to))?;
+            t.qp().wait_recv()
+        }
+    }
+}
+
+/// CMP_SWP that succeeds and that fails, FETCH_ADD; and an address that is not aligned, which must end in an error.
+fn atomics(env: &Env, t: &mut Target, base: u64, tally: &mut Tally) -> Result<()> {
+    let mut value = env.seed.wrapping_mul(0x0123_4567_89AB_CDEF);
+    for fresh in [true, false] {
+        for off in [0, 8, 64, 504, 1000, 2048, 4000, 4088] {
+            for kind in 0..3 {
+                let at = AREA + 2 * PAGE + off;
+                t.map.set(at - AROUND, 8 + 2 * AROUND, STILL);
+                t.map.write(at, &value.to_le_bytes());
+                if fresh {
+                    // The page is written, then goes out of the translation table by a change of protection.
+                    t.map.protect(0, 2 * AREA, libc::PROT_READ)?;
+                    t.map
+                        .protect(0, 2 * AREA, libc::PROT_READ | libc::PROT_WRITE)?;
+                }
+                let (op, after) = match kind {
+                    0 => (Op::CmpSwp(value, !value), !value),
+                    1 => (Op::CmpSwp(value ^ 1, 7), value),
+                    _ => (
+                        Op::FetchAdd(0x1_0000_0001),
+                        value.wrapping_add(0x1_0000_0001),
+                    ),
+                };
+                let local = t.bounce_piece(64);
+                let remote = Piece {
+                    addr: base + at as u64,
+                    key: t.mr.rkey(),
+                };
+                let found = t.qp().run(op, local, 8, remote).map(|()| {
+                    let mut wrong = t
+                        .map
+                        .compare(at, 8, |_, out| out.copy_from_slice(&after.to_le_bytes()));
+                    wrong.add(
+                        t.bounce_map()
+                            .compare(64, 8, |_, out| out.copy_from_slice(&value.to_le_bytes())),
+                    );
+                    let mut stray = t.map.check_byte(at - AROUND, AROUND, STILL);
+                    stray.add(t.map.check_byte(at + 8, AROUND, STILL));
+                    (wrong, stray)
+                });
+                let failed = found.is_err();
+                tally.add(|| format!("{op:?} at offset {off}, fresh {fresh}"), found);
+                if failed {
+                    t.new_qp()?;
+                }
+                value = value.rotate_left(7) ^ off as u64;
+            }
+        }
+    }
+    let remote = Piece {
+        addr: base + AREA as u64 + 4,
+        key: t.mr.rkey(),
+    };
+    let result = match t.qp().run(Op::FetchAdd(1), t.bounce_piece(64), 8, remote) {
+        Err(OpError::Status(_)) => Ok((Wrong::default(), Wrong::default())),
+        Err(e) => Err(e),
+        Ok(()) => Ok((
+            Wrong {
+                count: 8,
+                first: AREA + 4,
+            },
+            Wrong::default(),
+        )),
+    };
+    tally.add(
+        || "FETCH_ADD at an address that is not aligned must fail".into(),
+        result,
+    );
+    t.new_qp()
+}
