@@ -64,15 +64,18 @@ const PACKAGES: &[&str] = &[
 ];
 
 /// Files that nothing here reads. Without them the root is half the size and done sooner.
+///
+/// dpkg's `*` matches slashes too, so a version is written with `?`: `rustc-*/src/*` would take
+/// `library/core/src` along, and `llvm-*/include/*` clang's own headers.
 const LEFT_OUT: &[&str] = &[
     "/usr/share/man/*",
     "/usr/share/doc/*",
     "/usr/share/info/*",
     "/usr/share/locale/*",
-    "/usr/lib/llvm-*/lib/*.a",
-    "/usr/lib/llvm-*/include/*",
-    "/usr/src/rustc-*/src/*",
-    "/usr/src/rustc-*/compiler/*",
+    "/usr/lib/llvm-??/lib/*.a",
+    "/usr/lib/llvm-??/include/*",
+    "/usr/src/rustc-?.??.?/src/*",
+    "/usr/src/rustc-?.??.?/compiler/*",
 ];
 
 /// The key of the root. The mirror is no part of it: all mirrors have the same packages.
