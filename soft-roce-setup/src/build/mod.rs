@@ -10,12 +10,19 @@ mod sources;
 pub mod userland;
 pub mod versions;
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 
 use crate::artifacts::{Artifacts, KernelArtifacts};
 use crate::cache::CacheLock;
 use crate::context::Context;
 use crate::host;
+
+/// The repository that this tool was built from.
+pub fn workspace() -> PathBuf {
+    sources::repository()
+}
 
 /// What to build.
 #[derive(Debug, Clone, Default)]

@@ -62,6 +62,22 @@ impl Accel {
         }
     }
 
+    /// What the kernel is told about its clock.
+    ///
+    /// Emulated, the time stamp counter is the host's, and a kernel that measures its rate on a busy
+    /// host can be off by tens of times: then a second of the guest is not one.
+    pub fn kernel_args(&self, clock: Clock) -> String {
+        let khz = match (self, clock) {
+            (Self::Kvm, Clock::Wall) => return String::new(),
+            (Self::Tcg { .. }, Clock::Wall) => host_tsc_khz(),
+            // The counter counts the nanoseconds that instructions stand for.
+            (_, Clock::Icount) => Some(1_000_000),
+        };
+        khz.map_or_else(String::new, |khz| {
+            format!(" tsc=reliable tsc_early_khz={khz}")
+        })
+    }
+
     /// One line for the user.
     pub fn describe(&self, clock: Clock) -> String {
         match (self, clock) {
@@ -121,6 +137,25 @@ pub fn choose(
     // It is only a shortcut: without it the next guest tries again.
     let _ = fs::write(&file, text);
     Ok(kept.accel)
+}
+
+/// Rate of the host's time stamp counter, measured for a moment.
+#[cfg(target_arch = "x86_64")]
+fn host_tsc_khz() -> Option<u64> {
+    let ticks = || {
+        // SAFETY: every x86-64 processor has the instruction, and it touches no memory.
+        unsafe { std::arch::x86_64::_rdtsc() }
+    };
+    let (begin, first) = (Instant::now(), ticks());
+    thread::sleep(Duration::from_millis(50));
+    let (time, last) = (begin.elapsed(), ticks());
+    let ticks = u128::from(last.checked_sub(first)?);
+    u64::try_from(ticks * 1_000_000 / time.as_nanos()).ok()
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn host_tsc_khz() -> Option<u64> {
+    None
 }
 
 fn probe(artifacts: &Artifacts, kernel: &GuestKernel) -> Result<Accel> {
@@ -216,6 +251,16 @@ fn complaint(file: &mut File) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_translated_guest_is_told_the_rate_of_its_clock() {
+        assert_eq!(Accel::Kvm.kernel_args(Clock::Wall), "");
+        assert!(
+            Accel::Kvm
+                .kernel_args(Clock::Icount)
+                .contains("tsc_early_khz=1000000")
+        );
+    }
 
     #[test]
     fn counting_instructions_never_uses_kvm() {

@@ -23,7 +23,7 @@ use rustix::fs::{FileType, MemfdFlags};
 pub use self::session::{End, Guest, Job, Spec};
 use crate::artifacts::Artifacts;
 use crate::build::{self, BuildOptions};
-use crate::cli::{Clock, GuestArgs, MrMode, RunArgs, ShellArgs, Size};
+use crate::cli::{Backend, Clock, GuestArgs, MrMode, RunArgs, ShellArgs, Size};
 use crate::context::Context;
 use crate::exit;
 use crate::proc::quote;
@@ -47,7 +47,7 @@ pub fn run(context: &Context, args: &RunArgs) -> Result<ExitCode> {
         ));
     }
     let job = Job {
-        script: script(&args.command, shim),
+        script: script(&args.command, shim.then_some(args.guest.backend)),
         stdin: has_input(),
         silence: Duration::from_secs(args.timeout),
         limit: None,
@@ -130,16 +130,18 @@ fn wants_shim(context: &Context, artifacts: &Artifacts, mr: MrMode) -> bool {
 
 /// The script that runs `command`: one word is a line for the shell, several are a program and its
 /// arguments.
-pub fn script(command: &[String], shim: bool) -> String {
+///
+/// With the shim, the in-tree backend is forced: whoever asks for it knows that it corrupts data.
+pub fn script(command: &[String], shim: Option<Backend>) -> String {
     let words: Vec<String> = command.iter().map(|word| quote(word)).collect();
     let what = match words.as_slice() {
         [line] => format!("/bin/sh -c {line}"),
         _ => words.join(" "),
     };
-    let preload = if shim {
-        format!("export LD_PRELOAD={SHIM}\n")
-    } else {
-        String::new()
+    let preload = match shim {
+        None => String::new(),
+        Some(Backend::Emm) => format!("export LD_PRELOAD={SHIM}\n"),
+        Some(Backend::Odp) => format!("export LD_PRELOAD={SHIM} VERBS_SHIM=force\n"),
     };
     format!("cd /root\n{preload}exec {what}\n")
 }
@@ -198,11 +200,11 @@ mod tests {
     #[test]
     fn one_word_is_a_line_and_several_are_arguments() {
         assert_eq!(
-            script(&words(&["a & b 'c'"]), false),
+            script(&words(&["a & b 'c'"]), None),
             "cd /root\nexec /bin/sh -c 'a & b '\\''c'\\'''\n"
         );
         assert_eq!(
-            script(&words(&["ib_write_bw", "-d", "rxe 0"]), true),
+            script(&words(&["ib_write_bw", "-d", "rxe 0"]), Some(Backend::Emm)),
             "cd /root\nexport LD_PRELOAD=/emm/lib/libverbs_shim.so\nexec ib_write_bw -d 'rxe 0'\n"
         );
     }

@@ -91,7 +91,8 @@ impl Machine<'_> {
             ])
             .args(["-device", "virtio-9p-pci,fsdev=host,mount_tag=host"]);
         let append = self.append.unwrap_or("");
-        cmd = cmd.args(["-append", format!("{KERNEL_ARGS} {append}").trim()]);
+        let clock = self.accel.kernel_args(self.clock);
+        cmd = cmd.args(["-append", format!("{KERNEL_ARGS}{clock} {append}").trim()]);
         inherited(&self.channels.console)?;
         cmd = cmd.args([
             "-chardev".to_owned(),

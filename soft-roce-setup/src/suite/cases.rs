@@ -1,0 +1,89 @@
+//! What is tested in a guest. A case holds if its script ends with status 0, prints what is wanted, and
+//! leaves the kernel's log without a report. Status 77 skips it, with the last line as the reason.
+
+/// One test.
+#[derive(Debug)]
+pub struct Case {
+    /// Unique name.
+    pub name: &'static str,
+    /// For /bin/sh.
+    pub script: &'static str,
+    /// Longest time.
+    pub seconds: u64,
+    /// What the output must contain.
+    pub wants: &'static [&'static str],
+}
+
+const fn case(name: &'static str, seconds: u64, script: &'static str) -> Case {
+    Case {
+        name,
+        script,
+        seconds,
+        wants: &[],
+    }
+}
+
+/// All cases, in order.
+pub const CASES: &[Case] = &[
+    Case {
+        name: "modules_are_loaded",
+        script: "cat /sys/module/rdma_rxe/parameters/mr_backend; lsmod; \
+                 ! echo nonsense > /sys/module/rdma_rxe/parameters/mr_backend",
+        seconds: 20,
+        wants: &["emm\n", "ib_emm"],
+    },
+    Case {
+        name: "pingpong_unpinned_with_validation",
+        script: "export VERBS_SHIM_STATS=1\n\
+                 (verbs-shim run -- ibv_rc_pingpong -d rxe0 -g 1 -c -n 300 & sleep 1\n\
+                 verbs-shim run -- ibv_rc_pingpong -d rxe0 -g 1 -c -n 300 10.9.0.1 && wait $!)",
+        seconds: 60,
+        wants: &["on demand, by ib_emm", "1 MRs on demand", "300 iters"],
+    },
+    Case {
+        name: "pingpong_with_explicit_odp_flag",
+        script: "(ibv_rc_pingpong -d rxe0 -g 1 -o -c -n 300 & sleep 1\n\
+                 ibv_rc_pingpong -d rxe0 -g 1 -o -c -n 300 10.9.0.1 && wait $!)",
+        seconds: 60,
+        wants: &["300 iters"],
+    },
+    Case {
+        name: "shim_keeps_in_tree_odp_pinned",
+        script: "set -e; b=/sys/module/rdma_rxe/parameters/mr_backend; echo odp > $b\n\
+                 verbs-shim check\n\
+                 (verbs-shim run -q -- ibv_rc_pingpong -d rxe0 -g 1 -c -n 50 & sleep 1\n\
+                 verbs-shim run -q -- ibv_rc_pingpong -d rxe0 -g 1 -c -n 50 10.9.0.1 && wait $!)\n\
+                 echo emm > $b",
+        seconds: 60,
+        wants: &["memory stays pinned: the on-demand paging of in-tree rxe corrupts data"],
+    },
+    case(
+        "verify_every_byte",
+        200,
+        "emm-check verify --mr emm --op write,read,send",
+    ),
+    case(
+        "verify_foreign_iova",
+        200,
+        "emm-check --mtu 1024 verify --mr emm --iova --op write,read --lengths 1,7,4096,5000,65537",
+    ),
+    case("sweep_a_region", 200, "emm-check sweep 32M --mr emm"),
+    case("vm_events", 300, "emm-check event --mr emm"),
+    case(
+        "stress_against_shadow",
+        120,
+        "emm-check stress --seconds 20 --mr emm",
+    ),
+    case(
+        "kill_in_traffic_20_times",
+        200,
+        "emm-check kill --rounds 20 --mr emm && [ -z \"$(rdma resource show mr | grep -v '^$')\" ]",
+    ),
+    case(
+        "modules_unload_and_load_20_times",
+        200,
+        "set -e; for i in $(seq 20); do rdma link delete rxe0; rmmod rdma_rxe; rmmod ib_emm\n\
+         insmod /emm/modules/ib_emm.ko; insmod /emm/modules/rdma_rxe.ko mr_backend=emm\n\
+         rdma link add rxe0 type rxe netdev eth9; done; echo $i; rdma link show rxe0/1",
+    ),
+];

@@ -1,0 +1,145 @@
+//! Tests that run on the host: `cargo test` of the crates that build there, rustfmt, and clippy.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+
+use super::tally::{Outcome, Tally};
+use crate::context::Context;
+use crate::signal;
+
+/// Crates that build with nothing but cargo and a C linker.
+const CRATES: [&str; 3] = ["ib-emm", "verbs-shim", "soft-roce-setup"];
+
+/// Runs them.
+pub fn run(context: &Context, tally: &mut Tally) -> Result<()> {
+    let workspace = crate::build::workspace();
+    for name in CRATES {
+        signal::check()?;
+        cargo_test(context, &workspace, name, tally)?;
+    }
+    tool(
+        &workspace,
+        tally,
+        "host::rustfmt",
+        &["fmt", "--all", "--check"],
+    )?;
+    let mut clippy = vec!["clippy", "--quiet", "--all-targets"];
+    clippy.extend(CRATES.iter().flat_map(|name| ["-p", name]));
+    clippy.extend(["--", "-D", "warnings"]);
+    tool(&workspace, tally, "host::clippy", &clippy)
+}
+
+/// Counts each test that the crate's test programs report.
+fn cargo_test(context: &Context, workspace: &Path, name: &str, tally: &mut Tally) -> Result<()> {
+    let step = context.ui.step(format!("host tests of {name}"));
+    let start = Instant::now();
+    let output = Command::new("cargo")
+        .args(["test", "--release", "--no-fail-fast", "-p", name])
+        .current_dir(workspace)
+        .output()
+        .context("cannot run `cargo test`")?;
+    step.done();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let results = parse(&text);
+    for (test, outcome) in &results {
+        let full = format!("host::{name}::{test}");
+        if tally.wants(&full) {
+            let outcome = match outcome {
+                Outcome::Failed(_) => Outcome::Failed(excerpt(&text, test)),
+                other => other.clone(),
+            };
+            tally.add(&full, Duration::ZERO, outcome);
+        }
+    }
+    let failed = results.iter().any(|r| matches!(r.1, Outcome::Failed(_)));
+    let full = format!("host::{name}");
+    if !output.status.success() && !failed {
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        tally.add(&full, start.elapsed(), Outcome::Failed(error));
+    }
+    Ok(())
+}
+
+/// The lines `test NAME ... RESULT` of libtest.
+fn parse(text: &str) -> Vec<(String, Outcome)> {
+    text.lines()
+        .filter_map(|line| line.strip_prefix("test ")?.rsplit_once(" ... "))
+        .filter_map(|(name, result)| {
+            let outcome = match result {
+                "ok" => Outcome::Passed,
+                "FAILED" => Outcome::Failed(String::new()),
+                _ => Outcome::Skipped(result.strip_prefix("ignored")?.trim().to_owned()),
+            };
+            Some((name.to_owned(), outcome))
+        })
+        .collect()
+}
+
+/// What libtest printed for a failed test.
+fn excerpt(text: &str, test: &str) -> String {
+    let head = format!("---- {test} stdout ----");
+    text.lines()
+        .skip_while(|line| *line != head)
+        .skip(1)
+        .take_while(|line| !line.starts_with("---- ") && *line != "failures:")
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// A cargo tool that may be missing on this host.
+fn tool(workspace: &Path, tally: &mut Tally, name: &str, args: &[&str]) -> Result<()> {
+    if !tally.wants(name) {
+        return Ok(());
+    }
+    let start = Instant::now();
+    let there = Command::new("cargo")
+        .args([args[0], "--version"])
+        .current_dir(workspace)
+        .output()
+        .is_ok_and(|o| o.status.success());
+    let outcome = if there {
+        let output = Command::new("cargo")
+            .args(args)
+            .current_dir(workspace)
+            .output()
+            .with_context(|| format!("cannot run `cargo {}`", args[0]))?;
+        if output.status.success() {
+            Outcome::Passed
+        } else {
+            let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+            text.push_str(&String::from_utf8_lossy(&output.stderr));
+            Outcome::Failed(text)
+        }
+    } else {
+        Outcome::Skipped(format!("this host's cargo has no `{}`", args[0]))
+    };
+    tally.add(name, start.elapsed(), outcome);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_of_libtest() {
+        let text = "running 3 tests\ntest a::b ... ok\ntest c ... FAILED\n\
+                    test d ... ignored, needs a disk\n\nfailures:\n\n---- c stdout ----\nwhy\n\n\
+                    failures:\n    c\n";
+        assert_eq!(
+            parse(text),
+            [
+                ("a::b".to_owned(), Outcome::Passed),
+                ("c".to_owned(), Outcome::Failed(String::new())),
+                (
+                    "d".to_owned(),
+                    Outcome::Skipped(", needs a disk".to_owned())
+                ),
+            ]
+        );
+        assert_eq!(excerpt(text, "c"), "why\n");
+    }
+}

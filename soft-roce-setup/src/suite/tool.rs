@@ -1,0 +1,267 @@
+//! Tests of the tool itself, as a user starts it.
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use rustix::process::{Pid, Signal};
+
+use super::tally::{Outcome, Tally};
+use crate::context::Context;
+use crate::{exit, signal};
+
+/// Options in front of `--`, the guest's command, the status wanted, and what standard output and
+/// standard error must contain.
+struct Case {
+    name: &'static str,
+    options: &'static [&'static str],
+    script: &'static str,
+    status: u8,
+    out: &'static str,
+    err: &'static str,
+}
+
+const CASES: &[Case] = &[
+    Case {
+        name: "tool::status_and_output_pass_through",
+        options: &["--mr", "pinned"],
+        script: r"printf '\000\r\n\377x'; echo to-stderr >&2; exit 42",
+        status: 42,
+        out: "\0\r\n",
+        err: "to-stderr\n",
+    },
+    Case {
+        name: "tool::panic_is_reported",
+        options: &[],
+        script: "echo c > /proc/sysrq-trigger; sleep 60",
+        status: exit::KERNEL,
+        out: "",
+        err: "Kernel panic",
+    },
+    Case {
+        name: "tool::silent_guest_times_out",
+        options: &["--timeout", "5"],
+        script: "sleep 1000",
+        status: exit::TIMEOUT,
+        out: "",
+        err: "5 s",
+    },
+    Case {
+        name: "tool::disk_icount_and_kernel_arguments",
+        options: &[
+            "--disk",
+            "64M",
+            "--clock",
+            "icount",
+            "--append",
+            "emm_test=1",
+        ],
+        script: "nproc; blockdev --getsize64 /dev/vda; grep -o emm_test=1 /proc/cmdline; \
+                 mkswap /dev/vda > /dev/null && swapon /dev/vda && grep -c vda /proc/swaps",
+        status: 0,
+        out: "1\n67108864\nemm_test=1\n1\n",
+        err: "",
+    },
+    Case {
+        name: "tool::in_tree_backend",
+        options: &["--backend", "odp", "--mr", "unpinned"],
+        script: "cat /sys/module/rdma_rxe/parameters/mr_backend; echo $VERBS_SHIM",
+        status: 0,
+        out: "odp\nforce\n",
+        err: "",
+    },
+];
+
+/// Wrong command lines; each must end with status 2 or 125 and say what is wrong.
+const WRONG: &[(&str, &[&str], &str)] = &[
+    (
+        "tool::wrong_backend",
+        &["run", "--backend", "none", "--", "true"],
+        "none",
+    ),
+    (
+        "tool::wrong_size",
+        &["run", "--mem", "2X", "--", "true"],
+        "2X",
+    ),
+    (
+        "tool::wrong_share",
+        &["run", "--share", "/no/such:/x", "--", "true"],
+        "/no/such",
+    ),
+    (
+        "tool::wrong_kernel",
+        &["run", "--kernel", "6.1", "--", "true"],
+        "6.1",
+    ),
+    ("tool::no_command", &["run"], "COMMAND"),
+];
+
+/// Runs them, on the kernel `series` or the newest.
+pub fn run(context: &Context, series: Option<&str>, tally: &mut Tally) -> Result<()> {
+    let tool = Tool::new(context, series)?;
+    for case in CASES {
+        if !tally.wants(case.name) {
+            continue;
+        }
+        signal::check()?;
+        let start = Instant::now();
+        let output = tool.run(case.options, case.script)?;
+        tally.add(case.name, start.elapsed(), judge(&output, case));
+    }
+    for (name, args, want) in WRONG {
+        if !tally.wants(name) {
+            continue;
+        }
+        let start = Instant::now();
+        let output = tool.command(args).output().context("cannot run myself")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        let held = matches!(output.status.code(), Some(2 | 125)) && said.contains(want);
+        let outcome = if held {
+            Outcome::Passed
+        } else {
+            Outcome::Failed(format!("{}: {said}", output.status))
+        };
+        tally.add(name, start.elapsed(), outcome);
+    }
+    if tally.wants("tool::share_is_writable") {
+        let start = Instant::now();
+        tally.add(
+            "tool::share_is_writable",
+            start.elapsed(),
+            share(context, &tool)?,
+        );
+    }
+    if tally.wants("tool::ctrl_c_leaves_nothing") {
+        let start = Instant::now();
+        tally.add(
+            "tool::ctrl_c_leaves_nothing",
+            start.elapsed(),
+            ctrl_c(&tool)?,
+        );
+    }
+    Ok(())
+}
+
+fn judge(output: &Output, case: &Case) -> Outcome {
+    let out = String::from_utf8_lossy(&output.stdout);
+    let err = String::from_utf8_lossy(&output.stderr);
+    let held = output.status.code() == Some(i32::from(case.status))
+        && out.contains(case.out)
+        && err.contains(case.err);
+    if held {
+        Outcome::Passed
+    } else {
+        Outcome::Failed(format!("{}\nstdout: {out}\nstderr: {err}", output.status))
+    }
+}
+
+/// What the guest writes to a share, the host reads.
+fn share(context: &Context, tool: &Tool) -> Result<Outcome> {
+    let dir = context
+        .cache
+        .path("tmp")
+        .join(format!("share-{}", std::process::id()));
+    fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    fs::write(dir.join("in"), "from the host").context("cannot write to the share")?;
+    let option = format!("{}:/data", dir.display());
+    let output = tool.run(
+        &["--share", &option],
+        "cat /data/in; echo from the guest > /data/out",
+    )?;
+    let came = fs::read_to_string(dir.join("out")).unwrap_or_default();
+    let _ = fs::remove_dir_all(&dir);
+    let out = String::from_utf8_lossy(&output.stdout).into_owned();
+    Ok(if out == "from the host" && came == "from the guest\n" {
+        Outcome::Passed
+    } else {
+        let err = String::from_utf8_lossy(&output.stderr);
+        Outcome::Failed(format!("guest read {out:?}, host read {came:?}\n{err}"))
+    })
+}
+
+/// An interrupted run ends with its own status, and no process of its group is left.
+fn ctrl_c(tool: &Tool) -> Result<Outcome> {
+    let mut command = tool.command(&["run", "--mr", "pinned"]);
+    let mut child = command
+        .args(["--", "echo up; sleep 1000"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()
+        .context("cannot run myself")?;
+    let mut line = [0; 3];
+    let mut stdout = child.stdout.take().context("its output is a pipe")?;
+    let up = std::io::Read::read_exact(&mut stdout, &mut line);
+    let before = machines();
+    let pid = Pid::from_child(&child);
+    rustix::process::kill_process(pid, Signal::INT).context("cannot interrupt the run")?;
+    let status = child.wait().context("cannot wait for the run")?;
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let mine: Vec<PathBuf> = before;
+    while mine.iter().any(|p| p.exists()) && Instant::now() < deadline {
+        std::thread::yield_now();
+    }
+    let left = mine.iter().filter(|p| p.exists()).count();
+    Ok(
+        if up.is_ok() && status.code() == Some(i32::from(exit::INTERRUPTED)) && left == 0 {
+            Outcome::Passed
+        } else {
+            Outcome::Failed(format!("{status}, {left} processes left"))
+        },
+    )
+}
+
+/// Folders in /proc of the QEMU processes that run now.
+fn machines() -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| {
+            fs::read(path.join("cmdline"))
+                .is_ok_and(|line| String::from_utf8_lossy(&line).contains("qemu-system"))
+        })
+        .collect()
+}
+
+/// This program, to be started again.
+struct Tool {
+    program: PathBuf,
+    cache: PathBuf,
+    series: Option<String>,
+}
+
+impl Tool {
+    fn new(context: &Context, series: Option<&str>) -> Result<Self> {
+        Ok(Self {
+            program: std::env::current_exe().context("cannot find my own program")?,
+            cache: context.cache.path(""),
+            series: series.map(str::to_owned),
+        })
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg("--cache").arg(&self.cache).args(args);
+        command.stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, options: &[&str], script: &str) -> Result<Output> {
+        let mut command = self.command(&["run"]);
+        if let Some(series) = &self.series {
+            command.args(["--kernel", series]);
+        }
+        command
+            .args(options)
+            .args(["--", script])
+            .output()
+            .context("cannot run myself")
+    }
+}
