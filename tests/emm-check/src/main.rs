@@ -56,7 +56,6 @@ fn env(c: &Common) -> Result<Env> {
     ];
     Ok(Env {
         pd: Pd::new(&device)?,
-        device,
         mtu: c.mtu,
         seed: c.seed,
         report: Report::new(c.json),

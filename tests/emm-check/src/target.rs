@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::mem::{Map, PAGE, Wrong};
 use crate::report::Report;
 use crate::system::Kind;
-use crate::verbs::{ALL_ACCESS, Device, Mr, Op, OpError, Pd, Piece, Qp};
+use crate::verbs::{ALL_ACCESS, Mr, Op, OpError, Pd, Piece, Qp};
 
 /// Bytes around every target that must stay as they are.
 pub const GUARD: usize = 64;
@@ -18,8 +18,6 @@ pub const MAX_OP: usize = 1 << 20;
 
 /// What all checks share.
 pub struct Env {
-    /// Open device.
-    pub device: Arc<Device>,
     /// Protection domain of everything.
     pub pd: Arc<Pd>,
     /// Path MTU in bytes.

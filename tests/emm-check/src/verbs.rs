@@ -1,5 +1,5 @@
-//! A small safe layer over libibverbs: context, protection domain, memory region, and one reliable queue pair that is
-//! connected to itself, which is all the traffic these checks need.
+//! A small safe layer over libibverbs: context, protection domain, memory region, and a pair of connected reliable queue
+//! pairs, which is all the traffic these checks need.
 //!
 //! Addresses are plain numbers here. A region's memory may be unmapped, swapped or remapped while it is registered (that is
 //! what is being tested), so nothing in this program makes a Rust reference to registered memory; see [`crate::mem`].
@@ -260,22 +260,25 @@ impl Drop for RawQp {
     }
 }
 
-/// A reliable queue pair connected to itself.
+/// A requester and the responder it is connected to. One queue pair connected to itself would do for the data, but a request
+/// that the responder refuses puts it into the error state, and the requester would say "flushed" instead of why.
 pub struct Qp {
-    raw: RawQp,
+    requester: RawQp,
+    responder: RawQp,
     send: Cq,
     recv: Cq,
+    // The two that get no completions: the responder's sends, the requester's receives.
+    _unused: Cq,
     _pd: Arc<Pd>,
 }
 
-// SAFETY: see Device; one thread uses a queue pair at a time here.
+// SAFETY: see Device.
 unsafe impl Send for Qp {}
+// SAFETY: see Device; two threads that wait at once could get each other's completions, which is no memory error.
+unsafe impl Sync for Qp {}
 
-impl Qp {
-    /// Creates the queue pair and connects it to itself with path MTU `mtu` bytes.
-    pub fn new(pd: &Arc<Pd>, mtu: u32) -> Result<Self> {
-        let send = cq(&pd.device)?;
-        let recv = cq(&pd.device)?;
+impl RawQp {
+    fn new(pd: &Pd, send: &Cq, recv: &Cq) -> Result<Self> {
         let mut init = ffi::ibv_qp_init_attr {
             send_cq: send.raw.as_ptr(),
             recv_cq: recv.raw.as_ptr(),
@@ -290,31 +293,28 @@ impl Qp {
             ..Default::default()
         };
         // SAFETY: domain and queues are alive, `init` outlives the call.
-        let raw = NonNull::new(unsafe { ffi::ibv_create_qp(pd.raw.as_ptr(), &mut init) })
-            .ok_or_else(io::Error::last_os_error)
-            .context("ibv_create_qp")?;
-        let qp = Self {
-            raw: RawQp(raw),
-            send,
-            recv,
-            _pd: pd.clone(),
-        };
-        qp.connect(pd.device.gid_index, mtu)?;
-        Ok(qp)
+        let raw = unsafe { ffi::ibv_create_qp(pd.raw.as_ptr(), &mut init) };
+        Ok(Self(
+            NonNull::new(raw)
+                .ok_or_else(io::Error::last_os_error)
+                .context("ibv_create_qp")?,
+        ))
     }
 
     fn modify(&self, attr: &mut ffi::ibv_qp_attr, mask: u32, what: &str) -> Result<()> {
         // SAFETY: the queue pair is alive and `attr` outlives the call.
-        let ret = unsafe { ffi::ibv_modify_qp(self.raw.0.as_ptr(), attr, mask as i32) };
+        let ret = unsafe { ffi::ibv_modify_qp(self.0.as_ptr(), attr, mask as i32) };
         if ret != 0 {
             bail!("ibv_modify_qp to {what}: {}", errno_of(ret));
         }
         Ok(())
     }
 
-    fn connect(&self, gid_index: u8, mtu: u32) -> Result<()> {
+    fn connect(&self, to: &Self, gid_index: u8, mtu: u32) -> Result<()> {
         // SAFETY: the queue pair is alive.
-        let raw = unsafe { self.raw.0.as_ref() };
+        let raw = unsafe { self.0.as_ref() };
+        // SAFETY: as above.
+        let peer = unsafe { to.0.as_ref() };
         let mut gid = ffi::ibv_gid::default();
         // SAFETY: the context is open, `gid` outlives the call.
         let ret = unsafe { ffi::ibv_query_gid(raw.context, 1, i32::from(gid_index), &mut gid) };
@@ -342,7 +342,7 @@ impl Qp {
                 4096 => ffi::IBV_MTU_4096,
                 other => bail!("MTU {other}: 256, 512, 1024, 2048 or 4096 is possible"),
             },
-            dest_qp_num: raw.qp_num,
+            dest_qp_num: peer.qp_num,
             max_dest_rd_atomic: 16,
             min_rnr_timer: 1,
             ah_attr: ffi::ibv_ah_attr {
@@ -382,6 +382,28 @@ impl Qp {
             | ffi::IBV_QP_SQ_PSN
             | ffi::IBV_QP_MAX_QP_RD_ATOMIC;
         self.modify(&mut attr, mask, "RTS")
+    }
+}
+
+impl Qp {
+    /// Creates both queue pairs and connects them with path MTU `mtu` bytes.
+    pub fn new(pd: &Arc<Pd>, mtu: u32) -> Result<Self> {
+        let send = cq(&pd.device)?;
+        let recv = cq(&pd.device)?;
+        let unused = cq(&pd.device)?;
+        let requester = RawQp::new(pd, &send, &unused)?;
+        let responder = RawQp::new(pd, &unused, &recv)?;
+        let gid_index = pd.device.gid_index;
+        responder.connect(&requester, gid_index, mtu)?;
+        requester.connect(&responder, gid_index, mtu)?;
+        Ok(Self {
+            requester,
+            responder,
+            send,
+            recv,
+            _unused: unused,
+            _pd: pd.clone(),
+        })
     }
 
     /// Posts `op` of `len` bytes.
@@ -425,7 +447,7 @@ impl Qp {
         }
         let mut bad = ptr::null_mut();
         // SAFETY: request and element live through the call, which copies them.
-        let ret = unsafe { ffi::ibv_post_send(self.raw.0.as_ptr(), &mut wr, &mut bad) };
+        let ret = unsafe { ffi::ibv_post_send(self.requester.0.as_ptr(), &mut wr, &mut bad) };
         if ret != 0 {
             return Err(OpError::Post(
                 errno_of(ret).raw_os_error().unwrap_or(libc::EIO),
@@ -434,7 +456,7 @@ impl Qp {
         Ok(())
     }
 
-    /// Posts a receive of `len` bytes.
+    /// Posts a receive of `len` bytes at the responder.
     pub fn post_recv(&self, local: Piece, len: u32) -> Result<(), OpError> {
         let mut sge = ffi::ibv_sge {
             addr: local.addr,
@@ -448,7 +470,7 @@ impl Qp {
         };
         let mut bad = ptr::null_mut();
         // SAFETY: request and element live through the call, which copies them.
-        let ret = unsafe { ffi::ibv_post_recv(self.raw.0.as_ptr(), &mut wr, &mut bad) };
+        let ret = unsafe { ffi::ibv_post_recv(self.responder.0.as_ptr(), &mut wr, &mut bad) };
         if ret != 0 {
             return Err(OpError::Post(
                 errno_of(ret).raw_os_error().unwrap_or(libc::EIO),

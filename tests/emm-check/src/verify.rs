@@ -34,7 +34,7 @@ pub const LENGTHS: [usize; 16] = [
 ];
 
 /// Source area and target area, each with room for the biggest piece and pages around it.
-const AREA: usize = (1 << 20) + 4 * PAGE;
+const AREA: usize = (1 << 20) + 8 * PAGE;
 /// How far around a target stray writes are looked for.
 const AROUND: usize = 2 * PAGE - 128;
 const STILL: u8 = 0x5A;

@@ -89,7 +89,7 @@ pub fn migrate(c: &Ctx<'_>) -> Result<()> {
             }
             Ok(times)
         });
-        let mut traffic = || {
+        let traffic = || {
             for i in 0..4 {
                 t.round(i, SIZE - i, c.seed(2 + i as u64))?;
             }
