@@ -1,13 +1,134 @@
-//! The demo.
+//! The demo: one guest, in which `emm-check demo` registers, transfers, pages out, forks and unmaps, and
+//! tells what it saw in JSON lines. Here they are shown as they come, summed up in a table, and written
+//! to a file if asked.
 
+mod table;
+
+use std::io::Write;
 use std::process::ExitCode;
+use std::sync::mpsc::{Sender, channel};
+use std::thread;
+use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
 
-use crate::cli::DemoArgs;
+use crate::build::{self, BuildOptions};
+use crate::cli::{Backend, Clock, DemoArgs, Size};
 use crate::context::Context;
+use crate::exit;
+use crate::guest::{End, Guest, Job, Spec};
+
+/// Longest time of the guest's part.
+const LIMIT: Duration = Duration::from_secs(900);
+/// Longest time without a word from it.
+const SILENCE: Duration = Duration::from_secs(300);
 
 /// `demo`
-pub fn run(_context: &Context, _args: &DemoArgs) -> Result<ExitCode> {
-    bail!("placeholder")
+pub fn run(context: &Context, args: &DemoArgs) -> Result<ExitCode> {
+    let options = BuildOptions {
+        kernel: args.kernel.kernel.clone(),
+        ..BuildOptions::default()
+    };
+    let artifacts = build::ensure(context, &options)?;
+    let spec = Spec {
+        backend: Backend::Emm,
+        clock: Clock::Wall,
+        smp: 2,
+        mem: Size(3 << 30),
+        shares: Vec::new(),
+        disk: None,
+        append: None,
+        terminal: false,
+    };
+    let mut guest = Guest::boot(context, &artifacts, &spec)?;
+    let job = Job {
+        script: "exec emm-check --json demo\n".to_owned(),
+        stdin: false,
+        silence: SILENCE,
+        limit: Some(LIMIT),
+    };
+    let (sender, lines) = channel::<String>();
+    let shown = thread::spawn(move || {
+        let mut facts = Vec::new();
+        for line in lines {
+            match serde_json::from_str::<Value>(&line) {
+                Ok(fact) => {
+                    if let Some(text) = table::live(&fact) {
+                        println!("{text}");
+                    }
+                    facts.push(fact);
+                }
+                Err(_) => println!("{line}"),
+            }
+        }
+        facts
+    });
+    let end = guest.run(
+        &job,
+        Box::new(Lines::new(sender)),
+        Box::new(std::io::stderr()),
+    )?;
+    let said = guest.describe(&end);
+    drop(guest);
+    let facts = shown.join().unwrap_or_default();
+    print!("{}", table::closing(&facts));
+    let held = matches!(end, End::Exited(0)) && table::all_held(&facts);
+    if let Some(path) = &args.json {
+        let whole = json!({
+            "kernel": artifacts.kernel.version,
+            "held": held,
+            "facts": facts,
+        });
+        std::fs::write(path, format!("{whole:#}\n"))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    if held {
+        println!("All held.");
+        return Ok(ExitCode::SUCCESS);
+    }
+    if !matches!(end, End::Exited(_)) {
+        eprintln!("soft-roce-setup: error: {said}");
+    }
+    println!("Not all held.");
+    Ok(match end {
+        End::Report(_) => exit::KERNEL.into(),
+        End::Timeout(_) => exit::TIMEOUT.into(),
+        _ => exit::NOT_HELD.into(),
+    })
+}
+
+/// Cuts what the guest writes into lines.
+struct Lines {
+    partial: Vec<u8>,
+    to: Sender<String>,
+}
+
+impl Lines {
+    fn new(to: Sender<String>) -> Self {
+        Self {
+            partial: Vec::new(),
+            to,
+        }
+    }
+}
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        for byte in bytes {
+            if *byte == b'\n' {
+                let line = String::from_utf8_lossy(&self.partial).into_owned();
+                self.partial.clear();
+                // Nobody listens any more only when the demo is over.
+                let _ = self.to.send(line);
+            } else {
+                self.partial.push(*byte);
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
