@@ -46,10 +46,19 @@ pub fn expect(result: Result<(), OpError>, statuses: &[u32], what: &str) -> Resu
     }
 }
 
-/// What a remote access that can't be served may complete with.
-pub const REMOTE: [u32; 2] = [ffi::IBV_WC_REM_ACCESS_ERR, ffi::IBV_WC_REM_OP_ERR];
-/// What a local access that can't be served may complete with.
-pub const LOCAL: [u32; 2] = [ffi::IBV_WC_LOC_PROT_ERR, ffi::IBV_WC_LOC_QP_OP_ERR];
+/// What a remote access that can't be served may complete with. The queue pair is its own peer: when its responder moves it to
+/// the error state before the answer is there, rxe flushes the request and the reason is lost.
+pub const REMOTE: [u32; 3] = [
+    ffi::IBV_WC_REM_ACCESS_ERR,
+    ffi::IBV_WC_REM_OP_ERR,
+    ffi::IBV_WC_WR_FLUSH_ERR,
+];
+/// What a local access that can't be served may complete with; rxe flushes the request of a queue pair in the error state.
+pub const LOCAL: [u32; 3] = [
+    ffi::IBV_WC_LOC_PROT_ERR,
+    ffi::IBV_WC_LOC_QP_OP_ERR,
+    ffi::IBV_WC_WR_FLUSH_ERR,
+];
 
 /// A hole ends operations in an error; the device, the region and new queue pairs go on.
 pub fn hole(c: &Ctx<'_>) -> Result<()> {
