@@ -135,12 +135,11 @@ impl Machine<'_> {
             ]);
         }
         if let Some(disk) = &self.disk {
-            inherited(disk)?;
+            // By its path, not as an fd set: QEMU opens it more than once, with different flags.
+            let path = inherited(disk)?;
             cmd = cmd.args([
-                "-add-fd".to_owned(),
-                format!("fd={},set=1", disk.as_raw_fd()),
                 "-drive".to_owned(),
-                "if=none,id=disk,file=/dev/fdset/1,format=raw,cache=unsafe".to_owned(),
+                format!("if=none,id=disk,file={path},format=raw,cache=unsafe,file.locking=off"),
                 "-device".to_owned(),
                 "virtio-blk-pci,drive=disk".to_owned(),
             ]);
