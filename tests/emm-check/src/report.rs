@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 pub struct Report {
     json: bool,
     start: Instant,
+    last: Mutex<Instant>,
     counts: Mutex<Counts>,
 }
 
@@ -27,6 +28,7 @@ impl Report {
         Self {
             json,
             start: Instant::now(),
+            last: Mutex::new(Instant::now()),
             counts: Mutex::default(),
         }
     }
@@ -45,6 +47,17 @@ impl Report {
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
+    /// Seconds since the last call, to one decimal.
+    fn lap(&self) -> f64 {
+        let mut last = self
+            .last
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let secs = last.elapsed().as_secs_f64();
+        *last = Instant::now();
+        (secs * 10.0).round() / 10.0
+    }
+
     /// A line that is no fact of its own.
     pub fn say(&self, text: &str, value: &Value) {
         self.print(text, value);
@@ -52,6 +65,7 @@ impl Report {
 
     /// A headline.
     pub fn phase(&self, name: &str) {
+        self.lap();
         self.print(&format!("== {name}"), &json!({"t": "phase", "name": name}));
     }
 
@@ -88,12 +102,13 @@ impl Report {
             Ok(detail) => (true, detail),
             Err(e) => (false, format!("{e:#}")),
         };
-        let text = format!("{mr:6} {event}: {case}: {detail}");
+        let secs = self.lap();
+        let text = format!("{mr:6} {event}: {case}: {detail} ({secs} s)");
         self.fact(
             ok,
             required,
             &text,
-            json!({"t": "event", "mr": mr, "event": event, "case": case, "detail": detail}),
+            json!({"t": "event", "mr": mr, "event": event, "case": case, "detail": detail, "secs": secs}),
         );
         ok
     }

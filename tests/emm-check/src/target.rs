@@ -71,6 +71,7 @@ pub struct Target {
     pub mr: Arc<Mr>,
     bounce: Bounce,
     qp: Qp,
+    spare: Vec<Qp>,
     pd: Arc<Pd>,
     mtu: u32,
 }
@@ -90,14 +91,26 @@ impl Target {
             mr,
             bounce: Bounce::new(&env.pd)?,
             qp: Qp::new(&env.pd, env.mtu)?,
+            spare: Vec::new(),
             pd: env.pd.clone(),
             mtu: env.mtu,
         })
     }
 
-    /// A new queue pair; one that saw an error can't go on.
+    /// Makes `n` queue pairs for later. Making one maps its queues: with a hole in the region they could land in it.
+    pub fn spare_qps(&mut self, n: usize) -> Result<()> {
+        for _ in 0..n {
+            self.spare.push(Qp::new(&self.pd, self.mtu)?);
+        }
+        Ok(())
+    }
+
+    /// Another queue pair; one that saw an error can't go on.
     pub fn new_qp(&mut self) -> Result<()> {
-        self.qp = Qp::new(&self.pd, self.mtu)?;
+        self.qp = match self.spare.pop() {
+            Some(qp) => qp,
+            None => Qp::new(&self.pd, self.mtu)?,
+        };
         Ok(())
     }
 
