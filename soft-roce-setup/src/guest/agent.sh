@@ -56,10 +56,11 @@ run() {
 }
 
 shell() {
-	$bb stty -F /dev/hvc0 rows "$1" cols "$2" sane 2> /dev/null
 	export TERM="$3"
 	[ -n "$4" ] && export LD_PRELOAD="$4"
-	$bb setsid -c /bin/sh -c 'cd; exec /bin/bash -l' < /dev/hvc0 > /dev/hvc0 2>&1 3>&- 4>&- 5>&- 6>&-
+	# The terminal forgets its size when nobody has it open, so the session itself sets it.
+	$bb setsid -c /bin/sh -c "$bb stty sane rows $1 cols $2; cd; exec /bin/bash -l" \
+		< /dev/hvc0 > /dev/hvc0 2>&1 3>&- 4>&- 5>&- 6>&-
 	status=$?
 	mark "run 1 ends"
 	echo "exit $status 0 0" >&3
