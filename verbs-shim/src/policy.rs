@@ -4,7 +4,8 @@
 
 use crate::log::say;
 use core::{
-    ffi::CStr,
+    ffi::{CStr, c_int, c_void},
+    ptr,
     sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
 };
 
@@ -73,6 +74,11 @@ pub(crate) fn choose(mode: Mode, backing: Backing) -> Choice {
     }
 }
 
+unsafe extern "C" {
+    // What `atexit` calls; that one is in the static part of glibc, which nothing here links.
+    fn __cxa_atexit(f: extern "C" fn(*mut c_void), arg: *mut c_void, dso: *mut c_void) -> c_int;
+}
+
 const UNREAD: u8 = 0;
 static MODE: AtomicU8 = AtomicU8::new(UNREAD);
 static WARNED: AtomicBool = AtomicBool::new(false);
@@ -103,7 +109,7 @@ pub(crate) static UNPINNED: Counter = Counter::new();
 /// Registrations that stayed as the program asked.
 pub(crate) static KEPT: Counter = Counter::new();
 
-extern "C" fn print_stats() {
+extern "C" fn print_stats(_: *mut c_void) {
     say(format_args!(
         "{} MRs on demand ({} bytes), {} as the program asked ({} bytes)",
         UNPINNED.mrs.load(Relaxed),
@@ -145,7 +151,7 @@ fn read_mode() -> Mode {
     }
     if env(c"VERBS_SHIM_STATS").is_some_and(|v| v == b"1") {
         // SAFETY: the function is there as long as this library, which is never unloaded.
-        unsafe { libc::atexit(print_stats) };
+        unsafe { __cxa_atexit(print_stats, ptr::null_mut(), ptr::null_mut()) };
     }
     let value = env(c"VERBS_SHIM").unwrap_or_default();
     Mode::parse(value).unwrap_or_else(|| {

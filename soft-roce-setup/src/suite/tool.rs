@@ -59,10 +59,10 @@ const CASES: &[Case] = &[
             "--append",
             "emm_test=1",
         ],
-        script: "nproc; blockdev --getsize64 /dev/vda; grep -o emm_test=1 /proc/cmdline; \
-                 mkswap /dev/vda > /dev/null && swapon /dev/vda && grep -c vda /proc/swaps",
+        script: "nproc; cat /sys/block/vda/size; grep -o emm_test=1 /proc/cmdline; \
+                 echo on the disk > /dev/vda; sync; head -c 11 /dev/vda",
         status: 0,
-        out: "1\n67108864\nemm_test=1\n1\n",
+        out: "1\n131072\nemm_test=1\non the disk",
         err: "",
     },
     Case {
@@ -129,19 +129,13 @@ pub fn run(context: &Context, series: Option<&str>, tally: &mut Tally) -> Result
     }
     if tally.wants("tool::share_is_writable") {
         let start = Instant::now();
-        tally.add(
-            "tool::share_is_writable",
-            start.elapsed(),
-            share(context, &tool)?,
-        );
+        let outcome = share(context, &tool)?;
+        tally.add("tool::share_is_writable", start.elapsed(), outcome);
     }
     if tally.wants("tool::ctrl_c_leaves_nothing") {
         let start = Instant::now();
-        tally.add(
-            "tool::ctrl_c_leaves_nothing",
-            start.elapsed(),
-            ctrl_c(&tool)?,
-        );
+        let outcome = ctrl_c(&tool)?;
+        tally.add("tool::ctrl_c_leaves_nothing", start.elapsed(), outcome);
     }
     Ok(())
 }
@@ -196,18 +190,21 @@ fn ctrl_c(tool: &Tool) -> Result<Outcome> {
     let mut line = [0; 3];
     let mut stdout = child.stdout.take().context("its output is a pipe")?;
     let up = std::io::Read::read_exact(&mut stdout, &mut line);
-    let before = machines();
+    let mine = descendants(child.id());
     let pid = Pid::from_child(&child);
     rustix::process::kill_process(pid, Signal::INT).context("cannot interrupt the run")?;
     let status = child.wait().context("cannot wait for the run")?;
     let deadline = Instant::now() + Duration::from_secs(10);
-    let mine: Vec<PathBuf> = before;
     while mine.iter().any(|p| p.exists()) && Instant::now() < deadline {
         std::thread::yield_now();
     }
     let left = mine.iter().filter(|p| p.exists()).count();
     Ok(
-        if up.is_ok() && status.code() == Some(i32::from(exit::INTERRUPTED)) && left == 0 {
+        if up.is_ok()
+            && !mine.is_empty()
+            && status.code() == Some(i32::from(exit::INTERRUPTED))
+            && left == 0
+        {
             Outcome::Passed
         } else {
             Outcome::Failed(format!("{status}, {left} processes left"))
@@ -215,18 +212,30 @@ fn ctrl_c(tool: &Tool) -> Result<Outcome> {
     )
 }
 
-/// Folders in /proc of the QEMU processes that run now.
-fn machines() -> Vec<PathBuf> {
+/// Folders in /proc of the processes below `parent`.
+fn descendants(parent: u32) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
     };
-    entries
+    let parents: Vec<(u32, u32)> = entries
         .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| {
-            fs::read(path.join("cmdline"))
-                .is_ok_and(|line| String::from_utf8_lossy(&line).contains("qemu-system"))
+        .filter_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+            // PID (NAME) STATE PARENT …; a name may hold spaces and brackets.
+            let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?;
+            Some((pid, parent.parse().ok()?))
         })
+        .collect();
+    let mut found = vec![parent];
+    let mut next = 0;
+    while let Some(parent) = found.get(next).copied() {
+        found.extend(parents.iter().filter(|p| p.1 == parent).map(|p| p.0));
+        next += 1;
+    }
+    found[1..]
+        .iter()
+        .map(|pid| PathBuf::from(format!("/proc/{pid}")))
         .collect()
 }
 
