@@ -42,6 +42,16 @@ impl Tally {
             .is_none_or(|filter| name.contains(filter))
     }
 
+    /// Whether some test whose name starts with `group` may be wanted: not if the filter names another.
+    pub fn wants_group(&self, group: &str) -> bool {
+        self.filter.as_deref().is_none_or(|filter| {
+            filter.starts_with(group)
+                || !["host::", "guest::", "tool::"]
+                    .iter()
+                    .any(|other| filter.starts_with(other))
+        })
+    }
+
     /// Prints and counts one result.
     pub fn add(&mut self, name: &str, took: Duration, outcome: Outcome) {
         let secs = took.as_secs_f64();
