@@ -8,6 +8,7 @@ mod ffi;
 mod kill;
 mod mem;
 mod programs;
+mod qp;
 mod reg;
 mod report;
 mod stress;

@@ -14,6 +14,9 @@ use crate::target::Env;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// A program's own result: its line, the value in it, the value's unit.
+type Outcome = (String, Option<f64>, &'static str);
+
 /// A server and its client.
 struct Program {
     name: &'static str,
@@ -24,7 +27,7 @@ struct Program {
     /// TCP port the server listens on; rdma_cm has none.
     port: Option<u16>,
     /// Finds the result line and its value.
-    result: fn(&str) -> Option<(String, Option<f64>, &'static str)>,
+    result: fn(&str) -> Option<Outcome>,
 }
 
 const ADDRESS: &str = "10.9.0.1";
@@ -73,7 +76,7 @@ const PROGRAMS: [Program; 5] = [
     },
 ];
 
-fn pingpong(out: &str) -> Option<(String, Option<f64>, &'static str)> {
+fn pingpong(out: &str) -> Option<Outcome> {
     // "1638400 bytes in 0.02 seconds = 655.36 Mbit/sec"
     let line = out.lines().find(|l| l.contains("Mbit/sec"))?;
     let value = line
@@ -86,7 +89,7 @@ fn pingpong(out: &str) -> Option<(String, Option<f64>, &'static str)> {
     Some((line.trim().into(), value, "Mbit/s"))
 }
 
-fn perftest(out: &str) -> Option<(String, Option<f64>, &'static str)> {
+fn perftest(out: &str) -> Option<Outcome> {
     // " 65536      150              83.10              82.90      0.001326"
     let line = out.lines().find(|l| l.trim_start().starts_with("65536 "))?;
     let value = line.split_whitespace().nth(3)?.parse().ok();
@@ -97,7 +100,7 @@ fn perftest(out: &str) -> Option<(String, Option<f64>, &'static str)> {
     ))
 }
 
-fn rping(out: &str) -> Option<(String, Option<f64>, &'static str)> {
+fn rping(out: &str) -> Option<Outcome> {
     let pings = out.lines().filter(|l| l.contains("ping data")).count();
     (pings >= 30).then(|| (format!("{pings} pings validated"), None, ""))
 }

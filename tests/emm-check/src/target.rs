@@ -6,9 +6,10 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail};
 
 use crate::mem::{Map, PAGE, Wrong};
+use crate::qp::{Op, OpError, Piece, Qp};
 use crate::report::Report;
 use crate::system::Kind;
-use crate::verbs::{ALL_ACCESS, Mr, Op, OpError, Pd, Piece, Qp};
+use crate::verbs::{ALL_ACCESS, Mr, Pd};
 
 /// Bytes around every target that must stay as they are.
 pub const GUARD: usize = 64;

@@ -7,9 +7,10 @@ use anyhow::Result;
 use serde_json::json;
 
 use crate::mem::{Map, PAGE, Wrong};
+use crate::qp::{Op, OpError, Piece};
 use crate::system::Kind;
 use crate::target::{Env, Target};
-use crate::verbs::{ALL_ACCESS, Mr, Op, OpError, Piece};
+use crate::verbs::{ALL_ACCESS, Mr};
 
 /// Offsets in the page that are combined with every length.
 pub const OFFSETS: [usize; 10] = [0, 1, 7, 63, 100, 511, 1000, 2048, 4000, 4095];

@@ -5,7 +5,8 @@ use anyhow::{Context as _, Result, bail};
 use super::Ctx;
 use super::mapping::{LOCAL, REMOTE, expect};
 use crate::mem::{Map, PAGE};
-use crate::verbs::{ALL_ACCESS, Mr, Op, Piece};
+use crate::qp::{Op, Piece};
+use crate::verbs::{ALL_ACCESS, Mr};
 
 const SIZE: usize = 1 << 20;
 

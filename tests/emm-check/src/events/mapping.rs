@@ -5,8 +5,8 @@ use anyhow::{Result, bail};
 use super::Ctx;
 use crate::ffi;
 use crate::mem::{self, Map, PAGE};
+use crate::qp::{Op, OpError};
 use crate::target::Target;
-use crate::verbs::{Op, OpError};
 
 const SIZE: usize = 4 << 20;
 

@@ -1,0 +1,382 @@
+//! Traffic: a pair of connected reliable queue pairs, operations, completions.
+
+use std::ffi::CStr;
+use std::fmt;
+use std::io;
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::ffi;
+use crate::verbs::{ALL_ACCESS, Device, Pd};
+
+/// How long a completion may take before the operation counts as hung.
+pub const HANG: Duration = Duration::from_secs(30);
+
+/// What a verb that returns an errno (or -1 and errno) said.
+fn errno_of(ret: i32) -> io::Error {
+    if ret > 0 {
+        io::Error::from_raw_os_error(ret)
+    } else {
+        io::Error::last_os_error()
+    }
+}
+
+/// A local or remote piece of a region: address as the device knows it, and key.
+#[derive(Clone, Copy, Debug)]
+pub struct Piece {
+    /// Address (iova).
+    pub addr: u64,
+    /// lkey for the local side, rkey for the remote one.
+    pub key: u32,
+}
+
+/// One operation of the queue pair.
+#[derive(Clone, Copy, Debug)]
+pub enum Op {
+    /// RDMA WRITE, local to remote.
+    Write,
+    /// RDMA READ, remote to local.
+    Read,
+    /// SEND; the remote piece is not used.
+    Send,
+    /// 8-byte compare and swap; the old value comes to the local piece.
+    CmpSwp(u64, u64),
+    /// 8-byte fetch and add; the old value comes to the local piece.
+    FetchAdd(u64),
+}
+
+/// Why an operation did not succeed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpError {
+    /// Posting it failed with this errno.
+    Post(i32),
+    /// It completed with this `ibv_wc_status`.
+    Status(u32),
+    /// No completion came within [`HANG`].
+    Hang,
+}
+
+impl fmt::Display for OpError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Post(e) => write!(f, "posting failed: {}", io::Error::from_raw_os_error(e)),
+            Self::Status(status) => {
+                // SAFETY: ibv_wc_status_str answers any number with a static string.
+                let text = unsafe { ffi::ibv_wc_status_str(status) };
+                // SAFETY: static and NUL-terminated.
+                let text = unsafe { CStr::from_ptr(text) };
+                write!(f, "completion: {}", text.to_string_lossy())
+            }
+            Self::Hang => write!(f, "no completion within {} s", HANG.as_secs()),
+        }
+    }
+}
+
+impl std::error::Error for OpError {}
+
+/// A completion queue.
+struct Cq {
+    raw: NonNull<ffi::ibv_cq>,
+}
+
+impl Drop for Cq {
+    fn drop(&mut self) {
+        // SAFETY: its queue pair is destroyed before (field order in Qp).
+        unsafe { ffi::ibv_destroy_cq(self.raw.as_ptr()) };
+    }
+}
+
+struct RawQp(NonNull<ffi::ibv_qp>);
+
+impl Drop for RawQp {
+    fn drop(&mut self) {
+        // SAFETY: the queue pair was created and is not used again.
+        unsafe { ffi::ibv_destroy_qp(self.0.as_ptr()) };
+    }
+}
+
+/// A requester and the responder it is connected to. One queue pair connected to itself would do for the data, but a request
+/// that the responder refuses puts it into the error state, and the requester would say "flushed" instead of why.
+pub struct Qp {
+    requester: RawQp,
+    responder: RawQp,
+    send: Cq,
+    recv: Cq,
+    // The two that get no completions: the responder's sends, the requester's receives.
+    _unused: Cq,
+    _pd: Arc<Pd>,
+}
+
+// SAFETY: see Device.
+unsafe impl Send for Qp {}
+// SAFETY: see Device; two threads that wait at once could get each other's completions, which is no memory error.
+unsafe impl Sync for Qp {}
+
+impl RawQp {
+    fn new(pd: &Pd, send: &Cq, recv: &Cq) -> Result<Self> {
+        let mut init = ffi::ibv_qp_init_attr {
+            send_cq: send.raw.as_ptr(),
+            recv_cq: recv.raw.as_ptr(),
+            cap: ffi::ibv_qp_cap {
+                max_send_wr: 64,
+                max_recv_wr: 64,
+                max_send_sge: 1,
+                max_recv_sge: 1,
+                ..Default::default()
+            },
+            qp_type: ffi::IBV_QPT_RC,
+            ..Default::default()
+        };
+        // SAFETY: domain and queues are alive, `init` outlives the call.
+        let raw = unsafe { ffi::ibv_create_qp(pd.raw.as_ptr(), &mut init) };
+        Ok(Self(
+            NonNull::new(raw)
+                .ok_or_else(io::Error::last_os_error)
+                .context("ibv_create_qp")?,
+        ))
+    }
+
+    fn modify(&self, attr: &mut ffi::ibv_qp_attr, mask: u32, what: &str) -> Result<()> {
+        // SAFETY: the queue pair is alive and `attr` outlives the call.
+        let ret = unsafe { ffi::ibv_modify_qp(self.0.as_ptr(), attr, mask as i32) };
+        if ret != 0 {
+            bail!("ibv_modify_qp to {what}: {}", errno_of(ret));
+        }
+        Ok(())
+    }
+
+    fn connect(&self, to: &Self, gid_index: u8, mtu: u32) -> Result<()> {
+        // SAFETY: the queue pair is alive.
+        let raw = unsafe { self.0.as_ref() };
+        // SAFETY: as above.
+        let peer = unsafe { to.0.as_ref() };
+        let mut gid = ffi::ibv_gid::default();
+        // SAFETY: the context is open, `gid` outlives the call.
+        let ret = unsafe { ffi::ibv_query_gid(raw.context, 1, i32::from(gid_index), &mut gid) };
+        if ret != 0 {
+            bail!("ibv_query_gid index {gid_index}: {}", errno_of(ret));
+        }
+        let mut attr = ffi::ibv_qp_attr {
+            qp_state: ffi::IBV_QPS_INIT,
+            port_num: 1,
+            qp_access_flags: ALL_ACCESS,
+            ..Default::default()
+        };
+        let mask = ffi::IBV_QP_STATE
+            | ffi::IBV_QP_PKEY_INDEX
+            | ffi::IBV_QP_PORT
+            | ffi::IBV_QP_ACCESS_FLAGS;
+        self.modify(&mut attr, mask, "INIT")?;
+        let mut attr = ffi::ibv_qp_attr {
+            qp_state: ffi::IBV_QPS_RTR,
+            path_mtu: match mtu {
+                256 => ffi::IBV_MTU_256,
+                512 => ffi::IBV_MTU_512,
+                1024 => ffi::IBV_MTU_1024,
+                2048 => ffi::IBV_MTU_2048,
+                4096 => ffi::IBV_MTU_4096,
+                other => bail!("MTU {other}: 256, 512, 1024, 2048 or 4096 is possible"),
+            },
+            dest_qp_num: peer.qp_num,
+            max_dest_rd_atomic: 16,
+            min_rnr_timer: 1,
+            ah_attr: ffi::ibv_ah_attr {
+                grh: ffi::ibv_global_route {
+                    dgid: gid,
+                    sgid_index: gid_index,
+                    hop_limit: 64,
+                    ..Default::default()
+                },
+                is_global: 1,
+                port_num: 1,
+                ..Default::default()
+            },
+            ..Default::default()
+        };
+        let mask = ffi::IBV_QP_STATE
+            | ffi::IBV_QP_AV
+            | ffi::IBV_QP_PATH_MTU
+            | ffi::IBV_QP_DEST_QPN
+            | ffi::IBV_QP_RQ_PSN
+            | ffi::IBV_QP_MAX_DEST_RD_ATOMIC
+            | ffi::IBV_QP_MIN_RNR_TIMER;
+        self.modify(&mut attr, mask, "RTR")?;
+        let mut attr = ffi::ibv_qp_attr {
+            qp_state: ffi::IBV_QPS_RTS,
+            // 4.096 µs * 2^16 = 268 ms: long enough for an emulated CPU, short against HANG.
+            timeout: 16,
+            retry_cnt: 7,
+            rnr_retry: 7,
+            max_rd_atomic: 16,
+            ..Default::default()
+        };
+        let mask = ffi::IBV_QP_STATE
+            | ffi::IBV_QP_TIMEOUT
+            | ffi::IBV_QP_RETRY_CNT
+            | ffi::IBV_QP_RNR_RETRY
+            | ffi::IBV_QP_SQ_PSN
+            | ffi::IBV_QP_MAX_QP_RD_ATOMIC;
+        self.modify(&mut attr, mask, "RTS")
+    }
+}
+
+impl Qp {
+    /// Creates both queue pairs and connects them with path MTU `mtu` bytes.
+    pub fn new(pd: &Arc<Pd>, mtu: u32) -> Result<Self> {
+        let send = cq(&pd.device)?;
+        let recv = cq(&pd.device)?;
+        let unused = cq(&pd.device)?;
+        let requester = RawQp::new(pd, &send, &unused)?;
+        let responder = RawQp::new(pd, &unused, &recv)?;
+        let gid_index = pd.device.gid_index;
+        responder.connect(&requester, gid_index, mtu)?;
+        requester.connect(&responder, gid_index, mtu)?;
+        Ok(Self {
+            requester,
+            responder,
+            send,
+            recv,
+            _unused: unused,
+            _pd: pd.clone(),
+        })
+    }
+
+    /// Posts `op` of `len` bytes.
+    pub fn post(&self, op: Op, local: Piece, len: u32, remote: Piece) -> Result<(), OpError> {
+        let mut sge = ffi::ibv_sge {
+            addr: local.addr,
+            length: len,
+            lkey: local.key,
+        };
+        let mut wr = ffi::ibv_send_wr {
+            sg_list: &mut sge,
+            num_sge: 1,
+            send_flags: ffi::IBV_SEND_SIGNALED,
+            ..Default::default()
+        };
+        let mut atomic = |compare_add, swap| {
+            wr.wr.atomic.remote_addr = remote.addr;
+            wr.wr.atomic.rkey = remote.key;
+            wr.wr.atomic.compare_add = compare_add;
+            wr.wr.atomic.swap = swap;
+        };
+        match op {
+            Op::CmpSwp(compare, swap) => {
+                atomic(compare, swap);
+                wr.opcode = ffi::IBV_WR_ATOMIC_CMP_AND_SWP;
+            }
+            Op::FetchAdd(add) => {
+                atomic(add, 0);
+                wr.opcode = ffi::IBV_WR_ATOMIC_FETCH_AND_ADD;
+            }
+            Op::Send => wr.opcode = ffi::IBV_WR_SEND,
+            Op::Write | Op::Read => {
+                wr.wr.rdma.remote_addr = remote.addr;
+                wr.wr.rdma.rkey = remote.key;
+                wr.opcode = if matches!(op, Op::Write) {
+                    ffi::IBV_WR_RDMA_WRITE
+                } else {
+                    ffi::IBV_WR_RDMA_READ
+                };
+            }
+        }
+        let mut bad = ptr::null_mut();
+        // SAFETY: request and element live through the call, which copies them.
+        let ret = unsafe { ffi::ibv_post_send(self.requester.0.as_ptr(), &mut wr, &mut bad) };
+        if ret != 0 {
+            return Err(OpError::Post(
+                errno_of(ret).raw_os_error().unwrap_or(libc::EIO),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Posts a receive of `len` bytes at the responder.
+    pub fn post_recv(&self, local: Piece, len: u32) -> Result<(), OpError> {
+        let mut sge = ffi::ibv_sge {
+            addr: local.addr,
+            length: len,
+            lkey: local.key,
+        };
+        let mut wr = ffi::ibv_recv_wr {
+            sg_list: &mut sge,
+            num_sge: 1,
+            ..Default::default()
+        };
+        let mut bad = ptr::null_mut();
+        // SAFETY: request and element live through the call, which copies them.
+        let ret = unsafe { ffi::ibv_post_recv(self.responder.0.as_ptr(), &mut wr, &mut bad) };
+        if ret != 0 {
+            return Err(OpError::Post(
+                errno_of(ret).raw_os_error().unwrap_or(libc::EIO),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Waits for the next completion of the send queue.
+    pub fn wait(&self) -> Result<(), OpError> {
+        wait(&self.send)
+    }
+
+    /// Waits for the next completion of the receive queue.
+    pub fn wait_recv(&self) -> Result<(), OpError> {
+        wait(&self.recv)
+    }
+
+    /// Posts `op` and waits for its completion.
+    pub fn run(&self, op: Op, local: Piece, len: u32, remote: Piece) -> Result<(), OpError> {
+        self.post(op, local, len, remote)?;
+        self.wait()
+    }
+}
+
+fn cq(device: &Arc<Device>) -> Result<Cq> {
+    // SAFETY: the context is open; no channel is used.
+    let raw = unsafe {
+        ffi::ibv_create_cq(
+            device.raw.as_ptr(),
+            128,
+            ptr::null_mut(),
+            ptr::null_mut(),
+            0,
+        )
+    };
+    let raw = NonNull::new(raw)
+        .ok_or_else(io::Error::last_os_error)
+        .context("ibv_create_cq")?;
+    Ok(Cq { raw })
+}
+
+fn wait(cq: &Cq) -> Result<(), OpError> {
+    let start = Instant::now();
+    let mut polls = 0u32;
+    loop {
+        let mut wc = ffi::ibv_wc::default();
+        // SAFETY: the queue is alive and there is room for one completion.
+        let n = unsafe { ffi::ibv_poll_cq(cq.raw.as_ptr(), 1, &mut wc) };
+        if n < 0 {
+            return Err(OpError::Post(libc::EIO));
+        }
+        if n == 1 {
+            return if wc.status == ffi::IBV_WC_SUCCESS {
+                Ok(())
+            } else {
+                Err(OpError::Status(wc.status))
+            };
+        }
+        polls += 1;
+        if polls % 64 == 0 {
+            if start.elapsed() > HANG {
+                return Err(OpError::Hang);
+            }
+            // The soft device does its work on the CPUs that poll: let it.
+            std::thread::sleep(Duration::from_micros(20));
+        } else {
+            std::thread::yield_now();
+        }
+    }
+}
