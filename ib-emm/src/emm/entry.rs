@@ -2,12 +2,13 @@
 
 //! One translation: a page frame and what may be done with it.
 
+use super::PART_PAGES;
+
 /// A translation as it stands in the table: the frame number above [`Entry::FLAG_BITS`], flags
 /// below. Zero is "no translation".
 ///
-/// # Invariants
-///
-/// `DIRTY` is set only together with `WRITE`.
+/// A *huge* entry stands for a whole part: [`PART_PAGES`] frames in a row, of which it names the
+/// first, a multiple of [`PART_PAGES`]. Its flags are those of all its pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry(u64);
 
@@ -20,12 +21,40 @@ impl Entry {
     pub const ACCESSED: u64 = 4;
     /// Set by a write, passed on to the VM when the translation goes.
     pub const DIRTY: u64 = 8;
+    /// A huge entry. Above every count that a directory slot can hold (see `table`).
+    pub const HUGE: u64 = 0x800;
 
     /// A translation to page frame `pfn` that may be written if `writable`.
     #[must_use]
     pub const fn new(pfn: u64, writable: bool) -> Self {
         let write = if writable { Self::WRITE } else { 0 };
         Self(pfn << Self::FLAG_BITS | Self::PRESENT | write)
+    }
+
+    /// A huge entry of the frames from `pfn` on.
+    ///
+    /// # Preconditions
+    ///
+    /// `pfn` is a multiple of [`PART_PAGES`].
+    #[must_use]
+    pub const fn new_huge(pfn: u64, writable: bool) -> Self {
+        Self(Self::new(pfn, writable).0 | Self::HUGE)
+    }
+
+    /// The entry of `page` alone, if this huge one stands for its part; itself if it is not huge.
+    #[must_use]
+    pub const fn at(self, page: u64) -> Self {
+        if self.huge() {
+            Self((self.0 & !Self::HUGE) + ((page % PART_PAGES) << Self::FLAG_BITS))
+        } else {
+            self
+        }
+    }
+
+    /// The same translation, with the mark of a write if `dirty`.
+    #[must_use]
+    pub const fn with_dirty(self, dirty: bool) -> Self {
+        Self(self.0 | if dirty { Self::DIRTY } else { 0 })
     }
 
     /// The entry stored as `raw`, or `None` for an empty slot.
@@ -61,6 +90,18 @@ impl Entry {
     #[must_use]
     pub const fn allows(self, write: bool) -> bool {
         !write || self.writable()
+    }
+
+    /// Whether it stands for a whole part.
+    #[must_use]
+    pub const fn huge(self) -> bool {
+        self.0 & Self::HUGE != 0
+    }
+
+    /// Pages that it translates.
+    #[must_use]
+    pub const fn pages(self) -> u64 {
+        if self.huge() { PART_PAGES } else { 1 }
     }
 
     /// Whether a write went through it.

@@ -5,6 +5,7 @@
 //!
 //! - [`range`]: pages of a region, half-open.
 //! - [`entry`]: one translation.
+//! - [`node`]: its nodes, and spare ones for an insertion.
 //! - [`table`]: the sparse translation table.
 //! - [`hold`]: ranges between `invalidate_start` and `invalidate_end`.
 //! - [`window`]: faults in flight, and which of them an invalidation made stale.
@@ -18,6 +19,7 @@
 pub mod ahead;
 pub mod entry;
 pub mod hold;
+pub mod node;
 pub mod range;
 pub mod region;
 pub mod table;
@@ -27,9 +29,10 @@ pub use self::{
     ahead::ReadAhead,
     entry::Entry,
     hold::HoldOff,
+    node::{Node, NodeMem, Pool},
     range::PageRange,
     region::{Begin, Finish, Geometry, RegionState, Stats},
-    table::{NodeMem, Pool, Table},
+    table::Table,
     window::{Window, Windows},
 };
 

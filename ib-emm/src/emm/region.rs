@@ -143,6 +143,8 @@ pub struct RegionState<M: NodeMem> {
     holds: HoldOff,
     windows: Windows,
     ahead: ReadAhead,
+    /// The pages of a fault that lost against invalidations too often.
+    starved: PageRange,
     dead: bool,
     stats: Stats,
 }
@@ -157,6 +159,7 @@ impl<M: NodeMem> RegionState<M> {
             holds: HoldOff::new(),
             windows: Windows::new(),
             ahead: ReadAhead::new(),
+            starved: PageRange::default(),
             dead: false,
             stats: Stats::default(),
         }
@@ -186,6 +189,12 @@ impl<M: NodeMem> RegionState<M> {
         self.table.access(page, write)
     }
 
+    /// Whether there is a translation of `page` for an access of the given kind.
+    #[must_use]
+    pub fn has(&self, page: u64, write: bool) -> bool {
+        self.table.get(page).is_some_and(|e| e.allows(write))
+    }
+
     /// Begins a fault: an access of the given kind needs all of `want`.
     ///
     /// # Preconditions
@@ -205,7 +214,7 @@ impl<M: NodeMem> RegionState<M> {
         if self.dead {
             return Begin::Dead;
         }
-        let has = |page| self.table.get(page).is_some_and(|e: Entry| e.allows(write));
+        let has = |page| self.has(page, write);
         let Some(first) = (want.start..want.end).find(|page| !has(*page)) else {
             return Begin::Ready;
         };
@@ -224,6 +233,71 @@ impl<M: NodeMem> RegionState<M> {
         Begin::Go(plan, self.table.missing(plan.start))
     }
 
+    /// Begins a fault for the whole part of `page`, because the VM has a huge page there.
+    ///
+    /// # Returns
+    ///
+    /// The window's range and the spare nodes that [`finish_huge`](Self::finish_huge) may need.
+    /// `None` if one entry can't stand for the part now: it sticks out of the region, it is held
+    /// off, or another fault is in flight in it.
+    ///
+    /// # Safety
+    ///
+    /// If not `None`, `window` is handed to [`finish_huge`](Self::finish_huge) or
+    /// [`abandon_fault`](Self::abandon_fault) before it is dropped.
+    pub unsafe fn begin_huge(
+        &mut self,
+        page: u64,
+        window: Pin<&mut Window>,
+    ) -> Option<(PageRange, usize)> {
+        let part = PageRange::part_of(page);
+        let inside = part.intersect(&self.geometry.pages()) == part;
+        if self.dead || !inside || self.holds.blocks(&part) || self.windows.busy(&part) {
+            return None;
+        }
+        // SAFETY: the caller promises to finish, which closes the window.
+        unsafe { self.windows.open(window, part) };
+        Some((part, self.table.missing(page)))
+    }
+
+    /// Ends a fault of a whole part: `pfn` is the first of its frames, if the VM has them in a row
+    /// from a multiple of [`PART_PAGES`] on.
+    ///
+    /// # Returns
+    ///
+    /// [`Finish::Stale`] also if `pfn` is none: one entry can't stand for the part after all.
+    pub fn finish_huge(
+        &mut self,
+        window: Pin<&mut Window>,
+        pfn: Option<u64>,
+        write: bool,
+        prefetch: bool,
+        pool: &mut Pool<'_, M>,
+    ) -> Finish {
+        let part = window.range();
+        let fresh = self.windows.close(window);
+        if self.dead {
+            return Finish::Dead;
+        }
+        let Some(pfn) = pfn.filter(|pfn| fresh && pfn % PART_PAGES == 0) else {
+            return Finish::Stale;
+        };
+        let entry = Entry::new_huge(pfn, write);
+        if self.table.insert_huge(part.start, entry, pool).is_err() {
+            return Finish::Stale;
+        }
+        self.brought(PART_PAGES, prefetch);
+        Finish::Installed
+    }
+
+    fn brought(&mut self, pages: u64, prefetch: bool) {
+        if prefetch {
+            self.stats.page_prefetch += pages;
+        } else {
+            self.stats.page_faults += pages;
+        }
+    }
+
     /// Ends a fault: `pfns` are the frames of the first pages of `window`, in order (fewer than
     /// asked for when the VM had fewer).
     pub fn finish_fault(
@@ -240,26 +314,15 @@ impl<M: NodeMem> RegionState<M> {
         if self.dead {
             return Finish::Dead;
         }
-        if !fresh || self.table.missing(range.start) > pool.len() {
+        if !fresh {
             return Finish::Stale;
         }
         let got = PageRange::new(range.start, range.start + pfns.len() as u64);
-        for (page, pfn) in (got.start..got.end).zip(pfns) {
-            if self.table.get(page).is_some_and(|e| e.allows(write)) {
-                continue;
-            }
-            if self
-                .table
-                .insert(page, Entry::new(pfn, write), pool)
-                .is_err()
-            {
-                return Finish::Stale;
-            }
+        if self.table.fill(got, pfns, write, pool).is_err() {
+            return Finish::Stale;
         }
-        if prefetch {
-            self.stats.page_prefetch += got.len();
-        } else {
-            self.stats.page_faults += got.len();
+        self.brought(got.len(), prefetch);
+        if !prefetch {
             let want = PageRange::new(range.start, want.end.max(range.start));
             self.ahead.learn(&want, &got);
         }
@@ -269,6 +332,32 @@ impl<M: NodeMem> RegionState<M> {
     /// Ends a fault that the VM could not serve.
     pub fn abandon_fault(&mut self, window: Pin<&mut Window>) {
         let _fresh = self.windows.close(window);
+    }
+
+    /// The fault for `page` lost against invalidations again and again: those that can sleep let
+    /// it pass from now on ([`yields`](Self::yields)). One fault a region at a time.
+    ///
+    /// # Returns
+    ///
+    /// Whether this fault is the one; then [`sated`](Self::sated) follows.
+    #[must_use]
+    pub fn starve(&mut self, page: u64) -> bool {
+        if self.starved.is_empty() {
+            self.starved = PageRange::one(page);
+            return true;
+        }
+        false
+    }
+
+    /// The starved fault is over, well or not.
+    pub fn sated(&mut self) {
+        self.starved = PageRange::default();
+    }
+
+    /// Whether an invalidation of `range` should let a starved fault pass first.
+    #[must_use]
+    pub fn yields(&self, range: &PageRange) -> bool {
+        self.starved.overlaps(range)
     }
 
     /// An invalidation of `range` begins: nothing is established there until its end. The

@@ -4,112 +4,24 @@
 //!
 //! The tree is as high as the region is long: a region within one part is one leaf, a GiB has one
 //! directory. A node exists only while something is in it. How many of a node's slots are used is
-//! kept in the low bits of the slot that points to it, so that a node is exactly one page.
+//! kept in the low bits of the slot that points to it, so that a node is exactly one page. A huge
+//! page takes no leaf: its entry stands in the slot that would point to one.
 //!
 //! Nothing here allocates: nodes come from a [`Pool`] that was filled with no lock held.
 
-use super::{Entry, PAGE_SIZE, PageRange};
+use super::{
+    Entry, PAGE_SIZE, PART_PAGES, PageRange,
+    node::{BITS, MAX_LEVELS, Node, NodeMem, Pool, SLOTS},
+};
 use core::{
     ptr::{self, NonNull},
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-const BITS: u32 = 9;
-const SLOTS: usize = 1 << BITS;
 /// Low bits of a directory slot: used slots of the node it points to.
-const COUNT: u64 = 0xfff;
-/// Levels that a table can have: 6 × 9 bits of page index are more than an address space.
-pub const MAX_LEVELS: u32 = 6;
-
-/// One node: 512 slots, entries in a leaf, children elsewhere. Zeroed when empty.
-#[repr(C, align(4096))]
-#[derive(Debug)]
-pub struct Node([AtomicU64; SLOTS]);
-
-/// Where nodes come from and go to.
-///
-/// # Safety
-///
-/// `alloc` returns a zeroed [`Node`] that nobody else uses until it is handed to `free`.
-pub unsafe trait NodeMem {
-    /// A zeroed node, or `None` when there is no memory. May sleep; never called under a lock.
-    fn alloc(&self) -> Option<NonNull<Node>>;
-
-    /// Gives `node` back. Never sleeps.
-    ///
-    /// # Safety
-    ///
-    /// `node` came from `alloc` and is not used afterwards.
-    unsafe fn free(&self, node: NonNull<Node>);
-}
-
-/// Spare nodes for one insertion.
-///
-/// # Invariants
-///
-/// Each node in `nodes` came from `mem` and is owned by the pool.
-#[derive(Debug)]
-pub struct Pool<'a, M: NodeMem> {
-    mem: &'a M,
-    nodes: [Option<NonNull<Node>>; MAX_LEVELS as usize],
-    len: usize,
-}
-
-impl<'a, M: NodeMem> Pool<'a, M> {
-    /// A pool without nodes.
-    #[must_use]
-    pub const fn new(mem: &'a M) -> Self {
-        Self {
-            mem,
-            nodes: [None; MAX_LEVELS as usize],
-            len: 0,
-        }
-    }
-
-    /// Brings the pool to `want` nodes. May sleep.
-    ///
-    /// # Returns
-    ///
-    /// Whether there was memory for it.
-    #[must_use]
-    pub fn fill(&mut self, want: usize) -> bool {
-        while self.len < want.min(self.nodes.len()) {
-            let Some(node) = self.mem.alloc() else {
-                return false;
-            };
-            self.nodes[self.len] = Some(node);
-            self.len += 1;
-        }
-        true
-    }
-
-    /// Nodes in it.
-    #[must_use]
-    pub const fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Whether it holds no node.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    fn take(&mut self) -> Option<NonNull<Node>> {
-        self.len = self.len.checked_sub(1)?;
-        self.nodes[self.len].take()
-    }
-}
-
-impl<M: NodeMem> Drop for Pool<'_, M> {
-    fn drop(&mut self) {
-        while let Some(node) = self.take() {
-            // SAFETY: by the type's invariant the node came from `mem`, and it is ours.
-            unsafe { self.mem.free(node) };
-        }
-    }
-}
-
+const COUNT: u64 = 0x7ff;
+/// Slots never count up to a huge entry's mark, nor does a huge entry look like a count.
+const _: () = assert!(SLOTS as u64 <= COUNT && COUNT & Entry::HUGE == 0);
 /// An insertion lacked this many nodes in its pool. Nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NeedNodes(pub usize);
@@ -122,7 +34,8 @@ pub struct NeedNodes(pub usize);
 /// # Invariants
 ///
 /// A non-zero directory slot holds the address of a live node, owned by the table, and in its low
-/// bits how many of that node's slots are not zero: never 0 outside of a method.
+/// bits how many of that node's slots are not zero: never 0 outside of a method. Only a slot that
+/// would point to a leaf may hold a huge entry instead.
 #[derive(Debug)]
 pub struct Table<M: NodeMem> {
     root: AtomicU64,
@@ -133,7 +46,15 @@ pub struct Table<M: NodeMem> {
 }
 
 fn child(slot: u64) -> Option<NonNull<Node>> {
+    if huge(slot).is_some() {
+        return None;
+    }
     NonNull::new(ptr::with_exposed_provenance_mut((slot & !COUNT) as usize))
+}
+
+/// The huge entry in a directory slot.
+fn huge(slot: u64) -> Option<Entry> {
+    Entry::from_raw(slot).filter(|_| slot & Entry::HUGE != 0)
 }
 
 const fn index(page: u64, level: u32) -> usize {
@@ -190,13 +111,18 @@ impl<M: NodeMem> Table<M> {
         self.entries == 0
     }
 
+    /// The slot that holds the translation of `page`, a huge one included.
     fn slot(&self, page: u64) -> Option<&AtomicU64> {
         if page >= span(self.levels) {
             return None;
         }
         let mut slot = &self.root;
         for level in (0..self.levels).rev() {
-            let node = child(slot.load(Relaxed))?;
+            let raw = slot.load(Relaxed);
+            if level == 0 && raw & Entry::HUGE != 0 {
+                return Some(slot);
+            }
+            let node = child(raw)?;
             // SAFETY: by the type's invariant the slot points to a live node; `&self` keeps it
             // alive, since nodes go with `&mut self` only.
             slot = unsafe { &node.as_ref().0[index(page, level)] };
@@ -204,10 +130,17 @@ impl<M: NodeMem> Table<M> {
         Some(slot)
     }
 
-    /// The translation of `page`.
+    /// The translation of `page`: its own frame, also where a huge entry stands for it.
     #[must_use]
     pub fn get(&self, page: u64) -> Option<Entry> {
-        Entry::from_raw(self.slot(page)?.load(Relaxed))
+        Entry::from_raw(self.slot(page)?.load(Relaxed)).map(|e| e.at(page))
+    }
+
+    /// Whether a huge entry translates `page`.
+    #[must_use]
+    pub fn is_huge(&self, page: u64) -> bool {
+        self.slot(page)
+            .is_some_and(|slot| huge(slot.load(Relaxed)).is_some())
     }
 
     /// The translation of `page` for an access, which is noted in it.
@@ -226,10 +159,11 @@ impl<M: NodeMem> Table<M> {
         if entry.raw() & marks != marks {
             slot.fetch_or(marks, Relaxed);
         }
-        Some(entry)
+        Some(entry.at(page))
     }
 
-    /// Nodes that an insertion anywhere in the part of `page` lacks.
+    /// Nodes that an insertion anywhere in the part of `page` lacks. A huge entry there counts as
+    /// a leaf that is missing: a small one splits it.
     #[must_use]
     pub fn missing(&self, page: u64) -> usize {
         let mut slot = &self.root;
@@ -243,7 +177,8 @@ impl<M: NodeMem> Table<M> {
         0
     }
 
-    /// Enters the translation of `page`, or replaces it.
+    /// Enters the translation of `page`, or replaces it. A huge entry in its place is split. What
+    /// was dirty stays so.
     ///
     /// # Errors
     ///
@@ -259,42 +194,127 @@ impl<M: NodeMem> Table<M> {
         pool: &mut Pool<'_, M>,
     ) -> Result<(), NeedNodes> {
         let need = self.missing(page);
-        if page >= span(self.levels) || need > pool.len {
+        if page >= span(self.levels) || need > pool.len() {
             return Err(NeedNodes(need));
         }
-        // The slot that points to the node that `slot` is in.
-        let mut holder: Option<&AtomicU64> = None;
-        let mut slot = &self.root;
-        for level in (0..self.levels).rev() {
-            let node = match child(slot.load(Relaxed)) {
-                Some(node) => node,
-                None => {
-                    let Some(node) = pool.take() else {
-                        return Err(NeedNodes(need));
-                    };
-                    slot.store(node.as_ptr().expose_provenance() as u64, Relaxed);
-                    self.nodes += 1;
-                    if let Some(holder) = holder {
-                        bump(holder, 1);
-                    }
-                    node
-                }
-            };
-            holder = Some(slot);
-            // SAFETY: the node is live: it was in the table, or the pool just gave it.
-            slot = unsafe { &node.as_ref().0[index(page, level)] };
-        }
-        if slot.load(Relaxed) == 0 {
+        let Some((holder, slot)) = descend(&self.root, self.levels, 0, page, &mut self.nodes, pool)
+        else {
+            return Err(NeedNodes(need));
+        };
+        let old = Entry::from_raw(slot.load(Relaxed));
+        if old.is_none() {
+            bump(holder, 1);
             self.entries += 1;
-            if let Some(holder) = holder {
-                bump(holder, 1);
-            }
         }
-        slot.store(entry.raw(), Relaxed);
+        let dirty = old.is_some_and(Entry::dirty);
+        slot.store(entry.with_dirty(dirty).raw(), Relaxed);
         Ok(())
     }
 
-    /// Removes the translations of `range`; `gone` sees each, in order.
+    /// Enters the translations of `range`, whose frames are `pfns`, where there is none yet that
+    /// allows this kind of access. A huge entry in their place is split. What was dirty stays so.
+    ///
+    /// # Errors
+    ///
+    /// As for [`insert`](Self::insert).
+    ///
+    /// # Preconditions
+    ///
+    /// `range` lies inside one part and below the number of pages that the table was
+    /// made for.
+    pub fn fill(
+        &mut self,
+        range: PageRange,
+        pfns: impl Iterator<Item = u64>,
+        write: bool,
+        pool: &mut Pool<'_, M>,
+    ) -> Result<(), NeedNodes> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        let need = self.missing(range.start);
+        if range.end > span(self.levels) || need > pool.len() {
+            return Err(NeedNodes(need));
+        }
+        let found = descend(
+            &self.root,
+            self.levels,
+            0,
+            range.start,
+            &mut self.nodes,
+            pool,
+        );
+        let Some((holder, leaf)) = found.and_then(|(h, _)| Some((h, child(h.load(Relaxed))?)))
+        else {
+            return Err(NeedNodes(need));
+        };
+        // SAFETY: by the type's invariant the leaf is live, and `&mut self` excludes others.
+        let slots = unsafe { &leaf.as_ref().0 };
+        let mut new = 0;
+        for (slot, pfn) in slots[index(range.start, 0)..].iter().zip(pfns) {
+            let old = Entry::from_raw(slot.load(Relaxed));
+            if old.is_some_and(|old| old.allows(write)) {
+                continue;
+            }
+            new += i64::from(old.is_none());
+            let dirty = old.is_some_and(Entry::dirty);
+            slot.store(Entry::new(pfn, write).with_dirty(dirty).raw(), Relaxed);
+        }
+        bump(holder, new);
+        self.entries += new.unsigned_abs();
+        Ok(())
+    }
+
+    /// Enters one translation for the whole part of `page`, in place of all that stands there.
+    /// What was dirty stays so.
+    ///
+    /// # Errors
+    ///
+    /// [`NeedNodes`] when `pool` is too small; nothing is changed then.
+    ///
+    /// # Preconditions
+    ///
+    /// As for [`insert`](Self::insert), and `entry` is huge: the same frames as those that the
+    /// part's entries name, if any.
+    pub fn insert_huge(
+        &mut self,
+        page: u64,
+        entry: Entry,
+        pool: &mut Pool<'_, M>,
+    ) -> Result<(), NeedNodes> {
+        let need = self.missing(page).saturating_sub(1);
+        if page >= span(self.levels) || need > pool.len() {
+            return Err(NeedNodes(need));
+        }
+        let Some((holder, slot)) = descend(&self.root, self.levels, 1, page, &mut self.nodes, pool)
+        else {
+            return Err(NeedNodes(need));
+        };
+        let raw = slot.load(Relaxed);
+        let mut dirty = huge(raw).is_some_and(Entry::dirty);
+        if let Some(leaf) = child(raw) {
+            // SAFETY: by the type's invariant the leaf is live, and `&mut self` excludes others.
+            let slots = unsafe { &leaf.as_ref().0 };
+            dirty |= slots
+                .iter()
+                .filter_map(|slot| Entry::from_raw(slot.load(Relaxed)))
+                .any(Entry::dirty);
+            self.entries -= raw & COUNT;
+            self.nodes -= 1;
+            // SAFETY: it came from `mem` through a pool; the store below forgets it.
+            unsafe { self.mem.free(leaf) };
+        } else if raw != 0 {
+            self.entries -= PART_PAGES;
+        } else if self.levels > 1 {
+            bump(holder, 1);
+        }
+        slot.store(entry.with_dirty(dirty).raw(), Relaxed);
+        self.entries += PART_PAGES;
+        Ok(())
+    }
+
+    /// Removes the translations of `range`; `gone` sees each, in order. A huge one goes whole, also
+    /// if `range` holds only some of its pages: `gone` sees it once, with its part's first page.
     pub fn clear(&mut self, range: PageRange, mut gone: impl FnMut(u64, Entry)) {
         let (mut nodes, mut entries) = (0, 0);
         clear_below(
@@ -305,7 +325,7 @@ impl<M: NodeMem> Table<M> {
             range.intersect(&PageRange::new(0, span(self.levels))),
             &mut nodes,
             &mut |page, entry| {
-                entries += 1;
+                entries += entry.pages();
                 gone(page, entry);
             },
         );
@@ -337,6 +357,9 @@ impl<M: NodeMem> Table<M> {
                         return true;
                     }
                     slot.fetch_and(!Entry::ACCESSED, Relaxed);
+                }
+                if slot.load(Relaxed) & Entry::HUGE != 0 {
+                    break;
                 }
             }
             rest.start = part.end.min(rest.end);
@@ -370,6 +393,57 @@ fn overlapping(level: u32, base: u64, range: PageRange) -> impl Iterator<Item = 
     (from..=to).map(move |i| (i as usize, base + i * step))
 }
 
+/// Goes down from `root` to the slot of `page` at level `stop`, making nodes on the way and
+/// splitting a huge entry that stands in it.
+///
+/// # Returns
+///
+/// The slot that points to the node of the slot found (`root`, if there is none above), and the
+/// slot. `None` when `pool` ran out.
+fn descend<'a, M: NodeMem>(
+    root: &'a AtomicU64,
+    levels: u32,
+    stop: u32,
+    page: u64,
+    nodes: &mut usize,
+    pool: &mut Pool<'_, M>,
+) -> Option<(&'a AtomicU64, &'a AtomicU64)> {
+    let mut holder = root;
+    let mut slot = root;
+    for level in (stop..levels).rev() {
+        let raw = slot.load(Relaxed);
+        let node = match child(raw) {
+            Some(node) => node,
+            None => {
+                let node = pool.take()?;
+                let mut address = node.as_ptr().expose_provenance() as u64;
+                if let Some(entry) = huge(raw) {
+                    split(node, entry);
+                    address += SLOTS as u64;
+                } else if level + 1 < levels {
+                    bump(holder, 1);
+                }
+                slot.store(address, Relaxed);
+                *nodes += 1;
+                node
+            }
+        };
+        holder = slot;
+        // SAFETY: the node is live: it was in the table, or the pool just gave it.
+        slot = unsafe { &node.as_ref().0[index(page, level)] };
+    }
+    Some((holder, slot))
+}
+
+/// Fills the empty leaf `node` with what the huge `entry` stands for.
+fn split(node: NonNull<Node>, entry: Entry) {
+    for (i, page) in (0..PART_PAGES).enumerate() {
+        // SAFETY: a node from a pool is live, and nobody else has it yet.
+        let slot = unsafe { &node.as_ref().0[i] };
+        slot.store(entry.at(page).raw(), Relaxed);
+    }
+}
+
 fn clear_below<M: NodeMem>(
     mem: &M,
     holder: &AtomicU64,
@@ -379,6 +453,13 @@ fn clear_below<M: NodeMem>(
     nodes: &mut usize,
     gone: &mut dyn FnMut(u64, Entry),
 ) {
+    if let Some(entry) = huge(holder.load(Relaxed)) {
+        if !range.intersect(&PageRange::part_of(base)).is_empty() {
+            holder.store(0, Relaxed);
+            gone(base, entry);
+        }
+        return;
+    }
     let Some(node) = child(holder.load(Relaxed)) else {
         return;
     };
@@ -410,10 +491,11 @@ fn clear_below<M: NodeMem>(
 }
 
 fn first_below(holder: &AtomicU64, level: u32, base: u64, range: PageRange) -> Option<u64> {
-    let node = child(holder.load(Relaxed))?;
+    let raw = holder.load(Relaxed);
     if level == 0 {
-        return (!range.is_empty()).then_some(range.start.max(base));
+        return (raw != 0 && !range.is_empty()).then_some(range.start.max(base));
     }
+    let node = child(raw)?;
     overlapping(level, base, range).find_map(|(i, page)| {
         // SAFETY: the holder points to a live node, which the table's borrow keeps.
         let slot = unsafe { &node.as_ref().0[i] };

@@ -1,8 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Node memory that counts, and can run dry.
+//! Node memory that counts, and can run dry; and the models that the core is compared with.
 
-use ib_emm::emm::{NodeMem, table::Node};
+pub mod bytes;
+pub mod hold;
+pub mod range;
+pub mod region;
+pub mod table;
+
+use ib_emm::emm::{Node, NodeMem};
 use std::{
     alloc::{Layout, alloc_zeroed, dealloc},
     cell::Cell,
@@ -17,7 +23,6 @@ pub struct HostNodes {
     refuse: Rc<Cell<bool>>,
 }
 
-#[allow(dead_code, reason = "each test file uses its share")]
 impl HostNodes {
     /// Nodes that were handed out and not given back.
     pub fn live(&self) -> usize {

@@ -1,0 +1,475 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! A region against a model VM: every translation that can be used must be what the VM maps now.
+//!
+//! The model VM changes its mapping of a page only between the start and the end of an
+//! invalidation of it, as the real one does. Faults are split in two (ask, install), so that
+//! invalidations and the owner's exit come between.
+
+mod op;
+
+pub use self::op::{Change, Op};
+
+use super::HostNodes;
+use ib_emm::emm::{
+    Begin, Entry, Finish, Geometry, PAGE_SIZE, PART_PAGES, PageRange, Pool, RegionState, Stats,
+    Window,
+};
+use std::pin::Pin;
+
+/// First byte of the region, off all boundaries.
+pub const START: u64 = 0x7f00_0010_3000 + 77;
+/// Its bytes: two whole parts and some pages on either side.
+pub const LENGTH: u64 = 1500 * PAGE_SIZE;
+
+/// Invalidations that a region tells apart.
+const SLOTS: usize = 6;
+
+/// A page of the VM.
+#[derive(Clone, Copy, PartialEq)]
+struct Page {
+    /// Which mapping this is. Frames are named after it, so that those of one mapping lie in a
+    /// row.
+    generation: u64,
+    present: bool,
+    writable: bool,
+}
+
+/// What a page's translation should be.
+#[derive(Clone, Copy)]
+struct Translation {
+    pfn: u64,
+    writable: bool,
+    /// Written through since it was entered.
+    written: bool,
+    /// One for the whole part.
+    huge: bool,
+}
+
+/// What the VM answered.
+enum Answer {
+    Pages(Vec<u64>),
+    Huge(Option<u64>),
+}
+
+struct Fault {
+    window: Pin<Box<Window>>,
+    want: PageRange,
+    write: bool,
+    prefetch: bool,
+    answer: Answer,
+    /// An invalidation of some of its pages began.
+    stale: bool,
+    nodes: usize,
+}
+
+/// A region, its VM, and what should be translated.
+pub struct Model {
+    state: RegionState<HostNodes>,
+    mem: HostNodes,
+    all: PageRange,
+    vm: Vec<Page>,
+    table: Vec<Option<Translation>>,
+    generations: u64,
+    in_flight: Vec<PageRange>,
+    /// More were in flight at once than are told apart, and some still are.
+    crowded: bool,
+    faults: Vec<Fault>,
+    starved: Option<u64>,
+    dead: bool,
+    stats: Stats,
+}
+
+fn frame(page: u64, generation: u64) -> u64 {
+    generation << 12 | page
+}
+
+impl Model {
+    /// Nothing translated, everything mapped for writing.
+    pub fn new() -> Self {
+        let geometry = Geometry::new(START, LENGTH).unwrap();
+        let mem = HostNodes::default();
+        let all = geometry.pages();
+        let page = Page {
+            generation: 0,
+            present: true,
+            writable: true,
+        };
+        Self {
+            state: RegionState::new(geometry, mem.clone()),
+            mem,
+            all,
+            vm: vec![page; all.end as usize],
+            table: vec![None; all.end as usize],
+            generations: 0,
+            in_flight: Vec::new(),
+            crowded: false,
+            faults: Vec::new(),
+            starved: None,
+            dead: false,
+            stats: Stats::default(),
+        }
+    }
+
+    /// Lets `op` happen to both and compares what comes of it.
+    pub fn step(&mut self, op: Op) {
+        match op {
+            Op::Ask {
+                page,
+                len,
+                write,
+                prefetch,
+                most,
+            } => {
+                let page = self.page(page);
+                let want = PageRange::new(page, page + u64::from(len % 40) + 1)
+                    .intersect(&PageRange::part_of(page))
+                    .intersect(&self.all);
+                self.ask(want, write, prefetch, usize::from(most));
+            }
+            Op::AskHuge { page, write } => self.ask_huge(self.page(page), write),
+            Op::Install { fault, poor } if !self.faults.is_empty() => {
+                self.install(usize::from(fault) % self.faults.len(), poor);
+            }
+            Op::Start { page, len } => {
+                let page = self.page(page);
+                let end = page + u64::from(len % 900) + 1;
+                self.start(PageRange::new(page, end).intersect(&self.all));
+            }
+            Op::End {
+                invalidation,
+                change,
+            } if !self.in_flight.is_empty() => {
+                self.end(usize::from(invalidation) % self.in_flight.len(), change);
+            }
+            Op::Install { .. } | Op::End { .. } => (),
+            Op::Access { page, write } => self.access(self.page(page), write),
+            Op::Starve { page } => self.starve(self.page(page)),
+            Op::Exit { sure } if sure == u8::MAX => self.exit(),
+            Op::Exit { .. } => (),
+        }
+        assert_eq!(self.state.stats(), self.stats);
+    }
+
+    /// Ends all faults and the owner.
+    pub fn finish(mut self) {
+        while !self.faults.is_empty() {
+            self.install(0, false);
+        }
+        for page in self.all.start..self.all.end {
+            let expected = self.table[page as usize];
+            let entry = self.state.table().get(page);
+            assert_eq!(entry.map(Entry::pfn), expected.map(|t| t.pfn));
+            let huge = expected.is_some_and(|t| t.huge);
+            assert_eq!(self.state.table().is_huge(page), huge);
+        }
+        self.exit();
+    }
+
+    /// The range that the last fault asked for.
+    pub fn asked(&self) -> Option<PageRange> {
+        Some(self.faults.last()?.window.range())
+    }
+
+    /// Faults in flight.
+    pub fn faults(&self) -> usize {
+        self.faults.len()
+    }
+
+    /// The region's first page.
+    pub fn first(&self) -> u64 {
+        self.all.start
+    }
+
+    fn page(&self, page: u16) -> u64 {
+        self.all.start + u64::from(page) % self.all.len()
+    }
+
+    fn has(&self, page: u64, write: bool) -> bool {
+        self.table[page as usize].is_some_and(|t| t.writable || !write)
+    }
+
+    fn is_held(&self, range: &PageRange) -> bool {
+        self.in_flight.iter().any(|r| r.overlaps(range))
+    }
+
+    fn is_busy(&self, range: &PageRange) -> bool {
+        self.faults.iter().any(|f| f.window.range().overlaps(range))
+    }
+
+    fn ask(&mut self, want: PageRange, write: bool, prefetch: bool, most: usize) {
+        let mut window = Box::pin(Window::new());
+        // SAFETY: `install` finishes it, at the latest when the model ends.
+        let begun = unsafe { self.state.begin_fault(want, write, window.as_mut()) };
+        let first = (want.start..want.end).find(|page| !self.has(*page, write));
+        let needed = PageRange::new(first.unwrap_or(want.end), want.end);
+        match begun {
+            Begin::Dead => assert!(self.dead),
+            Begin::Ready => assert!(!self.dead && needed.is_empty()),
+            Begin::Wait => {
+                assert!(!self.dead && !needed.is_empty());
+                let reason = self.is_held(&needed) || self.is_busy(&needed);
+                assert!(reason || self.crowded, "nobody waits without a reason");
+            }
+            Begin::Go(range, nodes) => {
+                assert!(!self.dead && !needed.is_empty());
+                assert!(!self.is_held(&range), "held off");
+                assert!(!self.is_busy(&range), "single flight");
+                assert!(range.start == needed.start && range.end >= needed.end);
+                let part = PageRange::part_of(range.start).intersect(&self.all);
+                assert_eq!(range.intersect(&part), range, "in one part of the region");
+                let guess = needed.end..range.end;
+                assert!(guess.clone().all(|page| !self.has(page, write)));
+                assert_eq!(nodes, self.state.table().missing(range.start));
+                let pages = self.answer(range, write, most);
+                self.faults.push(Fault {
+                    window,
+                    want,
+                    write,
+                    prefetch,
+                    answer: Answer::Pages(pages),
+                    stale: false,
+                    nodes,
+                });
+                self.copy_on_write(range.start, write);
+            }
+        }
+    }
+
+    fn ask_huge(&mut self, page: u64, write: bool) {
+        let part = PageRange::part_of(page);
+        let mut window = Box::pin(Window::new());
+        // SAFETY: `install` finishes it, at the latest when the model ends.
+        let begun = unsafe { self.state.begin_huge(page, window.as_mut()) };
+        let Some((range, nodes)) = begun else {
+            let outside = part.intersect(&self.all) != part;
+            let reason = outside || self.dead || self.is_held(&part) || self.is_busy(&part);
+            assert!(reason || self.crowded, "nobody is refused without a reason");
+            return;
+        };
+        assert_eq!(range, part);
+        assert!(!self.dead && !self.is_held(&part) && !self.is_busy(&part));
+        let pages = &self.vm[part.start as usize..part.end as usize];
+        let one = pages.iter().all(|page| *page == pages[0]);
+        let usable = one && pages[0].present && (pages[0].writable || !write);
+        let pfn = usable.then(|| frame(part.start, pages[0].generation));
+        self.faults.push(Fault {
+            window,
+            want: part,
+            write,
+            prefetch: false,
+            answer: Answer::Huge(pfn),
+            stale: false,
+            nodes,
+        });
+    }
+
+    fn answer(&self, range: PageRange, write: bool, most: usize) -> Vec<u64> {
+        (range.start..range.end)
+            .take_while(|page| {
+                let page = self.vm[*page as usize];
+                page.present && (page.writable || !write)
+            })
+            .take(most)
+            .map(|page| frame(page, self.vm[page as usize].generation))
+            .collect()
+    }
+
+    /// A fault's write to a protected page replaces it, with an invalidation inside the fault.
+    fn copy_on_write(&mut self, page: u64, write: bool) {
+        let vm = self.vm[page as usize];
+        if write && vm.present && !vm.writable {
+            self.start(PageRange::one(page));
+            self.end(self.in_flight.len() - 1, Change::Replace);
+        }
+    }
+
+    fn install(&mut self, at: usize, poor: bool) {
+        let Fault {
+            mut window,
+            want,
+            write,
+            prefetch,
+            answer,
+            stale,
+            nodes,
+        } = self.faults.swap_remove(at);
+        let range = window.range();
+        let mem = self.mem.clone();
+        let mut pool = Pool::new(&mem);
+        assert!(pool.fill(if poor { 0 } else { nodes }), "memory");
+        let mut missing = self.state.table().missing(range.start);
+        let (finish, usable) = match &answer {
+            Answer::Pages(pages) if pages.is_empty() => {
+                self.state.abandon_fault(window.as_mut());
+                return;
+            }
+            Answer::Pages(pages) => {
+                let pfns = pages.iter().copied();
+                let window = window.as_mut();
+                let finish = self
+                    .state
+                    .finish_fault(window, want, pfns, write, prefetch, &mut pool);
+                (finish, true)
+            }
+            Answer::Huge(pfn) => {
+                missing = missing.saturating_sub(1);
+                let window = window.as_mut();
+                let finish = self
+                    .state
+                    .finish_huge(window, *pfn, write, prefetch, &mut pool);
+                (finish, pfn.is_some())
+            }
+        };
+        let lacking = missing > if poor { 0 } else { nodes };
+        let expected = if self.dead {
+            Finish::Dead
+        } else if stale || lacking || !usable {
+            Finish::Stale
+        } else {
+            Finish::Installed
+        };
+        assert_eq!(finish, expected);
+        if finish == Finish::Installed {
+            self.enter(range, &answer, write, prefetch);
+        }
+    }
+
+    /// Notes that `answer` was installed.
+    fn enter(&mut self, range: PageRange, answer: &Answer, write: bool, prefetch: bool) {
+        let pages = match answer {
+            Answer::Pages(pfns) => {
+                for (page, pfn) in (range.start..).zip(pfns) {
+                    if !self.has(page, write) {
+                        self.enter_page(page, *pfn, write);
+                    }
+                }
+                pfns.len() as u64
+            }
+            Answer::Huge(pfn) => {
+                let first = pfn.expect("only usable answers are installed");
+                for (page, pfn) in (range.start..range.end).zip(first..) {
+                    let written = self.table[page as usize].is_some_and(|t| t.written);
+                    self.table[page as usize] = Some(Translation {
+                        pfn,
+                        writable: write,
+                        written,
+                        huge: true,
+                    });
+                }
+                PART_PAGES
+            }
+        };
+        if prefetch {
+            self.stats.page_prefetch += pages;
+        } else {
+            self.stats.page_faults += pages;
+        }
+    }
+
+    /// One page's translation, in place of what is there. A huge one is split.
+    fn enter_page(&mut self, page: u64, pfn: u64, write: bool) {
+        let old = self.table[page as usize];
+        if old.is_some_and(|t| t.huge) {
+            let part = PageRange::part_of(page);
+            let pages = &mut self.table[part.start as usize..part.end as usize];
+            pages.iter_mut().flatten().for_each(|t| t.huge = false);
+        }
+        self.table[page as usize] = Some(Translation {
+            pfn,
+            writable: write,
+            written: old.is_some_and(|t| t.written),
+            huge: false,
+        });
+    }
+
+    fn start(&mut self, range: PageRange) {
+        let yields = self.starved.is_some_and(|page| range.contains(page));
+        assert_eq!(self.state.yields(&range), yields);
+        self.state.hold(range);
+        for fault in &mut self.faults {
+            fault.stale |= fault.window.range().overlaps(&range);
+        }
+        self.clear(range);
+        self.in_flight.push(range);
+        self.crowded |= self.in_flight.len() > SLOTS;
+    }
+
+    /// Takes the translations of `range`, and the rest of a huge one that lies in it.
+    fn clear(&mut self, range: PageRange) {
+        let mut rest = range;
+        let mut gone = Vec::new();
+        while self.state.clear_next(&mut rest, |entry| gone.push(entry)) {}
+        let mut pages = 0;
+        for entry in gone {
+            // Frames are named after their pages.
+            let first = entry.pfn() % (1 << 12);
+            let mut written = false;
+            for page in first..first + entry.pages() {
+                let old = self.table[page as usize].take().expect("translated");
+                assert_eq!(old.pfn, entry.at(page).pfn());
+                written |= old.written;
+            }
+            assert!(entry.dirty() || !written, "what was written is passed on");
+            pages += entry.pages();
+        }
+        let left = &self.table[range.start as usize..range.end as usize];
+        assert!(left.iter().all(Option::is_none), "nothing is left");
+        self.stats.page_invalidations += pages;
+    }
+
+    fn end(&mut self, at: usize, change: Change) {
+        let range = self.in_flight.swap_remove(at);
+        self.crowded &= !self.in_flight.is_empty();
+        self.generations += 1;
+        for page in &mut self.vm[range.start as usize..range.end as usize] {
+            match change {
+                Change::Replace => {
+                    *page = Page {
+                        generation: self.generations,
+                        present: true,
+                        writable: true,
+                    };
+                }
+                Change::Protect => page.writable = false,
+                Change::Unmap => page.present = false,
+            }
+        }
+        assert!(self.state.unhold(range), "it was begun");
+    }
+
+    fn access(&mut self, page: u64, write: bool) {
+        let entry = self.state.access(page, write);
+        let allowed = self.has(page, write);
+        let expected = self.table[page as usize].filter(|_| allowed);
+        assert_eq!(entry.map(Entry::pfn), expected.map(|t| t.pfn));
+        let Some(entry) = entry else { return };
+        let vm = self.vm[page as usize];
+        assert_eq!(entry.pfn(), frame(page, vm.generation), "stale");
+        assert!(!self.dead && vm.present && (vm.writable || !write));
+        assert!(
+            !self.is_held(&PageRange::one(page)),
+            "between start and end"
+        );
+        if write {
+            self.table[page as usize].as_mut().unwrap().written = true;
+        }
+    }
+
+    fn starve(&mut self, page: u64) {
+        let first = self.state.starve(page);
+        assert_eq!(first, self.starved.is_none(), "one at a time");
+        self.starved = first.then_some(page);
+        if !first {
+            self.state.sated();
+        }
+    }
+
+    fn exit(&mut self) {
+        self.dead = true;
+        self.state.kill();
+        self.clear(self.all);
+        assert!(self.state.is_dead());
+        assert_eq!(self.mem.live(), 0, "a dead region has no memory");
+    }
+}

@@ -1,0 +1,317 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The kernel module's side of a region, on loom's locks: the gate, copies, faults and callbacks
+//! as in `kernel/ib_emm/{gate,region}.rs`, around the real [`RegionState`]. And what can go wrong
+//! in it: each [`Bug`] changes one place.
+
+use crate::{
+    common::HostNodes,
+    vm::{ALL, Vm},
+};
+use ib_emm::emm::{
+    Begin, Finish, Geometry, PAGE_SIZE, PART_PAGES, PageRange, Pool, RegionState, Window,
+};
+use loom::{
+    sync::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    thread::{self, Thread},
+};
+use std::pin::{Pin, pin};
+
+/// A way to break the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bug {
+    /// A copy lets the gate go before it uses the frame.
+    CopyUnlocked,
+    /// So does a copy that had to fault.
+    FaultUnlocked,
+    /// An invalidation takes the translations and holds nothing off.
+    NoHold,
+    /// An invalidation holds off when the translations are gone already.
+    LateHold,
+    /// A fault opens its window when it has the VM's answer: invalidations that came and went
+    /// meanwhile don't mark it.
+    LateWindow,
+    /// A stale answer is used.
+    IgnoreStale,
+    /// A frame that was asked for to read is entered for writing.
+    EnterWritable,
+    /// What was written is not passed on.
+    NoDirty,
+    /// Only the first part's translations go.
+    OnePart,
+    /// The end of an invalidation wakes nobody.
+    EndWithoutWake,
+    /// The end of a fault wakes nobody.
+    FinishWithoutWake,
+    /// The end of a fault without an answer wakes nobody.
+    AbandonWithoutWake,
+    /// A waiter lets the gate go before it is known as one.
+    LateWaiter,
+    /// The owner's exit takes the translations and does not kill the region.
+    NoKill,
+    /// The owner's exit kills the region when the translations are gone already.
+    LateKill,
+    /// The answer of a fault that the owner's exit overtook is used.
+    IgnoreDead,
+}
+
+/// Why an access failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failed {
+    /// The VM has nothing there.
+    Fault,
+    /// The owner has exited.
+    Dead,
+}
+
+type State = RegionState<HostNodes>;
+
+/// A value behind a lock whose exclusive holders can sleep until woken.
+struct Gate {
+    state: RwLock<State>,
+    waiters: Mutex<Vec<Thread>>,
+}
+
+impl Gate {
+    fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap()
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap()
+    }
+
+    /// Lets go and sleeps until the next [`Self::wake`].
+    fn wait(&self, guard: RwLockWriteGuard<'_, State>, late: bool) {
+        let guard = (!late).then_some(guard);
+        self.waiters.lock().unwrap().push(thread::current());
+        drop(guard);
+        thread::park();
+    }
+
+    /// Wakes all who wait.
+    fn wake(&self, _held: &RwLockWriteGuard<'_, State>) {
+        for waiter in self.waiters.lock().unwrap().drain(..) {
+            waiter.unpark();
+        }
+    }
+}
+
+/// A region and its owner's VM.
+pub struct Region {
+    gate: Gate,
+    mem: HostNodes,
+    /// The VM that it asks.
+    pub vm: Vm,
+    bug: Option<Bug>,
+}
+
+impl Region {
+    /// The region [`ALL`] with nothing translated.
+    pub fn new(bug: Option<Bug>) -> Self {
+        let start = ALL.start * PAGE_SIZE;
+        let base = PART_PAGES * PAGE_SIZE * 8;
+        let geometry = Geometry::new(base + start, ALL.len() * PAGE_SIZE).unwrap();
+        assert_eq!(geometry.pages(), ALL);
+        let mem = HostNodes::default();
+        Self {
+            gate: Gate {
+                state: RwLock::new(State::new(geometry, mem.clone())),
+                waiters: Mutex::new(Vec::new()),
+            },
+            mem,
+            vm: Vm::new(),
+            bug,
+        }
+    }
+
+    /// Nodes in use.
+    pub fn nodes(&self) -> usize {
+        self.mem.live()
+    }
+
+    /// Runs `f` on the state, held shared.
+    pub fn with_state<R>(&self, f: impl FnOnce(&State) -> R) -> R {
+        f(&self.gate.read())
+    }
+
+    fn has(&self, bug: Bug) -> bool {
+        self.bug == Some(bug)
+    }
+
+    /// An access of the HCA to each page of `range`, which lies in one part.
+    pub fn copy(&self, range: PageRange, write: bool) -> Result<(), Failed> {
+        for page in range.start..range.end {
+            let state = self.gate.read();
+            if let Some(entry) = state.access(page, write) {
+                let _held = (!self.has(Bug::CopyUnlocked)).then_some(state);
+                self.vm.access(page, entry.pfn(), write);
+                continue;
+            }
+            drop(state);
+            let (state, frame) = self.fault(PageRange::new(page, range.end), write)?;
+            let _held = (!self.has(Bug::FaultUnlocked)).then_some(state);
+            self.vm.access(page, frame, write);
+        }
+        Ok(())
+    }
+
+    /// Makes the first page of `want` present.
+    ///
+    /// # Returns
+    ///
+    /// The state, held exclusively, and the frame of that page, which is in the table.
+    fn fault(
+        &self,
+        mut want: PageRange,
+        write: bool,
+    ) -> Result<(RwLockWriteGuard<'_, State>, u64), Failed> {
+        let first = PageRange::one(want.start);
+        let mut pool = Pool::new(&self.mem);
+        loop {
+            let mut window = pin!(Window::new());
+            let mut state = self.gate.write();
+            // SAFETY: the fault is finished or abandoned below.
+            let begun = unsafe { state.begin_fault(want, write, window.as_mut()) };
+            let (range, nodes) = match begun {
+                Begin::Ready => {
+                    let entry = state.access(first.start, write);
+                    return Ok((state, entry.expect("present, and still locked").pfn()));
+                }
+                Begin::Dead => return Err(Failed::Dead),
+                Begin::Wait if want != first => {
+                    want = first;
+                    continue;
+                }
+                Begin::Wait => {
+                    self.gate.wait(state, self.has(Bug::LateWaiter));
+                    continue;
+                }
+                Begin::Go(range, nodes) => (range, nodes),
+            };
+            if self.has(Bug::LateWindow) {
+                state.abandon_fault(window.as_mut());
+            }
+            drop(state);
+            assert!(pool.fill(nodes), "the host has memory");
+            let answer = self.ask(range, write);
+            let mut state = self.gate.write();
+            let Some(frames) = answer else {
+                state.abandon_fault(window);
+                if !self.has(Bug::AbandonWithoutWake) {
+                    self.gate.wake(&state);
+                }
+                return Err(if state.is_dead() {
+                    Failed::Dead
+                } else {
+                    Failed::Fault
+                });
+            };
+            if self.has(Bug::LateWindow) && !reopen(&mut state, range, window.as_mut()) {
+                continue;
+            }
+            let writable = write || self.has(Bug::EnterWritable);
+            let finish = state.finish_fault(
+                window,
+                want,
+                frames.iter().copied(),
+                writable,
+                false,
+                &mut pool,
+            );
+            if !self.has(Bug::FinishWithoutWake) {
+                self.gate.wake(&state);
+            }
+            let entry = state.access(first.start, write);
+            match finish {
+                Finish::Stale if self.has(Bug::IgnoreStale) => return Ok((state, frames[0])),
+                Finish::Dead if self.has(Bug::IgnoreDead) => return Ok((state, frames[0])),
+                Finish::Dead => return Err(Failed::Dead),
+                Finish::Installed if entry.is_some() => {
+                    return Ok((state, entry.unwrap().pfn()));
+                }
+                Finish::Installed | Finish::Stale => want = first,
+            }
+        }
+    }
+
+    /// The VM's answer. A write to a shared page replaces that first, as in `do_wp_page`.
+    fn ask(&self, range: PageRange, write: bool) -> Option<Vec<u64>> {
+        for page in (range.start..range.end).filter(|_| write) {
+            if self.vm.is_shared(page) {
+                self.invalidate(PageRange::one(page), Vm::replace);
+            }
+        }
+        self.vm.ask(range)
+    }
+
+    /// An invalidation of `range`: `change` is what the VM does between its start and its end.
+    pub fn invalidate(&self, range: PageRange, change: impl FnOnce(&Vm, PageRange)) {
+        self.start(range);
+        self.vm.hold(range, 1);
+        change(&self.vm, range);
+        self.vm.hold(range, -1);
+        self.end(range);
+    }
+
+    fn start(&self, range: PageRange) {
+        if self.has(Bug::NoHold) {
+            self.drop_translations(range, |_| ());
+        } else if self.has(Bug::LateHold) {
+            self.drop_translations(range, |_| ());
+            self.gate.write().hold(range);
+        } else {
+            self.drop_translations(range, |state| state.hold(range));
+        }
+    }
+
+    fn end(&self, range: PageRange) {
+        let mut state = self.gate.write();
+        assert!(state.unhold(range) || self.has(Bug::NoHold), "was begun");
+        if !self.has(Bug::EndWithoutWake) {
+            self.gate.wake(&state);
+        }
+    }
+
+    /// The owner exits.
+    pub fn release(&self) {
+        if self.has(Bug::NoKill) {
+            self.drop_translations(ALL, |_| ());
+        } else if self.has(Bug::LateKill) {
+            self.drop_translations(ALL, |_| ());
+            self.gate.write().kill();
+        } else {
+            self.drop_translations(ALL, State::kill);
+        }
+        self.vm.hold(ALL, 1);
+        self.vm.tear_down();
+    }
+
+    /// Runs `begin` on the state and takes the translations of `range`, passing on what was
+    /// written.
+    fn drop_translations(&self, range: PageRange, begin: impl FnOnce(&mut State)) {
+        let mut rest = range;
+        let mut state = self.gate.write();
+        begin(&mut state);
+        loop {
+            let more = state.clear_next(&mut rest, |entry| {
+                if entry.dirty() && !self.has(Bug::NoDirty) {
+                    self.vm.mark_dirty(entry.pfn());
+                }
+            });
+            if !more || self.has(Bug::OnePart) {
+                self.gate.wake(&state);
+                return;
+            }
+            drop(state);
+            state = self.gate.write();
+        }
+    }
+}
+
+/// Opens the window again that [`Bug::LateWindow`] closed too early.
+fn reopen(state: &mut State, range: PageRange, window: Pin<&mut Window>) -> bool {
+    // SAFETY: if opened, the caller finishes the fault.
+    let begun = unsafe { state.begin_fault(range, true, window) };
+    matches!(begun, Begin::Go(..))
+}
