@@ -98,7 +98,10 @@ pub(crate) unsafe extern "C" fn emm_notifier_register_range(
         let last = length.checked_sub(1).and_then(|l| start.checked_add(l));
         let last = last.ok_or(EINVAL)?;
         // SAFETY: the driver passes a valid notifier.
-        let ops = unsafe { (*notifier).ops };
+        let CNotifier { ops, registration } = unsafe { notifier.read() };
+        if !registration.is_null() {
+            return Err(EBUSY);
+        }
         // SAFETY: operations, if any, are valid.
         if ops.is_null() || unsafe { (*ops).invalidate_start.is_none() } {
             return Err(EINVAL);
@@ -170,6 +173,36 @@ pub(crate) extern "C" fn emm_region_create(start: u64, length: u64) -> *mut Regi
 pub(crate) unsafe extern "C" fn emm_region_destroy(region: *mut Region) {
     // SAFETY: by this function's contract.
     unsafe { Region::destroy(KBox::from_raw(region)) };
+}
+
+/// See `include/emm_region.h`.
+///
+/// # Safety
+///
+/// `region` is alive.
+#[no_mangle]
+pub(crate) unsafe extern "C" fn emm_region_stop(region: *const Region) {
+    // SAFETY: by this function's contract.
+    unsafe { &*region }.stop();
+}
+
+/// See `glue.h`.
+///
+/// # Safety
+///
+/// `region` is alive; `start` and `length` are valid for writing.
+#[no_mangle]
+pub(crate) unsafe extern "C" fn emm_region_get_range(
+    region: *const Region,
+    start: *mut u64,
+    length: *mut u64,
+) {
+    // SAFETY: by this function's contract.
+    let geometry = unsafe { &*region }.geometry();
+    // SAFETY: by this function's contract.
+    unsafe { start.write(geometry.start()) };
+    // SAFETY: by this function's contract.
+    unsafe { length.write(geometry.length()) };
 }
 
 type Piece = unsafe extern "C" fn(*mut ffi::c_void, usize, *mut ffi::c_void);

@@ -11,7 +11,7 @@ use core::{
     cell::UnsafeCell,
     ops::{Deref, DerefMut},
 };
-use kernel::{bindings, types::Opaque};
+use kernel::{bindings, prelude::*, types::Opaque};
 
 /// `struct emm_gate`.
 #[repr(C)]
@@ -27,7 +27,8 @@ unsafe extern "C" {
     fn emm_gate_read_unlock(gate: *mut Gate);
     fn emm_gate_write_lock(gate: *mut Gate);
     fn emm_gate_write_unlock(gate: *mut Gate);
-    fn emm_gate_wait(gate: *mut Gate);
+    fn emm_gate_wait(gate: *mut Gate) -> bool;
+    fn emm_gate_wait_for(gate: *mut Gate, ns: u64) -> u64;
     fn emm_gate_wake(gate: *mut Gate);
 }
 
@@ -101,10 +102,28 @@ impl<T> Drop for ReadGuard<'_, T> {
 pub(crate) struct WriteGuard<'a, T>(&'a Gated<T>);
 
 impl<T> WriteGuard<'_, T> {
-    /// Lets go, sleeps until the next [`Self::wake`], and takes the gate again.
-    pub(crate) fn wait(&mut self) {
+    /// Lets go, sleeps until the next [`Self::wake`] or a signal, and takes the gate again.
+    ///
+    /// # Errors
+    ///
+    /// `EINTR` if a signal is pending.
+    pub(crate) fn wait(&mut self) -> Result {
         // SAFETY: the gate is held exclusively. `&mut self` ends every borrow of the data.
-        unsafe { emm_gate_wait(self.0.gate.get()) };
+        if unsafe { emm_gate_wait(self.0.gate.get()) } {
+            Ok(())
+        } else {
+            Err(EINTR)
+        }
+    }
+
+    /// As [`Self::wait`], for at most `ns` nanoseconds and regardless of signals.
+    ///
+    /// # Returns
+    ///
+    /// What is left of `ns`.
+    pub(crate) fn wait_for(&mut self, ns: u64) -> u64 {
+        // SAFETY: as in `wait`.
+        unsafe { emm_gate_wait_for(self.0.gate.get(), ns) }
     }
 
     /// Wakes all who wait.

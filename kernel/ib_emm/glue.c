@@ -5,9 +5,12 @@
  */
 
 #include <linux/export.h>
+#include <linux/gfp.h>
+#include <linux/memcontrol.h>
 #include <linux/mm.h>
 #include <linux/sched.h>
 #include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
 
 #include "emm.h"
 #include "emm_region.h"
@@ -41,18 +44,34 @@ void emm_gate_write_unlock(struct emm_gate *gate)
 
 /*
  * Called with the lock held for writing, returns with it held: sleeps until the next
- * emm_gate_wake(). Idle, not uninterruptible: the waiter is a driver's worker, and how long it
- * waits is the VM's business, not a hung task.
+ * emm_gate_wake(). Returns false if a signal ended it. Interruptible: how long it takes is the VM's
+ * business (a userfaultfd handler may have to answer first), not a hung task.
  */
-void emm_gate_wait(struct emm_gate *gate)
+bool emm_gate_wait(struct emm_gate *gate)
 {
+	DEFINE_WAIT(wait);
+
+	prepare_to_wait(&gate->waiters, &wait, TASK_INTERRUPTIBLE);
+	write_unlock(&gate->lock);
+	if (!signal_pending(current))
+		schedule();
+	finish_wait(&gate->waiters, &wait);
+	write_lock(&gate->lock);
+	return !signal_pending(current);
+}
+
+/* As emm_gate_wait(), for @ns at most and regardless of signals. Returns what is left of @ns. */
+u64 emm_gate_wait_for(struct emm_gate *gate, u64 ns)
+{
+	ktime_t end = ktime_add_ns(ktime_get(), ns);
 	DEFINE_WAIT(wait);
 
 	prepare_to_wait(&gate->waiters, &wait, TASK_IDLE);
 	write_unlock(&gate->lock);
-	schedule();
+	schedule_hrtimeout(&end, HRTIMER_MODE_ABS);
 	finish_wait(&gate->waiters, &wait);
 	write_lock(&gate->lock);
+	return max_t(s64, ktime_to_ns(ktime_sub(end, ktime_get())), 0);
 }
 
 /* Called with the lock held for writing, so that no waiter is missed between test and sleep. */
@@ -68,20 +87,49 @@ struct mmu_notifier *emm_mmu_notifier_get(const struct mmu_notifier_ops *ops,
 	return mmu_notifier_get(ops, mm);
 }
 
+/* Whether the page of @folio at @address is part of a huge page that is mapped as one. */
+static bool emm_folio_huge(struct folio *folio, struct page *page, unsigned long address)
+{
+	unsigned long inside = (1UL << PMD_ORDER) - 1;
+
+	if (folio_order(folio) < PMD_ORDER)
+		return false;
+	if ((page_to_pfn(page) & inside) != (PHYS_PFN(address) & inside))
+		return false;
+	return folio_test_hugetlb(folio) || folio_entire_mapcount(folio) > 0;
+}
+
+/* Drops one reference for each of @nr pages, folio by folio. */
+static void emm_put_pages(struct page **pages, long nr)
+{
+	long i = 0;
+
+	while (i < nr) {
+		struct folio *folio = page_folio(pages[i]);
+		long first = i;
+
+		while (i < nr && page_folio(pages[i]) == folio)
+			i++;
+		folio_put_refs(folio, i - first);
+	}
+}
+
 /*
- * The frames of up to @nr pages at @address, faulted in. Only the first one is needed: what lies
- * behind it is taken without waiting for a userfaultfd handler. The references are dropped before
- * the return: a frame may be used only while no invalidation of it has begun, which the caller
- * knows from its window.
+ * The frames of up to @nr pages at @address, faulted in. The references are dropped before the
+ * return: a frame may be used only while no invalidation of it has begun, which the caller knows
+ * from its window. With @wait it also waits for whom a fault may have to wait, above all a
+ * userfaultfd handler; signals end that.
  *
- * Returns how many frames were stored, at least 1, or -EFAULT, -ESRCH (the mm is exiting), -ENOMEM
- * and other errors of get_user_pages_remote().
+ * @huge says whether the first page is part of a huge page that is mapped as one.
+ *
+ * Returns how many frames were stored, at least 1, or -EFAULT, -ESRCH (the mm is exiting), -ENOMEM,
+ * -EINTR and other errors of get_user_pages_remote().
  */
 long emm_get_pfns(struct mm_struct *mm, unsigned long address, unsigned long nr,
-		  bool write, u64 *pfns)
+		  bool write, bool wait, u64 *pfns, bool *huge)
 {
+	unsigned int flags = (write ? FOLL_WRITE : 0) | (wait ? FOLL_INTERRUPTIBLE : 0);
 	struct page **pages = (struct page **)pfns;
-	unsigned int flags = write ? FOLL_WRITE : 0;
 	int locked = 1;
 	long got, i;
 
@@ -90,20 +138,43 @@ long emm_get_pfns(struct mm_struct *mm, unsigned long address, unsigned long nr,
 	if (!mmget_not_zero(mm))
 		return -ESRCH;
 	mmap_read_lock(mm);
-	got = get_user_pages_remote(mm, address, nr, flags, pages, NULL);
-	if (got <= 0)
-		got = get_user_pages_remote(mm, address, 1, flags, pages, &locked);
+	got = get_user_pages_remote(mm, address, nr, flags, pages, wait ? &locked : NULL);
 	if (locked)
 		mmap_read_unlock(mm);
 	mmput_async(mm);
+	if (got <= 0)
+		return got ?: -EFAULT;
 
-	for (i = 0; i < got; i++) {
-		struct page *page = pages[i];
+	*huge = emm_folio_huge(page_folio(pages[0]), pages[0], address);
+	emm_put_pages(pages, got);
+	for (i = 0; i < got; i++)
+		pfns[i] = page_to_pfn(pages[i]);
+	return got;
+}
 
-		pfns[i] = page_to_pfn(page);
-		put_page(page);
-	}
-	return got ?: -EFAULT;
+/* A zeroed page, charged to @memcg. */
+void *emm_node_alloc(struct mem_cgroup *memcg)
+{
+	struct mem_cgroup *old = set_active_memcg(memcg);
+	unsigned long node = get_zeroed_page(GFP_KERNEL_ACCOUNT);
+
+	set_active_memcg(old);
+	return (void *)node;
+}
+
+void emm_node_free(void *node)
+{
+	free_page((unsigned long)node);
+}
+
+struct mem_cgroup *emm_memcg_get(struct mm_struct *mm)
+{
+	return get_mem_cgroup_from_mm(mm);
+}
+
+void emm_memcg_put(struct mem_cgroup *memcg)
+{
+	mem_cgroup_put(memcg);
 }
 
 void *emm_pfn_address(u64 pfn)
@@ -134,6 +205,7 @@ EXPORT_SYMBOL_GPL(emm_notifier_register);
 EXPORT_SYMBOL_GPL(emm_notifier_register_range);
 EXPORT_SYMBOL_GPL(emm_notifier_unregister);
 EXPORT_SYMBOL_GPL(emm_region_create);
+EXPORT_SYMBOL_GPL(emm_region_stop);
 EXPORT_SYMBOL_GPL(emm_region_destroy);
 EXPORT_SYMBOL_GPL(emm_region_apply);
 EXPORT_SYMBOL_GPL(emm_region_read);

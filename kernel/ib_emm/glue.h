@@ -3,10 +3,16 @@
 #ifndef _IB_EMM_GLUE_H
 #define _IB_EMM_GLUE_H
 
+#include <linux/list.h>
 #include <linux/mmu_notifier.h>
 #include <linux/rwlock.h>
 #include <linux/types.h>
 #include <linux/wait.h>
+
+struct emm_region;
+struct mem_cgroup;
+struct task_struct;
+struct work_struct;
 
 /* A reader-writer spinlock that its write side can sleep on; `struct Gate` in gate.rs. */
 struct emm_gate {
@@ -19,13 +25,48 @@ void emm_gate_read_lock(struct emm_gate *gate);
 void emm_gate_read_unlock(struct emm_gate *gate);
 void emm_gate_write_lock(struct emm_gate *gate);
 void emm_gate_write_unlock(struct emm_gate *gate);
-void emm_gate_wait(struct emm_gate *gate);
+bool emm_gate_wait(struct emm_gate *gate);
+u64 emm_gate_wait_for(struct emm_gate *gate, u64 ns);
 void emm_gate_wake(struct emm_gate *gate);
+
+/* A wait that can be cancelled; `struct Wait` in gate.rs. */
+struct emm_wait {
+	struct list_head node;
+	struct task_struct *task;
+	struct work_struct *work;
+	const void *region;
+};
+
+bool emm_wait_begin(struct emm_wait *wait, const void *region);
+void emm_wait_end(struct emm_wait *wait);
+void emm_wait_cancel_region(const void *region);
+
+/* A region in the list that debugfs shows; `struct Listed` in sight.rs. */
+struct emm_listed {
+	struct list_head node;
+	const struct emm_region *region;
+	pid_t owner;
+};
+
+void emm_listed_add(struct emm_listed *listed, const struct emm_region *region);
+void emm_listed_del(struct emm_listed *listed);
+void emm_region_get_range(const struct emm_region *region, u64 *start, u64 *length);
+void emm_sight_init(void);
+void emm_sight_exit(void);
+
+void emm_trace_register(u64 start, u64 length, int error);
+void emm_trace_fault(u64 address, u64 pages, bool write, bool huge, int error);
+void emm_trace_invalidate(u64 start, u64 end, u64 pages, bool blockable);
+void emm_trace_release(u64 start, u64 length);
 
 struct mmu_notifier *emm_mmu_notifier_get(const struct mmu_notifier_ops *ops,
 					  struct mm_struct *mm);
 long emm_get_pfns(struct mm_struct *mm, unsigned long address, unsigned long nr,
-		  bool write, u64 *pfns);
+		  bool write, bool wait, u64 *pfns, bool *huge);
+void *emm_node_alloc(struct mem_cgroup *memcg);
+void emm_node_free(void *node);
+struct mem_cgroup *emm_memcg_get(struct mm_struct *mm);
+void emm_memcg_put(struct mem_cgroup *memcg);
 void *emm_pfn_address(u64 pfn);
 void emm_pfn_mark_dirty(u64 pfn);
 unsigned long emm_task_size(void);

@@ -6,7 +6,9 @@
 //! - `region`: memory regions on it, with a sparse translation table that faults fill.
 //! - `abi`: both, for drivers in C (`include/emm.h`, `include/emm_region.h`).
 //! - `emm`: the decisions, shared with the host tests (`ib-emm/src/emm`).
-//! - `gate`, `mem`: the core's environment: locks, waiting, memory, page frames.
+//! - `fault`: one fault, from the missing translation to the entry in the table.
+//! - `gate`, `mem`, `wait`: the core's environment: locks, memory, page frames, waiting.
+//! - `sight`: trace events and debugfs.
 
 use kernel::prelude::*;
 
@@ -14,10 +16,13 @@ mod abi;
 #[path = "../../ib-emm/src/emm/mod.rs"]
 #[allow(dead_code, unused_imports, unreachable_pub, reason = "the host's tests use more of the core")]
 mod emm;
+mod fault;
 mod gate;
 mod mem;
 mod notifier;
 mod region;
+mod sight;
+mod wait;
 
 module! {
     type: IbEmm,
@@ -27,11 +32,15 @@ module! {
     license: "GPL",
 }
 
-struct IbEmm;
+struct IbEmm {
+    _folder: sight::Folder,
+}
 
 impl kernel::Module for IbEmm {
     fn init(_module: &'static ThisModule) -> Result<Self> {
-        Ok(Self)
+        Ok(Self {
+            _folder: sight::Folder::new(),
+        })
     }
 }
 

@@ -4,8 +4,8 @@
 //!
 //! C header: `glue.h`.
 
-use crate::emm::{table::Node, NodeMem};
-use core::{mem::MaybeUninit, ptr::NonNull};
+use crate::emm::{Node, NodeMem, PART_PAGES};
+use core::ptr::NonNull;
 use kernel::{bindings, ffi, prelude::*};
 
 #[allow(improper_ctypes, reason = "bindgen's empty structs, behind pointers")]
@@ -15,34 +15,110 @@ unsafe extern "C" {
         address: usize,
         nr: usize,
         write: bool,
+        wait: bool,
         pfns: *mut u64,
+        huge: *mut bool,
     ) -> isize;
+    fn emm_node_alloc(memcg: *mut bindings::mem_cgroup) -> *mut ffi::c_void;
+    fn emm_node_free(node: *mut ffi::c_void);
+    fn emm_memcg_get(mm: *mut bindings::mm_struct) -> *mut bindings::mem_cgroup;
+    fn emm_memcg_put(memcg: *mut bindings::mem_cgroup);
     fn emm_pfn_address(pfn: u64) -> *mut ffi::c_void;
     fn emm_pfn_mark_dirty(pfn: u64);
     fn emm_task_size() -> usize;
     fn emm_cond_resched();
 }
 
-/// Table nodes from kmalloc.
+/// The memory cgroup of a region's owner, which pays for its table. Faults run in the driver's
+/// threads, which have none of their own.
+///
+/// # Invariants
+///
+/// Holds a reference on the cgroup, if it is not null.
 #[derive(Debug)]
-pub(crate) struct KernelNodes;
+pub(crate) struct Payer(*mut bindings::mem_cgroup);
 
-// SAFETY: each node is a zeroed allocation of its own, freed only by `free`.
-unsafe impl NodeMem for KernelNodes {
-    fn alloc(&self) -> Option<NonNull<Node>> {
-        let node = KBox::<MaybeUninit<Node>>::new_uninit(GFP_KERNEL | __GFP_ZERO).ok()?;
-        NonNull::new(KBox::into_raw(node).cast())
+// SAFETY: a memory cgroup may be used and put from any thread.
+unsafe impl Send for Payer {}
+// SAFETY: as above.
+unsafe impl Sync for Payer {}
+
+impl Payer {
+    /// The owner of `mm` pays.
+    ///
+    /// # Safety
+    ///
+    /// The caller holds a reference on `mm`.
+    pub(crate) unsafe fn new(mm: *mut bindings::mm_struct) -> Self {
+        // INVARIANT: the reference is taken here.
+        // SAFETY: by this function's contract.
+        Self(unsafe { emm_memcg_get(mm) })
     }
 
-    unsafe fn free(&self, node: NonNull<Node>) {
-        // SAFETY: by this function's contract the node came from `alloc`, that is, from a
-        // `KBox<MaybeUninit<Node>>`, and is not used any more.
-        drop(unsafe { KBox::from_raw(node.as_ptr().cast::<MaybeUninit<Node>>()) });
+    /// Nodes at its cost.
+    ///
+    /// # Safety
+    ///
+    /// They are not asked for memory after the payer is gone.
+    pub(crate) const unsafe fn nodes(&self) -> KernelNodes {
+        KernelNodes(self.0)
     }
 }
 
-/// The frames of up to `nr` pages at user address `address` of `mm`, appended to `pfns`. At least
-/// one, on success. Sleeps.
+impl Drop for Payer {
+    fn drop(&mut self) {
+        // SAFETY: the reference is ours, by the type's invariant.
+        unsafe { emm_memcg_put(self.0) };
+    }
+}
+
+/// Table nodes, charged to a memory cgroup.
+///
+/// # Invariants
+///
+/// The [`Payer`] that it came from is alive.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KernelNodes(*mut bindings::mem_cgroup);
+
+// SAFETY: as for `Payer`.
+unsafe impl Send for KernelNodes {}
+// SAFETY: as for `Payer`.
+unsafe impl Sync for KernelNodes {}
+
+// SAFETY: each node is a zeroed page of its own, freed only by `free`.
+unsafe impl NodeMem for KernelNodes {
+    fn alloc(&self) -> Option<NonNull<Node>> {
+        const { assert!(size_of::<Node>() == bindings::PAGE_SIZE) };
+        // SAFETY: the cgroup is alive, by the type's invariant; callers may sleep.
+        NonNull::new(unsafe { emm_node_alloc(self.0) }.cast())
+    }
+
+    unsafe fn free(&self, node: NonNull<Node>) {
+        // SAFETY: by this function's contract the node came from `alloc` and is not used any more.
+        unsafe { emm_node_free(node.as_ptr().cast()) };
+    }
+}
+
+/// What the VM has at an address.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// The frames of the first pages, at least one.
+    pub(crate) pfns: KVec<u64>,
+    /// The first page is part of a huge page that is mapped as one.
+    pub(crate) huge: bool,
+}
+
+impl Found {
+    /// The first frame, if all of a part's frames are there, in a row.
+    pub(crate) fn in_a_row(&self) -> Option<u64> {
+        let first = *self.pfns.first()?;
+        let row = self.pfns.iter().zip(first..).all(|(pfn, next)| *pfn == next);
+        (row && self.pfns.len() as u64 == PART_PAGES).then_some(first)
+    }
+}
+
+/// The frames of up to `nr` pages at user address `address` of `mm`. Sleeps; with `wait` also as
+/// long as a userfaultfd handler takes, or until a signal comes.
 ///
 /// # Safety
 ///
@@ -52,14 +128,17 @@ pub(crate) unsafe fn get_pfns(
     address: u64,
     nr: usize,
     write: bool,
-) -> Result<KVec<u64>> {
+    wait: bool,
+) -> Result<Found> {
     let mut pfns = KVec::with_capacity(nr, GFP_KERNEL)?;
+    let mut huge = false;
+    let to = pfns.as_mut_ptr();
     // SAFETY: `mm` is valid by this function's contract, and the vector has room for `nr`.
-    let got = unsafe { emm_get_pfns(mm, address as usize, nr, write, pfns.as_mut_ptr()) };
+    let got = unsafe { emm_get_pfns(mm, address as usize, nr, write, wait, to, &mut huge) };
     let got = usize::try_from(got).map_err(|_| Error::from_errno(got as i32))?;
     // SAFETY: the first `got` elements were written, and `got` is at most `nr`.
     unsafe { pfns.inc_len(got) };
-    Ok(pfns)
+    Ok(Found { pfns, huge })
 }
 
 /// The kernel's address of page frame `pfn`.

@@ -15,13 +15,15 @@
 
 // Lock order:
 //
-//  1. locks of the VM (mmap_lock, i_mmap_rwsem, anon_vma, page table lock)
-//  2. Hub::inner (spinlock), held over `emm_referenced` and over the starts told to a newcomer,
+//  1. the list of regions (sight.c), held over a region's counts
+//  2. locks of the VM (mmap_lock, i_mmap_rwsem, anon_vma, page table lock)
+//  3. Hub::inner (spinlock), held over `emm_referenced` and over the starts told to a newcomer,
 //     not over other callbacks
-//  3. what a client locks in its callbacks (`Region::state`, gate.rs)
-//  4. the wait queues of 2 and 3; what folio_mark_dirty() takes
+//  4. what a client locks in its callbacks (`Region::state`, gate.rs)
+//  5. the wait queues of 3 and 4; the list of waits (wait.c) and siglock; what folio_mark_dirty()
+//     takes
 //
-// Nothing is allocated under 2 or 3.
+// Nothing is allocated under 3, 4 or 5.
 
 use crate::emm::{HoldOff, PageRange, PAGE_SHIFT};
 use core::{

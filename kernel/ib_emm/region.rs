@@ -6,34 +6,53 @@
 //! exclusively waits for at most one page's copy on each CPU and never sleeps.
 
 use crate::{
-    emm::{Begin, Entry, Finish, Geometry, PageRange, Pool, RegionState, Window},
+    emm::{Entry, Geometry, PageRange, RegionState},
+    fault::Fault,
     gate::{Gated, WriteGuard},
-    mem::{self, KernelNodes},
+    mem::{self, KernelNodes, Payer},
     notifier::{EmmNotifier, Subscription},
+    sight::{self, Listed},
+    wait,
 };
-use core::{pin::pin, ptr::NonNull};
+use core::ptr::NonNull;
 use kernel::{bindings, pr_warn_once, prelude::*};
 
-/// How often a fault is begun again because the VM took the pages away meanwhile.
-const MAX_TRIES: u32 = 10_000;
+/// How long an invalidation lets a starved fault pass. Nanoseconds.
+const YIELD_NS: u64 = 2_000_000;
 
-type State = RegionState<KernelNodes>;
+pub(crate) type State = RegionState<KernelNodes>;
 
 /// One memory region.
 ///
 /// # Invariants
 ///
-/// Boxed, with `subscription` registered for the region's range from [`Region::create`] to
-/// [`Region::destroy`].
+/// Boxed, with `subscription` registered for the region's range, and `listed` in its list, from
+/// [`Region::create`] to [`Region::destroy`].
 pub(crate) struct Region {
     subscription: Subscription,
+    listed: Listed,
     geometry: Geometry,
     state: Gated<State>,
+    // Outlives `state`: fields go in order.
+    payer: Payer,
 }
 
 impl Region {
-    /// A region of `length` bytes at `start` of the current process.
+    /// A region of `length` bytes at `start` of the current process; of all its address space, now
+    /// and later, if they are 0 and `u64::MAX`.
     pub(crate) fn create(start: u64, length: u64) -> Result<KBox<Self>> {
+        let region = Self::register(start, length);
+        let error = region.as_ref().map_or_else(|e| e.to_errno(), |_| 0);
+        sight::trace_register(start, length, error);
+        region
+    }
+
+    fn register(start: u64, length: u64) -> Result<KBox<Self>> {
+        let length = if start == 0 && length == u64::MAX {
+            mem::task_size()
+        } else {
+            length
+        };
         let geometry = Geometry::new(start, length).ok_or(EINVAL)?;
         if start + length > mem::task_size() {
             return Err(EINVAL);
@@ -43,13 +62,19 @@ impl Region {
         if mm.is_null() {
             return Err(EINVAL);
         }
+        // SAFETY: the current process holds its own mm.
+        let payer = unsafe { Payer::new(mm) };
+        // SAFETY: the payer goes into the same region, and goes after the state.
+        let nodes = unsafe { payer.nodes() };
         let region = KBox::new(
             Self {
                 subscription: Subscription::new(),
+                listed: Listed::new(),
                 geometry,
-                state: Gated::new(State::new(geometry, KernelNodes)),
+                state: Gated::new(State::new(geometry, nodes)),
+                payer,
             },
-            GFP_KERNEL,
+            GFP_KERNEL_ACCOUNT,
         )?;
         // SAFETY: the region is at its final place and not shared yet.
         unsafe { region.state.init() };
@@ -61,7 +86,40 @@ impl Region {
                 .subscription
                 .register(client, mm, start, start + (length - 1))
         }?;
+        // SAFETY: new, and `destroy` takes it out.
+        unsafe { region.listed.add(&region) };
         Ok(region)
+    }
+
+    /// Where it lies.
+    pub(crate) fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// Its state.
+    pub(crate) fn state(&self) -> &Gated<State> {
+        &self.state
+    }
+
+    /// Nodes for its table. Not to be kept longer than the borrow of the region.
+    pub(crate) fn nodes(&self) -> KernelNodes {
+        // SAFETY: callers have the region, hence the payer.
+        unsafe { self.payer.nodes() }
+    }
+
+    /// The owner's address space.
+    pub(crate) fn mm(&self) -> *mut bindings::mm_struct {
+        // SAFETY: registered, by the type's invariant.
+        unsafe { self.subscription.mm() }
+    }
+
+    /// From now on no access succeeds; one that waits is woken and fails.
+    pub(crate) fn stop(&self) {
+        let mut state = self.state.write();
+        state.kill();
+        state.wake();
+        drop(state);
+        wait::cancel(self);
     }
 
     /// Ends the region.
@@ -70,8 +128,10 @@ impl Region {
     ///
     /// No other method runs or begins.
     pub(crate) unsafe fn destroy(this: KBox<Self>) {
+        // SAFETY: in the list, by the type's invariant.
+        unsafe { this.listed.del() };
         // What was written is passed on while the VM still tells us of every page that goes.
-        this.drop_translations(this.geometry.pages(), true, State::kill);
+        this.kill();
         // SAFETY: registered, by the type's invariant.
         unsafe { this.subscription.unregister() };
     }
@@ -123,7 +183,7 @@ impl Region {
         while !rest.is_empty() {
             let want = rest.intersect(&PageRange::part_of(rest.start));
             let state = self.fault(want, write, true)?;
-            while rest.start < want.end && has(&state, rest.start, write) {
+            while rest.start < want.end && state.has(rest.start, write) {
                 rest.start += 1;
             }
             drop(state);
@@ -148,82 +208,26 @@ impl Region {
         write: bool,
         prefetch: bool,
     ) -> Result<WriteGuard<'_, State>> {
-        let first = PageRange::one(want.start);
-        let mut pool = Pool::new(&KernelNodes);
-        let mut want = want;
-        let mut tries = 0;
-        while tries < MAX_TRIES {
-            let mut window = pin!(Window::new());
-            let mut state = self.state.write();
-            // SAFETY: `resolve`, below, finishes or abandons the fault.
-            let begun = unsafe { state.begin_fault(want, write, window.as_mut()) };
-            match begun {
-                Begin::Ready => return Ok(state),
-                Begin::Dead => return Err(ESRCH),
-                Begin::Wait if want != first => want = first,
-                Begin::Wait => state.wait(),
-                Begin::Go(range, nodes) => {
-                    drop(state);
-                    let found = if pool.fill(nodes) {
-                        let address = self.geometry.address(range.start);
-                        // SAFETY: the subscription keeps the mm's structure.
-                        unsafe {
-                            let mm = self.subscription.mm();
-                            mem::get_pfns(mm, address, range.len() as usize, write)
-                        }
-                    } else {
-                        Err(ENOMEM)
-                    };
-                    let mut state = self.state.write();
-                    let finish = match found {
-                        Ok(pfns) => state.finish_fault(
-                            window.as_mut(),
-                            want,
-                            pfns.iter().copied(),
-                            write,
-                            prefetch,
-                            &mut pool,
-                        ),
-                        Err(error) => {
-                            state.abandon_fault(window.as_mut());
-                            state.wake();
-                            return Err(error);
-                        }
-                    };
-                    state.wake();
-                    match finish {
-                        // Present from `want.start` on, or from a later page if the first ones
-                        // were there already.
-                        Finish::Installed if has(&state, first.start, write) => {
-                            return Ok(state)
-                        }
-                        Finish::Dead => return Err(ESRCH),
-                        Finish::Installed | Finish::Stale => {
-                            tries += 1;
-                            want = first;
-                            drop(state);
-                            mem::cond_resched();
-                        }
-                    }
-                }
-            }
-        }
-        pr_warn_once!(
-            "page at {:#x} was taken away {} times while it was faulted in; giving up\n",
-            self.geometry.address(first.start),
-            tries
-        );
-        Err(EAGAIN)
+        let nodes = self.nodes();
+        Fault::new(self, &nodes, want, write, prefetch).run()
     }
 
-    /// Runs `begin` on the state and takes the translations of `range`, passing on what was
-    /// written. Sleeps only if `blockable`.
-    fn drop_translations(&self, range: PageRange, blockable: bool, begin: impl FnOnce(&mut State)) {
+    /// Takes the translations of `range`, passing on what was written. Sleeps only if `blockable`.
+    ///
+    /// # Returns
+    ///
+    /// How many pages were translated there.
+    fn drop_translations<'a>(
+        &'a self,
+        mut state: WriteGuard<'a, State>,
+        range: PageRange,
+        blockable: bool,
+    ) -> u64 {
         let mut rest = range;
-        let mut state = self.state.write();
-        begin(&mut state);
+        let mut pages = 0;
         loop {
             let more = state.clear_next(&mut rest, |entry| {
+                pages += entry.pages();
                 if entry.dirty() {
                     // SAFETY: a translation stands in the table only while the page is mapped by
                     // the owner: each way to unmap it begins with a start, which takes the
@@ -233,7 +237,7 @@ impl Region {
             });
             if !more {
                 state.wake();
-                return;
+                return pages;
             }
             drop(state);
             if blockable {
@@ -242,20 +246,33 @@ impl Region {
             state = self.state.write();
         }
     }
-}
 
-fn has(state: &State, page: u64, write: bool) -> bool {
-    state.table().get(page).is_some_and(|e| e.allows(write))
+    /// The owner is gone, or the region goes.
+    fn kill(&self) {
+        let mut state = self.state.write();
+        state.kill();
+        self.drop_translations(state, self.geometry.pages(), true);
+    }
 }
 
 impl EmmNotifier for Region {
     fn emm_release(&self) {
-        self.drop_translations(self.geometry.pages(), true, State::kill);
+        sight::trace_release(self.geometry.start(), self.geometry.length());
+        self.kill();
     }
 
     fn emm_invalidate_start(&self, start: u64, end: u64, blockable: bool) {
         let range = self.geometry.clip(start, end);
-        self.drop_translations(range, blockable, |state| state.hold(range));
+        let mut state = self.state.write();
+        // A fault that lost too often gets its turn. Bounded: the fault may need a lock that this
+        // invalidation's caller holds.
+        let mut left = if blockable { YIELD_NS } else { 0 };
+        while left > 0 && state.yields(&range) {
+            left = state.wait_for(left);
+        }
+        state.hold(range);
+        let pages = self.drop_translations(state, range, blockable);
+        sight::trace_invalidate(start, end, pages, blockable);
     }
 
     fn emm_invalidate_end(&self, start: u64, end: u64) {

@@ -43,7 +43,7 @@ struct emm_notifier_operations {
 /**
  * struct emm_notifier - one subscription
  * @ops: set by the driver before registration
- * @registration: owned by ib_emm
+ * @registration: owned by ib_emm; NULL before the first registration
  */
 struct emm_notifier {
 	const struct emm_notifier_operations *ops;
@@ -53,7 +53,8 @@ struct emm_notifier {
 /*
  * Subscribes to the whole of @mm, or to @length bytes at @start of it. The caller holds a reference
  * on @mm (mm_users) and not its mmap_lock. An invalidation that is under way is told at once, with
- * @blockable false. Returns 0, -EINVAL (empty or wrapping range, no operations), -ENOMEM or -EINTR.
+ * @blockable false. Returns 0, -EINVAL (empty or wrapping range, no operations), -EBUSY
+ * (registered already), -ENOMEM or -EINTR.
  */
 int emm_notifier_register(struct emm_notifier *emm, struct mm_struct *mm);
 int emm_notifier_register_range(struct emm_notifier *emm, struct mm_struct *mm,

@@ -9,9 +9,11 @@
 #ifndef _EMM_REGION_H
 #define _EMM_REGION_H
 
+#include <linux/list.h>
 #include <linux/types.h>
 
 struct emm_region;
+struct work_struct;
 
 /**
  * struct emm_region_stats - counts since registration
@@ -30,10 +32,17 @@ struct emm_region_stats {
 };
 
 /*
- * A region of @length bytes at @start of current's address space. No page is touched.
- * Returns an ERR_PTR: -EINVAL (empty, wrapping, or beyond user space), -ENOMEM, -EINTR.
+ * A region of @length bytes at @start of current's address space; of all of it, now and later, if
+ * they are 0 and U64_MAX. No page is touched. Returns an ERR_PTR: -EINVAL (empty, wrapping, or
+ * beyond user space), -ENOMEM, -EINTR.
  */
 struct emm_region *emm_region_create(u64 start, u64 length);
+
+/*
+ * From now on every access fails with -ESRCH, and one that waits for the VM is woken and fails with
+ * -EINTR. To be called before waiting for a region's last user. May sleep.
+ */
+void emm_region_stop(struct emm_region *region);
 
 /* Ends a region. The caller guarantees that no access of it runs or begins. May sleep. */
 void emm_region_destroy(struct emm_region *region);
@@ -45,7 +54,7 @@ void emm_region_destroy(struct emm_region *region);
  *
  * Returns 0; -EINVAL (out of bounds); -EFAULT (no such memory, or not with this access; pieces
  * before it were done); -ESRCH (the owner has exited); -EAGAIN (the VM takes the page away faster
- * than it can be used); -ENOMEM.
+ * than it can be used); -EINTR (cancelled); -ENOMEM.
  */
 int emm_region_apply(struct emm_region *region, u64 offset, size_t length, bool write,
 		     void (*fn)(void *kaddr, size_t bytes, void *arg), void *arg);
@@ -60,6 +69,23 @@ int emm_region_write(struct emm_region *region, u64 offset, const void *buf, siz
  */
 int emm_region_prefetch(struct emm_region *region, u64 offset, u64 length, bool write);
 
-void emm_region_get_stats(struct emm_region *region, struct emm_region_stats *stats);
+void emm_region_get_stats(const struct emm_region *region, struct emm_region_stats *stats);
+
+/**
+ * struct emm_cancel - accesses that must not wait
+ * @node: owned by ib_emm
+ * @work: the work item that they run in
+ *
+ * Between emm_cancel_begin() and emm_cancel_end() an access that runs in @work does not wait for
+ * the VM: it fails with -EINTR, also one that waits already. For a driver that takes down a queue
+ * pair and must not wait for somebody's userfaultfd handler.
+ */
+struct emm_cancel {
+	struct list_head node;
+	struct work_struct *work;
+};
+
+void emm_cancel_begin(struct emm_cancel *cancel, struct work_struct *work);
+void emm_cancel_end(struct emm_cancel *cancel);
 
 #endif /* _EMM_REGION_H */

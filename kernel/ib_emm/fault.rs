@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One fault of a region: the VM is asked for pages with no lock held, and what it answers is used
+//! if no invalidation came between.
+
+use crate::{
+    emm::{Begin, Finish, PageRange, Pool, Window},
+    gate::WriteGuard,
+    mem::{self, Found, KernelNodes},
+    region::{Region, State},
+    sight,
+    wait::Wait,
+};
+use core::pin::{pin, Pin};
+use kernel::{pr_warn_once, prelude::*};
+
+/// How often a fault is begun again because the VM took the pages away meanwhile.
+const MAX_TRIES: u32 = 10_000;
+/// After how many of them invalidations that can sleep let it pass first.
+const STARVED_TRIES: u32 = 8;
+
+/// A fault under way.
+pub(crate) struct Fault<'a, 'p> {
+    region: &'a Region,
+    /// The pages needed; only the first one after a failure.
+    want: PageRange,
+    write: bool,
+    prefetch: bool,
+    pool: Pool<'p, KernelNodes>,
+    tries: u32,
+    starving: bool,
+    /// A huge page did not come out as one: no more of them.
+    small: bool,
+}
+
+impl<'a, 'p> Fault<'a, 'p> {
+    /// A fault of `region` for `want`, whose table's nodes come from `nodes`.
+    pub(crate) fn new(
+        region: &'a Region,
+        nodes: &'p KernelNodes,
+        want: PageRange,
+        write: bool,
+        prefetch: bool,
+    ) -> Self {
+        Self {
+            region,
+            want,
+            write,
+            prefetch,
+            pool: Pool::new(nodes),
+            tries: 0,
+            starving: false,
+            small: false,
+        }
+    }
+
+    /// Makes the first page of `want` present, and what follows it where that is cheap.
+    ///
+    /// # Returns
+    ///
+    /// The state, held exclusively, with that page in the table.
+    pub(crate) fn run(mut self) -> Result<WriteGuard<'a, State>> {
+        let mut wait = pin!(Wait::new());
+        let result = self.try_often(wait.as_mut());
+        if !self.starving {
+            return result;
+        }
+        let (mut state, result) = match result {
+            Ok(state) => (state, Ok(())),
+            Err(error) => (self.region.state().write(), Err(error)),
+        };
+        state.sated();
+        state.wake();
+        result.map(|()| state)
+    }
+
+    fn try_often(&mut self, mut wait: Pin<&mut Wait>) -> Result<WriteGuard<'a, State>> {
+        while self.tries < MAX_TRIES {
+            if let Some(state) = self.try_once(wait.as_mut())? {
+                return Ok(state);
+            }
+        }
+        pr_warn_once!(
+            "page at {:#x} was taken away {} times while it was faulted in; giving up\n",
+            self.region.geometry().address(self.want.start),
+            self.tries
+        );
+        Err(EAGAIN)
+    }
+
+    /// # Returns
+    ///
+    /// `None` if it is to be tried again.
+    fn try_once(&mut self, mut wait: Pin<&mut Wait>) -> Result<Option<WriteGuard<'a, State>>> {
+        let first = PageRange::one(self.want.start);
+        let mut window = pin!(Window::new());
+        let mut state = self.region.state().write();
+        if self.tries >= STARVED_TRIES && !self.starving {
+            self.starving = state.starve(first.start);
+        }
+        // SAFETY: `finish`, or `abandon_fault` below, closes the window.
+        match unsafe { state.begin_fault(self.want, self.write, window.as_mut()) } {
+            Begin::Ready => Ok(Some(state)),
+            Begin::Dead => Err(ESRCH),
+            Begin::Wait if self.want != first => {
+                self.want = first;
+                Ok(None)
+            }
+            Begin::Wait => {
+                wait.as_mut().begin(self.region)?;
+                state.wait()?;
+                Ok(None)
+            }
+            Begin::Go(range, nodes) => {
+                drop(state);
+                let found = self.ask(range, nodes, wait);
+                let mut state = self.region.state().write();
+                match found {
+                    Ok(found) if found.huge && !self.small && !is_part(&range) => {
+                        state.abandon_fault(window);
+                        self.huge(state)
+                    }
+                    Ok(found) => {
+                        let finish = self.finish(&mut state, window, found);
+                        self.judge(state, finish)
+                    }
+                    Err(error) => {
+                        state.abandon_fault(window);
+                        state.wake();
+                        Err(error)
+                    }
+                }
+            }
+        }
+    }
+
+    /// Asks the VM for `range`; only for its first page if that takes waiting for somebody.
+    fn ask(&mut self, range: PageRange, nodes: usize, wait: Pin<&mut Wait>) -> Result<Found> {
+        if !self.pool.fill(nodes) {
+            return Err(ENOMEM);
+        }
+        match self.get_pfns(&range, false) {
+            Err(error) if error != ESRCH => {
+                wait.begin(self.region)?;
+                self.get_pfns(&PageRange::one(range.start), true)
+            }
+            answer => answer,
+        }
+    }
+
+    fn get_pfns(&self, range: &PageRange, wait: bool) -> Result<Found> {
+        let address = self.region.geometry().address(range.start);
+        let nr = range.len() as usize;
+        // SAFETY: the region's subscription keeps the mm's structure.
+        let found = unsafe { mem::get_pfns(self.region.mm(), address, nr, self.write, wait) };
+        match &found {
+            Ok(found) => {
+                let pages = found.pfns.len() as u64;
+                sight::trace_fault(address, pages, self.write, found.huge, 0);
+            }
+            Err(error) => sight::trace_fault(address, 0, self.write, false, error.to_errno()),
+        }
+        found
+    }
+
+    /// The first page is part of a huge page: asks for all of it, to enter it as one.
+    fn huge(
+        &mut self,
+        mut state: WriteGuard<'a, State>,
+    ) -> Result<Option<WriteGuard<'a, State>>> {
+        let mut window = pin!(Window::new());
+        // SAFETY: `finish`, or `abandon_fault` below, closes the window.
+        let begun = unsafe { state.begin_huge(self.want.start, window.as_mut()) };
+        let Some((part, nodes)) = begun else {
+            self.small = true;
+            state.wake();
+            return Ok(None);
+        };
+        drop(state);
+        let found = if self.pool.fill(nodes) {
+            self.get_pfns(&part, false)
+        } else {
+            Err(ENOMEM)
+        };
+        let mut state = self.region.state().write();
+        let finish = match found {
+            Ok(found) => self.finish(&mut state, window, found),
+            Err(_) => {
+                state.abandon_fault(window);
+                self.small = true;
+                Finish::Stale
+            }
+        };
+        self.judge(state, finish)
+    }
+
+    /// Enters what was found.
+    fn finish(
+        &mut self,
+        state: &mut State,
+        window: Pin<&mut Window>,
+        found: Found,
+    ) -> Finish {
+        if !found.huge || self.small || !is_part(&window.range()) {
+            return state.finish_fault(
+                window,
+                self.want,
+                found.pfns.iter().copied(),
+                self.write,
+                self.prefetch,
+                &mut self.pool,
+            );
+        }
+        let pfn = found.in_a_row();
+        self.small = pfn.is_none();
+        state.finish_huge(window, pfn, self.write, self.prefetch, &mut self.pool)
+    }
+
+    /// Wakes who waited for this fault, and says whether it is over.
+    fn judge(
+        &mut self,
+        state: WriteGuard<'a, State>,
+        finish: Finish,
+    ) -> Result<Option<WriteGuard<'a, State>>> {
+        state.wake();
+        let first = self.want.start;
+        match finish {
+            // Present from `first` on, or from a later page if the first ones were there already.
+            Finish::Installed if state.has(first, self.write) => Ok(Some(state)),
+            Finish::Dead => Err(ESRCH),
+            Finish::Installed | Finish::Stale => {
+                drop(state);
+                self.tries += 1;
+                self.want = PageRange::one(first);
+                mem::cond_resched();
+                Ok(None)
+            }
+        }
+    }
+}
+
+fn is_part(range: &PageRange) -> bool {
+    *range == PageRange::part_of(range.start)
+}
