@@ -3,21 +3,40 @@
 //! `libverbs_shim.so`: preloaded into an ibverbs program, it makes the program's memory regions
 //! on-demand ones, so that their pages are not pinned. Nothing else in the program changes.
 //!
-//! - [`verbs`]: the hooked entry points and the real ones behind them.
-//! - [`policy`]: which registrations are changed, from the environment and the device.
-//! - [`log`]: the few lines it says.
+//! - [`hooks`], [`ends`]: the entry points of libibverbs that are replaced.
+//! - [`audit`]: the same for programs that ask libibverbs' handle for them.
+//! - [`register`]: the way of one registration through the shim. [`outermost`]: calls within calls.
+//! - [`policy`]: which registrations become on-demand ones; pure. [`known`]: whom not to trust.
+//! - [`settings`]: the environment. [`device`]: what a device can do. [`stats`], [`log`]: what is said.
+//! - [`implicit`]: one region for all of a domain. [`arena`], [`lock`]: what it needs.
+//! - [`prefetch`]: pages asked for ahead of traffic.
+//! - [`abi`]: the layouts of libibverbs. [`sys`]: libc, and the functions behind the hooks.
 //!
 //! It runs inside other people's programs: no `std`, no thread, no allocation, `errno` kept.
 
 #![cfg_attr(not(test), no_std)]
 
+mod abi;
+mod arena;
+mod audit;
+mod device;
+mod ends;
+mod hooks;
+mod implicit;
+mod known;
+mod lock;
 mod log;
+mod outermost;
 mod policy;
-mod verbs;
+mod prefetch;
+mod register;
+mod settings;
+mod stats;
+mod sys;
 
 #[cfg(not(test))]
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    // SAFETY: ends the process; callable anywhere.
+    // SAFETY: abort takes nothing and does not return, whatever state the process is in.
     unsafe { libc::abort() }
 }

@@ -1,56 +1,84 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Which registrations become on-demand ones.
+//! Which registrations become on-demand ones. Decisions only: what they rest on comes in.
 
-use crate::log::say;
-use core::{
-    ffi::{CStr, c_int, c_void},
-    ptr,
-    sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
+use crate::{
+    abi::{FLUSH_PERSISTENT, ODP_ATOMIC, ODP_IMPLICIT, ODP_SUPPORT, OdpCaps, REMOTE_ATOMIC},
+    known::Known,
+    settings::{Mode, Settings},
 };
+use core::ffi::c_uint;
 
-/// `VERBS_SHIM`: what the user wants.
+/// What is known about a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mode {
-    /// On demand where that works, else pinned, with one warning that names the cause. Default.
-    Auto,
-    /// On demand, and the device's error where that does not work.
-    Force,
-    /// As the program asks.
-    Off,
+pub(crate) struct Facts {
+    /// Its capabilities; `None` if it could not be asked.
+    pub(crate) odp: Option<OdpCaps>,
+    /// Why its on-demand paging is not to be trusted, if so.
+    pub(crate) corrupting: Option<&'static Known>,
 }
 
-impl Mode {
-    /// The mode named `value`; `None` if there is no such mode.
-    pub(crate) fn parse(value: &[u8]) -> Option<Self> {
-        match value {
-            b"" | b"auto" => Some(Self::Auto),
-            b"force" => Some(Self::Force),
-            b"off" => Some(Self::Off),
-            _ => None,
-        }
-    }
+/// What the program asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Request {
+    /// Of the memory.
+    pub(crate) addr: usize,
+    /// Where keys reach it.
+    pub(crate) iova: u64,
+    /// In bytes.
+    pub(crate) length: usize,
+    /// `enum ibv_access_flags`
+    pub(crate) access: c_uint,
 }
 
-/// Where a device's on-demand paging comes from, as far as it matters.
+/// Why a region is as the program asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Backing {
-    /// The device and its driver; its capabilities decide.
+pub(crate) enum Why {
+    /// The device's on-demand paging is known to corrupt data.
+    Corrupting,
+    /// The device has no on-demand paging.
+    NoPaging,
+    /// The access flags exclude it.
+    Flags,
+    /// It is shorter than `VERBS_SHIM_MIN_BYTES`.
+    Short,
+    /// The device refused it on demand.
+    Refused,
+    /// It is a dma-buf.
+    DmaBuf,
+    /// It is device memory, or the NULL MR.
     Device,
-    /// Soft-RoCE with ib_emm behind it.
-    Emm,
-    /// Soft-RoCE with the in-tree on-demand paging, which corrupts data: its copy ignores the
-    /// offset inside a page and does not advance across pages (`__rxe_odp_mr_copy` of Linux 7.2
-    /// and 7.3; `emm-check verify --mr odp` shows it).
-    StockRxe,
+    /// It was registered in a way that this version does not know.
+    Unknown,
 }
 
-/// What `/sys/module/rdma_rxe/parameters/mr_backend` and the device's kind say.
-pub(crate) fn backing(is_rxe: bool, mr_backend: Option<&[u8]>) -> Backing {
-    match (is_rxe, mr_backend) {
-        (false, _) => Backing::Device,
-        (true, Some(b"emm")) => Backing::Emm,
-        (true, _) => Backing::StockRxe,
+impl Why {
+    /// How many there are.
+    pub(crate) const COUNT: usize = 8;
+    /// All, in the order of their numbers.
+    pub(crate) const ALL: [Self; Self::COUNT] = [
+        Self::Corrupting,
+        Self::NoPaging,
+        Self::Flags,
+        Self::Short,
+        Self::Refused,
+        Self::DmaBuf,
+        Self::Device,
+        Self::Unknown,
+    ];
+
+    /// For the user.
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Self::Corrupting => "device known to corrupt on-demand data",
+            Self::NoPaging => "device without on-demand paging",
+            Self::Flags => "access flags exclude it",
+            Self::Short => "shorter than VERBS_SHIM_MIN_BYTES",
+            Self::Refused => "refused by the device",
+            Self::DmaBuf => "dma-buf",
+            Self::Device => "device memory or NULL MR",
+            Self::Unknown => "unknown kind of registration",
+        }
     }
 }
 
@@ -58,163 +86,175 @@ pub(crate) fn backing(is_rxe: bool, mr_backend: Option<&[u8]>) -> Backing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Choice {
     /// Leave it alone.
-    Keep,
+    Keep(Why),
     /// Make it on-demand; if that fails, register as the program asked.
     TryOnDemand,
     /// Make it on-demand; if that fails, say so to the program.
     OnDemand,
 }
 
-/// The choice for a device with this backing.
-pub(crate) fn choose(mode: Mode, backing: Backing) -> Choice {
-    match (mode, backing) {
-        (Mode::Off, _) | (Mode::Auto, Backing::StockRxe) => Choice::Keep,
-        (Mode::Auto, _) => Choice::TryOnDemand,
-        (Mode::Force, _) => Choice::OnDemand,
+/// The choice for one registration. In [`Mode::Off`] there is nothing to choose.
+#[must_use]
+pub(crate) fn choose(settings: &Settings, facts: &Facts, request: Request) -> Choice {
+    if excluded_by_flags(request.access) {
+        return Choice::Keep(Why::Flags);
     }
-}
-
-unsafe extern "C" {
-    // What `atexit` calls; that one is in the static part of glibc, which nothing here links.
-    fn __cxa_atexit(f: extern "C" fn(*mut c_void), arg: *mut c_void, dso: *mut c_void) -> c_int;
-}
-
-const UNREAD: u8 = 0;
-static MODE: AtomicU8 = AtomicU8::new(UNREAD);
-static WARNED: AtomicBool = AtomicBool::new(false);
-
-/// Registrations and bytes, for `VERBS_SHIM_STATS`.
-pub(crate) struct Counter {
-    mrs: AtomicU64,
-    bytes: AtomicU64,
-}
-
-impl Counter {
-    const fn new() -> Self {
-        Self {
-            mrs: AtomicU64::new(0),
-            bytes: AtomicU64::new(0),
+    if request.length < settings.min_bytes {
+        return Choice::Keep(Why::Short);
+    }
+    if settings.mode == Mode::Force {
+        return Choice::OnDemand;
+    }
+    if facts.corrupting.is_some() {
+        return Choice::Keep(Why::Corrupting);
+    }
+    match facts.odp {
+        Some(odp) if odp.general & ODP_SUPPORT == 0 => Choice::Keep(Why::NoPaging),
+        Some(odp) if request.access & REMOTE_ATOMIC != 0 && odp.rc & ODP_ATOMIC == 0 => {
+            Choice::Keep(Why::Flags)
         }
-    }
-
-    /// Counts one registration of `bytes` bytes.
-    pub(crate) fn add(&self, bytes: usize) {
-        self.mrs.fetch_add(1, Relaxed);
-        self.bytes.fetch_add(bytes as u64, Relaxed);
+        // A device that can't be asked answers by what it does.
+        Some(_) | None => Choice::TryOnDemand,
     }
 }
 
-/// Registrations made on demand by the shim.
-pub(crate) static UNPINNED: Counter = Counter::new();
-/// Registrations that stayed as the program asked.
-pub(crate) static KEPT: Counter = Counter::new();
-
-extern "C" fn print_stats(_: *mut c_void) {
-    say(format_args!(
-        "{} MRs on demand ({} bytes), {} as the program asked ({} bytes)",
-        UNPINNED.mrs.load(Relaxed),
-        UNPINNED.bytes.load(Relaxed),
-        KEPT.mrs.load(Relaxed),
-        KEPT.bytes.load(Relaxed),
-    ));
+/// Whether the device has implicit regions, as far as is known.
+#[must_use]
+pub(crate) fn can_be_implicit(facts: &Facts) -> bool {
+    facts.odp.is_none_or(|odp| odp.general & ODP_IMPLICIT != 0)
 }
 
-fn env(name: &CStr) -> Option<&'static [u8]> {
-    // SAFETY: the name ends with a zero byte.
-    let value = unsafe { libc::getenv(name.as_ptr()) };
-    if value.is_null() {
-        return None;
-    }
-    // SAFETY: getenv returns a string of the environment, used before the program can change it.
-    Some(unsafe { CStr::from_ptr(value) }.to_bytes())
-}
-
-/// The mode, read from the environment once. Off in setuid programs.
-pub(crate) fn mode() -> Mode {
-    let known = match MODE.load(Relaxed) {
-        1 => Some(Mode::Auto),
-        2 => Some(Mode::Force),
-        3 => Some(Mode::Off),
-        _ => None,
-    };
-    known.unwrap_or_else(|| {
-        let mode = read_mode();
-        MODE.store(mode as u8 + 1, Relaxed);
-        mode
-    })
-}
-
-fn read_mode() -> Mode {
-    // SAFETY: reads the auxiliary vector.
-    if unsafe { libc::getauxval(libc::AT_SECURE) } != 0 {
-        return Mode::Off;
-    }
-    if env(c"VERBS_SHIM_STATS").is_some_and(|v| v == b"1") {
-        // SAFETY: the function is there as long as this library, which is never unloaded.
-        unsafe { __cxa_atexit(print_stats, ptr::null_mut(), ptr::null_mut()) };
-    }
-    let value = env(c"VERBS_SHIM").unwrap_or_default();
-    Mode::parse(value).unwrap_or_else(|| {
-        say(format_args!(
-            "VERBS_SHIM={} is not auto, force or off: using auto",
-            core::str::from_utf8(value).unwrap_or("?")
-        ));
-        Mode::Auto
-    })
-}
-
-/// Warns once in the life of the process.
-pub(crate) fn warn_once(args: core::fmt::Arguments<'_>) {
-    if !WARNED.swap(true, Relaxed) {
-        say(args);
-    }
-}
-
-/// The first bytes of a small file, without the end of the line.
-pub(crate) fn read_file<'a>(path: &CStr, buffer: &'a mut [u8; 32]) -> Option<&'a [u8]> {
-    // SAFETY: the path ends with a zero byte.
-    let fd = unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
-    if fd < 0 {
-        return None;
-    }
-    // SAFETY: the buffer is valid for its length.
-    let got = unsafe { libc::read(fd, buffer.as_mut_ptr().cast(), buffer.len()) };
-    // SAFETY: `fd` was opened above.
-    unsafe { libc::close(fd) };
-    let text = &buffer[..usize::try_from(got).ok()?];
-    Some(text.strip_suffix(b"\n").unwrap_or(text))
+/// Whether some flag promises what on-demand memory can't hold. Persistence is promised of the pages
+/// that are there at registration: a device refuses others then, and would have nothing to refuse.
+fn excluded_by_flags(access: c_uint) -> bool {
+    access & FLUSH_PERSISTENT != 0
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        abi::LOCAL_WRITE,
+        known::{Driver, corrupting},
+    };
+
+    /// What mlx5 says (ConnectX-6).
+    const MLX5: OdpCaps = OdpCaps {
+        general: 3,
+        rc: 0x1f,
+        uc: 0,
+        ud: 1,
+    };
+    const PLAIN: Request = Request {
+        addr: 0x1000,
+        iova: 0x1000,
+        length: 4096,
+        access: LOCAL_WRITE,
+    };
+
+    fn settings(mode: Mode) -> Settings {
+        Settings {
+            mode,
+            ..Settings::new()
+        }
+    }
+
+    fn facts(odp: Option<OdpCaps>) -> Facts {
+        Facts {
+            odp,
+            corrupting: None,
+        }
+    }
 
     #[test]
-    fn modes() {
-        assert_eq!(Mode::parse(b""), Some(Mode::Auto));
-        assert_eq!(Mode::parse(b"auto"), Some(Mode::Auto));
-        assert_eq!(Mode::parse(b"force"), Some(Mode::Force));
-        assert_eq!(Mode::parse(b"off"), Some(Mode::Off));
-        assert_eq!(Mode::parse(b"on"), None);
+    fn capabilities_decide() {
+        let auto = settings(Mode::Auto);
+        assert_eq!(
+            choose(&auto, &facts(Some(MLX5)), PLAIN),
+            Choice::TryOnDemand
+        );
+        assert_eq!(choose(&auto, &facts(None), PLAIN), Choice::TryOnDemand);
+        let none = facts(Some(OdpCaps::default()));
+        assert_eq!(choose(&auto, &none, PLAIN), Choice::Keep(Why::NoPaging));
+        assert_eq!(
+            choose(&settings(Mode::Force), &none, PLAIN),
+            Choice::OnDemand
+        );
+    }
+
+    #[test]
+    fn atomics_need_their_capability() {
+        let auto = settings(Mode::Auto);
+        let atomic = Request {
+            access: REMOTE_ATOMIC | LOCAL_WRITE,
+            ..PLAIN
+        };
+        let without = facts(Some(OdpCaps { rc: 0xf, ..MLX5 }));
+        assert_eq!(choose(&auto, &without, atomic), Choice::Keep(Why::Flags));
+        assert_eq!(choose(&auto, &without, PLAIN), Choice::TryOnDemand);
+        assert_eq!(
+            choose(&auto, &facts(Some(MLX5)), atomic),
+            Choice::TryOnDemand
+        );
     }
 
     #[test]
     fn known_corruption_stays_pinned() {
-        assert_eq!(backing(true, Some(b"emm")), Backing::Emm);
-        assert_eq!(backing(true, Some(b"odp")), Backing::StockRxe);
-        assert_eq!(backing(true, None), Backing::StockRxe);
-        assert_eq!(backing(false, None), Backing::Device);
-        assert_eq!(choose(Mode::Auto, Backing::StockRxe), Choice::Keep);
-        assert_eq!(choose(Mode::Force, Backing::StockRxe), Choice::OnDemand);
-        assert_eq!(choose(Mode::Auto, Backing::Emm), Choice::TryOnDemand);
-        assert_eq!(choose(Mode::Auto, Backing::Device), Choice::TryOnDemand);
-        assert_eq!(choose(Mode::Off, Backing::Emm), Choice::Keep);
+        let bad = Facts {
+            odp: Some(MLX5),
+            corrupting: corrupting(Driver::Rxe, Some(b"odp")),
+        };
+        assert_eq!(
+            choose(&settings(Mode::Auto), &bad, PLAIN),
+            Choice::Keep(Why::Corrupting)
+        );
+        assert_eq!(
+            choose(&settings(Mode::Force), &bad, PLAIN),
+            Choice::OnDemand
+        );
     }
 
     #[test]
-    fn small_files() {
-        let mut buffer = [0; 32];
-        assert!(read_file(c"/proc/version", &mut buffer).is_some_and(|v| v.starts_with(b"Linux")));
-        assert_eq!(read_file(c"/does/not/exist", &mut buffer), None);
+    fn persistence_stays_pinned_even_if_forced() {
+        let persistent = Request {
+            access: FLUSH_PERSISTENT,
+            ..PLAIN
+        };
+        for mode in [Mode::Auto, Mode::Force] {
+            let choice = choose(&settings(mode), &facts(Some(MLX5)), persistent);
+            assert_eq!(choice, Choice::Keep(Why::Flags));
+        }
+    }
+
+    #[test]
+    fn short_regions_are_left_alone() {
+        let settings = Settings {
+            min_bytes: 4097,
+            ..settings(Mode::Auto)
+        };
+        let device = facts(Some(MLX5));
+        assert_eq!(choose(&settings, &device, PLAIN), Choice::Keep(Why::Short));
+        let longer = Request {
+            length: 4097,
+            ..PLAIN
+        };
+        assert_eq!(choose(&settings, &device, longer), Choice::TryOnDemand);
+    }
+
+    #[test]
+    fn implicit_regions_need_their_capability() {
+        assert!(can_be_implicit(&facts(Some(MLX5))));
+        assert!(can_be_implicit(&facts(None)));
+        assert!(!can_be_implicit(&facts(Some(OdpCaps {
+            general: ODP_SUPPORT,
+            ..MLX5
+        }))));
+    }
+
+    #[test]
+    fn reasons_are_in_order() {
+        for (number, why) in Why::ALL.iter().enumerate() {
+            assert_eq!(*why as usize, number);
+        }
     }
 }

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Two queue pairs of one device send a message to and fro, from and into memory that is not pinned.
+//!
+//! `pingpong DEVICE GID_INDEX [ROUNDS]`, as in `pingpong rxe0 1`
+
+use std::{env, error::Error};
+
+use unpinned::{Access, Completion, Context, Paging, QueuePair};
+
+const BYTES: usize = 100_003;
+
+fn wait(queue: &QueuePair) -> Result<Completion, Box<dyn Error>> {
+    loop {
+        if let Some(done) = queue.poll()? {
+            return match done.status {
+                0 => Ok(done),
+                status => Err(format!("request {} failed with status {status}", done.id).into()),
+            };
+        }
+    }
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let args: Vec<_> = env::args().collect();
+    let (Some(device), Some(gid)) = (args.get(1), args.get(2)) else {
+        return Err("write: pingpong DEVICE GID_INDEX [ROUNDS]".into());
+    };
+    let rounds: u32 = args.get(3).map_or(Ok(100), |n| n.parse())?;
+    let context = Context::open(device)?;
+    println!("{device}: on demand {:?}", context.on_demand());
+    let domain = context.alloc_domain()?;
+    let sides = [0; 2].map(|_| QueuePair::new(&domain, gid.parse().unwrap_or(0), 4));
+    let [left, right] = sides;
+    let (left, right) = (left?, right?);
+    left.connect(&right.endpoint(), Access::empty())?;
+    right.connect(&left.endpoint(), Access::empty())?;
+
+    let ours = domain.register(vec![0; BYTES], Access::LOCAL_WRITE, Paging::OnDemand)?;
+    let theirs = domain.register(vec![0; BYTES], Access::LOCAL_WRITE, Paging::OnDemand)?;
+    for round in 0..rounds {
+        let sent: Vec<u8> = (0..BYTES).map(|at| (at as u32 * 7 + round) as u8).collect();
+        ours.write_at(0, &sent);
+        right.post_recv(1, &theirs, 0..BYTES)?;
+        left.post_send(2, &ours, 0..BYTES)?;
+        wait(&left)?;
+        wait(&right)?;
+        left.post_recv(3, &ours, 0..BYTES)?;
+        right.post_send(4, &theirs, 0..BYTES)?;
+        wait(&right)?;
+        wait(&left)?;
+        let mut back = vec![0; BYTES];
+        ours.read_at(0, &mut back);
+        if back != sent {
+            return Err(format!("round {round}: other bytes came back").into());
+        }
+    }
+    println!("{rounds} rounds of {BYTES} bytes, every byte right");
+    Ok(())
+}

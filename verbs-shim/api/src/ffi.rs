@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The functions and structures of libibverbs that are used. Source: `infiniband/verbs.h`.
+
+use std::{
+    ffi::{CStr, c_char, c_int, c_uint, c_void},
+    ptr,
+    sync::OnceLock,
+};
+
+use crate::abi::{Context, Mr, Pd, Sge};
+
+/// `union ibv_gid`
+pub(crate) type Gid = [u8; 16];
+
+/// `struct ibv_qp_cap`
+#[repr(C)]
+pub(crate) struct QpCap {
+    pub max_send_wr: u32,
+    pub max_recv_wr: u32,
+    pub max_send_sge: u32,
+    pub max_recv_sge: u32,
+    pub max_inline_data: u32,
+}
+
+/// `struct ibv_qp_init_attr`
+#[repr(C)]
+pub(crate) struct QpInitAttr {
+    pub context: *mut c_void,
+    pub send_cq: *mut Cq,
+    pub recv_cq: *mut Cq,
+    pub srq: *mut c_void,
+    pub cap: QpCap,
+    pub qp_type: c_uint,
+    pub sq_sig_all: c_int,
+}
+
+/// `struct ibv_cq`, opaque
+#[repr(C)]
+pub(crate) struct Cq {
+    pub context: *mut Context,
+}
+
+/// `struct ibv_qp`, as far as it is read
+#[repr(C)]
+pub(crate) struct Qp {
+    pub context: *mut Context,
+    between: [*mut c_void; 5],
+    handle: u32,
+    pub qp_num: u32,
+}
+
+/// `struct ibv_ah_attr` with its `struct ibv_global_route`
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct AhAttr {
+    pub dgid: GidAligned,
+    pub flow_label: u32,
+    pub sgid_index: u8,
+    pub hop_limit: u8,
+    pub traffic_class: u8,
+    pub dlid: u16,
+    pub sl: u8,
+    pub src_path_bits: u8,
+    pub static_rate: u8,
+    pub is_global: u8,
+    pub port_num: u8,
+}
+
+/// `union ibv_gid` holds 64-bit numbers.
+#[derive(Clone, Copy)]
+#[repr(C, align(8))]
+pub(crate) struct GidAligned(pub Gid);
+
+/// `struct ibv_qp_attr`
+#[repr(C)]
+pub(crate) struct QpAttr {
+    pub qp_state: c_uint,
+    pub cur_qp_state: c_uint,
+    pub path_mtu: c_uint,
+    pub path_mig_state: c_uint,
+    pub qkey: u32,
+    pub rq_psn: u32,
+    pub sq_psn: u32,
+    pub dest_qp_num: u32,
+    pub qp_access_flags: c_uint,
+    pub cap: QpCap,
+    pub ah_attr: AhAttr,
+    pub alt_ah_attr: AhAttr,
+    pub pkey_index: u16,
+    pub alt_pkey_index: u16,
+    pub en_sqd_async_notify: u8,
+    pub sq_draining: u8,
+    pub max_rd_atomic: u8,
+    pub max_dest_rd_atomic: u8,
+    pub min_rnr_timer: u8,
+    pub port_num: u8,
+    pub timeout: u8,
+    pub retry_cnt: u8,
+    pub rnr_retry: u8,
+    pub alt_port_num: u8,
+    pub alt_timeout: u8,
+    pub rate_limit: u32,
+}
+
+/// `struct ibv_send_wr`, with the RDMA part of its union
+#[repr(C)]
+pub(crate) struct SendWr {
+    pub wr_id: u64,
+    pub next: *mut SendWr,
+    pub sg_list: *mut Sge,
+    pub num_sge: c_int,
+    pub opcode: c_uint,
+    pub send_flags: c_uint,
+    pub imm_data: u32,
+    pub remote_addr: u64,
+    pub rkey: u32,
+    pub rest: [u64; 9],
+}
+
+/// `struct ibv_recv_wr`
+#[repr(C)]
+pub(crate) struct RecvWr {
+    pub wr_id: u64,
+    pub next: *mut RecvWr,
+    pub sg_list: *mut Sge,
+    pub num_sge: c_int,
+}
+
+/// `struct ibv_wc`
+#[derive(Default)]
+#[repr(C)]
+pub(crate) struct Wc {
+    pub wr_id: u64,
+    pub status: c_uint,
+    pub opcode: c_uint,
+    pub vendor_err: u32,
+    pub byte_len: u32,
+    pub imm_data: u32,
+    pub qp_num: u32,
+    pub src_qp: u32,
+    pub wc_flags: c_uint,
+    pub rest: [u16; 4],
+}
+
+const _: () = {
+    assert!(size_of::<QpInitAttr>() == 64);
+    assert!(size_of::<QpAttr>() == 144);
+    assert!(std::mem::offset_of!(Qp, qp_num) == 52);
+    assert!(size_of::<SendWr>() == 128);
+    assert!(std::mem::offset_of!(SendWr, remote_addr) == 40);
+    assert!(size_of::<RecvWr>() == 32);
+    assert!(size_of::<Wc>() == 48);
+};
+
+/// Places of inline functions in `struct ibv_context_ops`.
+const POLL_CQ: usize = 11;
+const POST_SEND: usize = 25;
+const POST_RECV: usize = 26;
+
+type PollCq = unsafe extern "C" fn(*mut Cq, c_int, *mut Wc) -> c_int;
+type PostSend = unsafe extern "C" fn(*mut Qp, *mut SendWr, *mut *mut SendWr) -> c_int;
+type PostRecv = unsafe extern "C" fn(*mut Qp, *mut RecvWr, *mut *mut RecvWr) -> c_int;
+
+/// `ibv_poll_cq`
+///
+/// # Safety
+///
+/// As for the function: a live queue, and room for `n` completions.
+pub(crate) unsafe fn poll_cq(cq: *mut Cq, n: c_int, wc: *mut Wc) -> c_int {
+    // SAFETY: a live queue has a live context.
+    let context = unsafe { (*cq).context };
+    // SAFETY: an open context has its operations.
+    let op = unsafe { (*context).ops[POLL_CQ] };
+    // SAFETY: the operation at this place has this type.
+    let op: PollCq = unsafe { std::mem::transmute(op) };
+    // SAFETY: by this function's contract.
+    unsafe { op(cq, n, wc) }
+}
+
+/// `ibv_post_send`
+///
+/// # Safety
+///
+/// As for the function: a live queue pair and a valid request.
+pub(crate) unsafe fn post_send(qp: *mut Qp, wr: *mut SendWr) -> c_int {
+    let mut bad = ptr::null_mut();
+    // SAFETY: a live queue pair has a live context.
+    let context = unsafe { (*qp).context };
+    // SAFETY: an open context has its operations.
+    let op = unsafe { (*context).ops[POST_SEND] };
+    // SAFETY: the operation at this place has this type.
+    let op: PostSend = unsafe { std::mem::transmute(op) };
+    // SAFETY: by this function's contract.
+    unsafe { op(qp, wr, &mut bad) }
+}
+
+/// `ibv_post_recv`
+///
+/// # Safety
+///
+/// As for the function: a live queue pair and a valid request.
+pub(crate) unsafe fn post_recv(qp: *mut Qp, wr: *mut RecvWr) -> c_int {
+    let mut bad = ptr::null_mut();
+    // SAFETY: a live queue pair has a live context.
+    let context = unsafe { (*qp).context };
+    // SAFETY: an open context has its operations.
+    let op = unsafe { (*context).ops[POST_RECV] };
+    // SAFETY: the operation at this place has this type.
+    let op: PostRecv = unsafe { std::mem::transmute(op) };
+    // SAFETY: by this function's contract.
+    unsafe { op(qp, wr, &mut bad) }
+}
+
+macro_rules! verbs {
+    ($($field:ident: $name:ident($($arg:ty),*) -> $out:ty;)*) => {
+        /// The functions that libibverbs exports.
+        pub(crate) struct Verbs {
+            $(pub $field: unsafe extern "C" fn($($arg),*) -> $out,)*
+        }
+
+        fn load() -> Option<Verbs> {
+            let flags = libc::RTLD_NOW | libc::RTLD_NODELETE;
+            // SAFETY: the name ends with a zero byte; libibverbs is made to be loaded.
+            let library = unsafe { libc::dlopen(c"libibverbs.so.1".as_ptr(), flags) };
+            if library.is_null() {
+                return None;
+            }
+            Some(Verbs {
+                $($field: {
+                    let address = find(library, concat!(stringify!($name), "\0"))?;
+                    // SAFETY: the function of this name has this type.
+                    unsafe {
+                        std::mem::transmute::<*mut c_void, unsafe extern "C" fn($($arg),*) -> $out>(address)
+                    }
+                },)*
+            })
+        }
+    };
+}
+
+verbs! {
+    get_device_list: ibv_get_device_list(*mut c_int) -> *mut *mut c_void;
+    free_device_list: ibv_free_device_list(*mut *mut c_void) -> ();
+    get_device_name: ibv_get_device_name(*mut c_void) -> *const c_char;
+    open_device: ibv_open_device(*mut c_void) -> *mut Context;
+    close_device: ibv_close_device(*mut Context) -> c_int;
+    query_gid: ibv_query_gid(*mut Context, u8, c_int, *mut Gid) -> c_int;
+    alloc_pd: ibv_alloc_pd(*mut Context) -> *mut Pd;
+    dealloc_pd: ibv_dealloc_pd(*mut Pd) -> c_int;
+    reg_mr: ibv_reg_mr_iova2(*mut Pd, *mut c_void, usize, u64, c_uint) -> *mut Mr;
+    dereg_mr: ibv_dereg_mr(*mut Mr) -> c_int;
+    create_cq: ibv_create_cq(*mut Context, c_int, *mut c_void, *mut c_void, c_int) -> *mut Cq;
+    destroy_cq: ibv_destroy_cq(*mut Cq) -> c_int;
+    create_qp: ibv_create_qp(*mut Pd, *mut QpInitAttr) -> *mut Qp;
+    modify_qp: ibv_modify_qp(*mut Qp, *mut QpAttr, c_int) -> c_int;
+    destroy_qp: ibv_destroy_qp(*mut Qp) -> c_int;
+}
+
+fn find(library: *mut c_void, name: &str) -> Option<*mut c_void> {
+    let name = CStr::from_bytes_with_nul(name.as_bytes()).ok()?;
+    // SAFETY: a valid handle, and a name that ends with a zero byte.
+    let address = unsafe { libc::dlsym(library, name.as_ptr()) };
+    (!address.is_null()).then_some(address)
+}
+
+/// The functions, loaded at the first use; `None` if libibverbs is missing or too old.
+pub(crate) fn verbs() -> Option<&'static Verbs> {
+    static VERBS: OnceLock<Option<Verbs>> = OnceLock::new();
+    VERBS.get_or_init(load).as_ref()
+}

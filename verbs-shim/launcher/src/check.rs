@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! `check`: what would happen, and why.
+
+use std::{path::Path, process::ExitCode};
+
+use anyhow::Result;
+
+use crate::{
+    cli::Mode,
+    device::{self, Device, describe, read},
+    run,
+};
+
+/// `CAP_IPC_LOCK`, by its number.
+const CAP_IPC_LOCK: u32 = 14;
+
+/// Prints it.
+pub fn check() -> Result<ExitCode> {
+    let devices = device::all();
+    devices.iter().for_each(show);
+    if devices.is_empty() {
+        println!("no RDMA device (/sys/class/infiniband is empty)");
+    }
+    let release = read("/proc/sys/kernel/osrelease").unwrap_or_default();
+    println!("kernel: {release}");
+    let emm = Path::new("/sys/module/ib_emm").exists();
+    println!("ib_emm: {}", if emm { "loaded" } else { "not loaded" });
+    println!("locked memory: {}", locked_memory());
+    match run::library() {
+        Some(library) => println!("library: {}", library.display()),
+        None => println!("library: not found beside this program or in ../lib"),
+    }
+    let served = devices.iter().any(Device::serves_on_demand);
+    Ok(ExitCode::from(u8::from(!served)))
+}
+
+fn show(device: &Device) {
+    println!("device {}: {}", device.name, device.outlook(Mode::Auto));
+    match &device.odp {
+        Ok(odp) => println!("  on-demand paging: {}", describe(*odp)),
+        Err(error) => println!("  on-demand paging: unknown: {error:#}"),
+    }
+    if let Some(backend) = &device.backend {
+        println!("  mr_backend: {backend}");
+    }
+}
+
+/// How much the caller may pin. On-demand memory does not count.
+fn locked_memory() -> String {
+    let status = read("/proc/self/status").unwrap_or_default();
+    if may_lock_any(&status) {
+        return "no limit (CAP_IPC_LOCK)".into();
+    }
+    let limits = read("/proc/self/limits").unwrap_or_default();
+    let line = limits.lines().find(|l| l.starts_with("Max locked memory"));
+    match line.and_then(|l| l.split_whitespace().nth(3)) {
+        Some("unlimited") => "no limit".into(),
+        Some(bytes) => {
+            format!("{bytes} bytes may be pinned; on-demand memory does not count against that")
+        }
+        None => "unknown".into(),
+    }
+}
+
+/// Whether the `CapEff` of a status file has `CAP_IPC_LOCK`.
+fn may_lock_any(status: &str) -> bool {
+    let line = status.lines().find_map(|l| l.strip_prefix("CapEff:"));
+    line.and_then(|set| u64::from_str_radix(set.trim(), 16).ok())
+        .is_some_and(|set| set >> CAP_IPC_LOCK & 1 == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capability_to_lock() {
+        assert!(may_lock_any("Name:\tx\nCapEff:\t0000000000004000\n"));
+        assert!(!may_lock_any("CapEff:\t0000000000000000\n"));
+        assert!(!may_lock_any(""));
+    }
+}

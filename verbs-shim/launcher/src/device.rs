@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The devices of this machine, and what the library will do with their regions.
+
+use std::{fs, path::Path};
+
+use anyhow::Result;
+
+use crate::{
+    abi::{ODP_IMPLICIT, ODP_SUPPORT, OdpCaps},
+    cli::Mode,
+    known::{self, Driver, Known},
+    verbs,
+};
+
+/// A device.
+pub struct Device {
+    /// As the kernel calls it.
+    pub name: String,
+    /// What it can do on demand, or why that is unknown.
+    pub odp: Result<OdpCaps>,
+    /// Why its on-demand paging is not to be trusted, if so.
+    corrupting: Option<&'static Known>,
+    /// What `mr_backend` says, of an rxe device whose module has it.
+    pub backend: Option<String>,
+}
+
+impl Device {
+    /// Whether the library makes its regions on-demand ones by itself.
+    pub fn serves_on_demand(&self) -> bool {
+        self.corrupting.is_none()
+            && self
+                .odp
+                .as_ref()
+                .is_ok_and(|odp| odp.general & ODP_SUPPORT != 0)
+    }
+
+    /// What will happen to regions of this device, for the user.
+    pub fn outlook(&self, mode: Mode) -> String {
+        let by = match &self.backend {
+            Some(backend) if backend == "emm" => ", by ib_emm",
+            _ => "",
+        };
+        match (mode, self.corrupting, &self.odp) {
+            (Mode::Off, ..) => "unchanged (mode off)".into(),
+            (Mode::Force, Some(known), _) => format!("on demand, although {}", known.cause),
+            (Mode::Auto, Some(known), _) => format!("pinned: {}; {}", known.cause, known.remedy),
+            (_, None, Ok(odp)) if odp.general & ODP_SUPPORT != 0 => format!("on demand{by}"),
+            (Mode::Auto, None, Ok(_)) => "pinned: it has no on-demand paging".into(),
+            (Mode::Force, None, Ok(_)) => {
+                "registrations will fail: it has no on-demand paging".into()
+            }
+            (_, None, Err(error)) => format!("on demand if it can ({error:#})"),
+        }
+    }
+}
+
+/// What the capabilities say, in words.
+pub fn describe(odp: OdpCaps) -> String {
+    const OPERATIONS: [&str; 8] = [
+        "send",
+        "recv",
+        "write",
+        "read",
+        "atomic",
+        "srq_recv",
+        "flush",
+        "atomic_write",
+    ];
+    if odp.general & ODP_SUPPORT == 0 {
+        return "none".into();
+    }
+    let implicit = if odp.general & ODP_IMPLICIT == 0 {
+        "no implicit regions"
+    } else {
+        "implicit regions"
+    };
+    let transports = [("RC", odp.rc), ("UC", odp.uc), ("UD", odp.ud)];
+    let transports = transports.iter().filter(|t| t.1 != 0).map(|(name, bits)| {
+        let operations = OPERATIONS.iter().enumerate();
+        let words: Vec<_> = operations
+            .filter_map(|(bit, word)| (bits >> bit & 1 == 1).then_some(*word))
+            .collect();
+        format!("; {name} {}", words.join(" "))
+    });
+    implicit.to_owned() + &transports.collect::<String>()
+}
+
+/// A small file's text, without the end of the line.
+pub fn read(path: impl AsRef<Path>) -> Option<String> {
+    fs::read_to_string(path).ok().map(|s| s.trim().to_owned())
+}
+
+/// All devices, by name.
+pub fn all() -> Vec<Device> {
+    let Ok(entries) = fs::read_dir("/sys/class/infiniband") else {
+        return Vec::new();
+    };
+    let mut found: Vec<_> = entries.flatten().map(|entry| one(&entry.path())).collect();
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    found
+}
+
+fn one(path: &Path) -> Device {
+    let name = path.file_name().unwrap_or_default();
+    let name = name.to_string_lossy().into_owned();
+    // Of the drivers in the tree, rxe alone has this attribute.
+    let (driver, backend) = if path.join("parent").exists() {
+        let backend = read("/sys/module/rdma_rxe/parameters/mr_backend");
+        (Driver::Rxe, backend)
+    } else {
+        (Driver::Other, None)
+    };
+    Device {
+        odp: verbs::odp_caps(&name),
+        corrupting: known::corrupting(driver, backend.as_deref().map(str::as_bytes)),
+        name,
+        backend,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(odp: Result<OdpCaps>, driver: Driver, backend: Option<&str>) -> Device {
+        Device {
+            name: "d0".into(),
+            odp,
+            corrupting: known::corrupting(driver, backend.map(str::as_bytes)),
+            backend: backend.map(Into::into),
+        }
+    }
+
+    const ABLE: OdpCaps = OdpCaps {
+        general: 3,
+        rc: 0x1f,
+        uc: 0,
+        ud: 1,
+    };
+
+    #[test]
+    fn outlooks() {
+        let emm = device(Ok(ABLE), Driver::Rxe, Some("emm"));
+        assert_eq!(emm.outlook(Mode::Auto), "on demand, by ib_emm");
+        assert!(emm.serves_on_demand());
+        let stock = device(Ok(ABLE), Driver::Rxe, None);
+        assert!(
+            stock
+                .outlook(Mode::Auto)
+                .starts_with("pinned: the on-demand paging of in-tree rxe")
+        );
+        assert!(
+            stock
+                .outlook(Mode::Force)
+                .starts_with("on demand, although")
+        );
+        assert!(!stock.serves_on_demand());
+        let mlx5 = device(Ok(ABLE), Driver::Other, None);
+        assert_eq!(mlx5.outlook(Mode::Auto), "on demand");
+        assert_eq!(mlx5.outlook(Mode::Off), "unchanged (mode off)");
+        let none = device(Ok(OdpCaps::default()), Driver::Other, None);
+        assert!(none.outlook(Mode::Auto).starts_with("pinned"));
+        assert!(
+            none.outlook(Mode::Force)
+                .starts_with("registrations will fail")
+        );
+        let unknown = device(Err(anyhow::anyhow!("no library")), Driver::Other, None);
+        assert_eq!(
+            unknown.outlook(Mode::Auto),
+            "on demand if it can (no library)"
+        );
+    }
+
+    #[test]
+    fn capabilities_in_words() {
+        assert_eq!(describe(OdpCaps::default()), "none");
+        assert_eq!(
+            describe(ABLE),
+            "implicit regions; RC send recv write read atomic; UD send"
+        );
+    }
+}

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! What the shim knows of libibverbs: layouts, flags and function types.
+//!
+//! Source: `infiniband/verbs.h` of rdma-core 56, and `ibv_reg_mr_ex(3)` of newer ones. The layouts
+//! are part of libibverbs' ABI; the guest test `shim_layouts_are_libibverbs` compares them with the header.
+
+use core::ffi::{c_char, c_int, c_uint, c_void};
+
+/// `IBV_ACCESS_LOCAL_WRITE`
+pub(crate) const LOCAL_WRITE: c_uint = 1;
+/// `IBV_ACCESS_REMOTE_ATOMIC`
+pub(crate) const REMOTE_ATOMIC: c_uint = 1 << 3;
+/// `IBV_ACCESS_ON_DEMAND`
+pub(crate) const ON_DEMAND: c_uint = 1 << 6;
+/// `IBV_ACCESS_FLUSH_PERSISTENT`
+pub(crate) const FLUSH_PERSISTENT: c_uint = 1 << 9;
+
+/// `IBV_REREG_MR_CHANGE_TRANSLATION`
+pub(crate) const CHANGE_TRANSLATION: c_int = 1;
+/// `IBV_REREG_MR_CHANGE_PD`
+pub(crate) const CHANGE_PD: c_int = 1 << 1;
+/// `IBV_REREG_MR_CHANGE_ACCESS`
+pub(crate) const CHANGE_ACCESS: c_int = 1 << 2;
+
+/// `IBV_ODP_SUPPORT`
+pub(crate) const ODP_SUPPORT: u64 = 1;
+/// `IBV_ODP_SUPPORT_IMPLICIT`
+pub(crate) const ODP_IMPLICIT: u64 = 1 << 1;
+/// `IBV_ODP_SUPPORT_ATOMIC`
+pub(crate) const ODP_ATOMIC: u32 = 1 << 4;
+
+/// `struct ibv_pd`, as far as it is read.
+#[repr(C)]
+pub struct Pd {
+    pub(crate) context: *mut Context,
+}
+
+/// `struct ibv_mr`
+#[repr(C)]
+pub struct Mr {
+    pub(crate) context: *mut Context,
+    pub(crate) pd: *mut Pd,
+    pub(crate) addr: *mut c_void,
+    pub(crate) length: usize,
+    pub(crate) handle: u32,
+    pub(crate) lkey: u32,
+    pub(crate) rkey: u32,
+}
+
+/// `struct ibv_mr_init_attr`, in its first form; later fields follow, each with a bit of
+/// `comp_mask`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct MrInitAttr {
+    pub(crate) length: usize,
+    pub(crate) access: c_int,
+    pub(crate) comp_mask: u64,
+    pub(crate) iova: u64,
+    pub(crate) addr: *mut c_void,
+    pub(crate) fd: c_int,
+    pub(crate) fd_offset: u64,
+    pub(crate) dmah: *mut c_void,
+}
+
+/// `IBV_REG_MR_MASK_IOVA`
+pub(crate) const MASK_IOVA: u64 = 1;
+/// `IBV_REG_MR_MASK_ADDR`
+pub(crate) const MASK_ADDR: u64 = 1 << 1;
+/// `IBV_REG_MR_MASK_FD`
+pub(crate) const MASK_FD: u64 = 1 << 2;
+
+/// `struct ibv_sge`
+#[repr(C)]
+pub(crate) struct Sge {
+    pub(crate) addr: u64,
+    pub(crate) length: u32,
+    pub(crate) lkey: u32,
+}
+
+/// `struct ibv_context`, as far as it is read.
+#[repr(C)]
+pub struct Context {
+    pub(crate) device: *const c_void,
+    pub(crate) ops: [*const c_void; 32],
+    cmd_fd: c_int,
+    async_fd: c_int,
+    num_comp_vectors: c_int,
+    mutex: [u64; 5],
+    abi_compat: usize,
+}
+
+/// The part of `struct verbs_context` that is read. It grows at its front: `sz` tells how far.
+#[repr(C)]
+struct VerbsContext {
+    advise_mr: Option<AdviseMr>,
+    between: [*const c_void; 25],
+    query_device_ex: Option<QueryDeviceEx>,
+    after: [*const c_void; 11],
+    sz: usize,
+    context: Context,
+}
+
+/// Distance of an operation from the end of `struct verbs_context`, in bytes: `sz` has to reach it.
+const REACH_ADVISE_MR: usize = size_of::<VerbsContext>();
+const REACH_QUERY_DEVICE_EX: usize =
+    REACH_ADVISE_MR - core::mem::offset_of!(VerbsContext, query_device_ex);
+
+const _: () = {
+    assert!(size_of::<Mr>() == 48, "struct ibv_mr");
+    assert!(size_of::<Context>() == 328, "struct ibv_context");
+    assert!(REACH_ADVISE_MR == 328 + 312, "verbs_context::advise_mr");
+    assert!(
+        REACH_QUERY_DEVICE_EX == 328 + 104,
+        "verbs_context::query_device_ex"
+    );
+};
+
+pub(crate) type RegMr = unsafe extern "C" fn(*mut Pd, *mut c_void, usize, c_int) -> *mut Mr;
+pub(crate) type RegMrIova =
+    unsafe extern "C" fn(*mut Pd, *mut c_void, usize, u64, c_int) -> *mut Mr;
+pub(crate) type RegMrIova2 =
+    unsafe extern "C" fn(*mut Pd, *mut c_void, usize, u64, c_uint) -> *mut Mr;
+pub(crate) type RegMrEx = unsafe extern "C" fn(*mut Pd, *mut MrInitAttr) -> *mut Mr;
+pub(crate) type RegDmabufMr =
+    unsafe extern "C" fn(*mut Pd, u64, usize, u64, c_int, c_int) -> *mut Mr;
+pub(crate) type ReregMr =
+    unsafe extern "C" fn(*mut Mr, c_int, *mut Pd, *mut c_void, usize, c_int) -> c_int;
+pub(crate) type DeregMr = unsafe extern "C" fn(*mut Mr) -> c_int;
+pub(crate) type DeallocPd = unsafe extern "C" fn(*mut Pd) -> c_int;
+pub(crate) type UnimportPd = unsafe extern "C" fn(*mut Pd);
+pub(crate) type CloseDevice = unsafe extern "C" fn(*mut Context) -> c_int;
+pub(crate) type DeviceName = unsafe extern "C" fn(*const c_void) -> *const c_char;
+pub(crate) type AdviseMr = unsafe extern "C" fn(*mut Pd, c_uint, u32, *mut Sge, u32) -> c_int;
+type QueryDeviceEx =
+    unsafe extern "C" fn(*mut Context, *const c_void, *mut DeviceAttrEx, usize) -> c_int;
+
+/// `struct ibv_device_attr_ex`, as far as it is read; the rest is room for the driver.
+#[repr(C)]
+struct DeviceAttrEx {
+    before: [u64; 30],
+    odp: OdpCaps,
+    after: [u64; 18],
+}
+
+const _: () = assert!(size_of::<DeviceAttrEx>() == 408, "room for 400 bytes");
+
+/// `struct ibv_odp_caps`: what a device can do on demand, in all and for each transport.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct OdpCaps {
+    pub(crate) general: u64,
+    pub(crate) rc: u32,
+    pub(crate) uc: u32,
+    pub(crate) ud: u32,
+}
+
+impl core::fmt::Display for OdpCaps {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let Self {
+            general,
+            rc,
+            uc,
+            ud,
+        } = self;
+        write!(
+            f,
+            "on-demand paging general {general:#x}, rc {rc:#x}, uc {uc:#x}, ud {ud:#x}"
+        )
+    }
+}
+
+/// The extended context that `context` is part of, if its operations reach `reach` bytes.
+///
+/// # Safety
+///
+/// `context` is an open context of libibverbs.
+unsafe fn extended(context: *mut Context, reach: usize) -> Option<*mut VerbsContext> {
+    // SAFETY: an open context has this field in every version.
+    let abi = unsafe { (*context).abi_compat };
+    if abi != usize::MAX {
+        return None;
+    }
+    let front = context
+        .wrapping_byte_sub(core::mem::offset_of!(VerbsContext, context))
+        .cast::<VerbsContext>();
+    // SAFETY: `abi_compat` says that a `verbs_context` surrounds it, and `sz` is its last field.
+    let size = unsafe { (*front).sz };
+    (size >= reach).then_some(front)
+}
+
+/// The function behind `ibv_advise_mr`, which exists as an inline function of the header only.
+///
+/// # Safety
+///
+/// `context` is an open context of libibverbs.
+pub(crate) unsafe fn advise_mr(context: *mut Context) -> Option<AdviseMr> {
+    // SAFETY: by this function's contract.
+    let extended = unsafe { extended(context, REACH_ADVISE_MR) }?;
+    // SAFETY: the context is large enough to have the operation.
+    unsafe { (*extended).advise_mr }
+}
+
+/// What `ibv_query_device_ex` says of on-demand paging; `None` if it can't be asked.
+///
+/// # Safety
+///
+/// `context` is an open context of libibverbs.
+pub(crate) unsafe fn odp_caps(context: *mut Context) -> Option<OdpCaps> {
+    // SAFETY: by this function's contract.
+    let extended = unsafe { extended(context, REACH_QUERY_DEVICE_EX) }?;
+    // SAFETY: the context is large enough to have the operation.
+    let query = unsafe { (*extended).query_device_ex }?;
+    let mut attr = DeviceAttrEx {
+        before: [0; 30],
+        odp: OdpCaps::default(),
+        after: [0; 18],
+    };
+    // The size of rdma-core 56: drivers fill what fits.
+    // SAFETY: the operation's own context, no input, and room for the size given.
+    let status = unsafe { query(context, core::ptr::null(), &mut attr, 400) };
+    (status == 0).then_some(attr.odp)
+}

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! `LD_AUDIT`: for programs that ask libibverbs' handle for its functions, by `dlsym` or `dlvsym`.
+//!
+//! Such a look-up never meets a preloaded library. The dynamic linker tells an audit library of each
+//! symbol that it binds, and takes the address that this one answers.
+//!
+//! An audit library lives in a namespace of its own, with a libc of its own, and another `errno`. So the
+//! hooks that answer are those of the preloaded copy: `libverbs_shim.so` has to be in both variables. Both
+//! copies come from one file, which makes the distance of a hook from the start of its copy the same.
+//!
+//! Source: `rtld-audit(7)`, `<link.h>`.
+
+use crate::{hooks, sys};
+use core::{
+    ffi::{CStr, c_char, c_int, c_long, c_uint, c_void},
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
+/// `LAV_CURRENT` of glibc 2.35; older ones have 1.
+const VERSION: c_uint = 2;
+/// `LM_ID_BASE`: the program's namespace.
+const BASE: c_long = 0;
+/// `LA_FLG_BINDTO | LA_FLG_BINDFROM`
+const TELL_ME: c_uint = 3;
+/// `LA_SYMB_NOPLTENTER | LA_SYMB_NOPLTEXIT`
+const NO_CALLS: c_uint = 3;
+
+/// What an object is to this library; kept in the cookie that the linker hands back.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+enum Object {
+    /// Any other
+    Other = 0,
+    /// libibverbs
+    Verbs,
+    /// The preloaded copy of this library
+    Own,
+}
+
+/// `struct link_map`, as far as it is read.
+#[repr(C)]
+pub struct LinkMap {
+    start: usize,
+    name: *const c_char,
+}
+
+/// `Elf64_Sym`
+#[repr(C)]
+pub struct Symbol {
+    name: u32,
+    info: u8,
+    other: u8,
+    section: u16,
+    value: u64,
+    size: u64,
+}
+
+/// Start of the preloaded copy; 0 if there is none.
+static PRELOADED: AtomicUsize = AtomicUsize::new(0);
+
+/// The linker's handshake.
+///
+/// # Safety
+///
+/// Called by the dynamic linker.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn la_version(version: c_uint) -> c_uint {
+    // A setuid program: 0 has the linker forget this library.
+    if sys::is_secure() {
+        return 0;
+    }
+    version.min(VERSION)
+}
+
+/// An object was loaded.
+///
+/// # Safety
+///
+/// Called by the dynamic linker, with its arguments.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn la_objopen(
+    map: *mut LinkMap,
+    namespace: c_long,
+    cookie: *mut usize,
+) -> c_uint {
+    // SAFETY: the linker's map, which begins with these fields.
+    let start = unsafe { (*map).start };
+    // SAFETY: the same.
+    let name = unsafe { (*map).name };
+    // SAFETY: the linker's names end with a zero byte; the program's own is empty.
+    let object = classify(unsafe { CStr::from_ptr(name) });
+    // SAFETY: the linker gives room for a cookie.
+    unsafe { *cookie = object as usize };
+    if namespace != BASE {
+        return 0;
+    }
+    if object == Object::Own {
+        PRELOADED.store(start, Relaxed);
+    }
+    TELL_ME
+}
+
+/// What the object of this path is.
+fn classify(path: &CStr) -> Object {
+    let path = path.to_bytes();
+    let name = path.rsplit(|b| *b == b'/').next().unwrap_or(path);
+    if name.starts_with(b"libibverbs.so") {
+        Object::Verbs
+    } else if name == b"libverbs_shim.so" {
+        Object::Own
+    } else {
+        Object::Other
+    }
+}
+
+/// A symbol is bound: answers with the address to be used.
+///
+/// # Safety
+///
+/// Called by the dynamic linker, with its arguments.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn la_symbind64(
+    symbol: *mut Symbol,
+    _index: c_uint,
+    from: *mut usize,
+    to: *mut usize,
+    flags: *mut c_uint,
+    name: *const c_char,
+) -> usize {
+    // SAFETY: the linker gives room for flags.
+    unsafe { *flags |= NO_CALLS };
+    // SAFETY: the linker's symbol; `value` is its address here.
+    let found = unsafe { (*symbol).value } as usize;
+    // SAFETY: the cookies were set by `la_objopen`.
+    let from = unsafe { *from };
+    // SAFETY: the same.
+    let to = unsafe { *to };
+    // What the hooks look up themselves is what they are to get.
+    if from == Object::Own as usize || to != Object::Verbs as usize {
+        return found;
+    }
+    // SAFETY: the linker's names end with a zero byte.
+    redirect(unsafe { CStr::from_ptr(name) }).unwrap_or(found)
+}
+
+/// The address of the preloaded copy's hook of this name.
+fn redirect(name: &CStr) -> Option<usize> {
+    let start = match PRELOADED.load(Relaxed) {
+        0 => return None,
+        start => start,
+    };
+    let hook = hooks::ALL.iter().find(|hook| hook.name == name)?;
+    let distance = (hook.address)().wrapping_sub(own_start()?);
+    Some(start.wrapping_add(distance))
+}
+
+/// Where this copy begins.
+fn own_start() -> Option<usize> {
+    // SAFETY: all bytes zero is a value of this type.
+    let mut info: libc::Dl_info = unsafe { core::mem::zeroed() };
+    let here: *const c_void = (&raw const PRELOADED).cast();
+    // SAFETY: `info` is valid for writing.
+    let known: c_int = unsafe { libc::dladdr(here, &mut info) };
+    (known != 0).then_some(info.dli_fbase as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_by_name() {
+        assert!(classify(c"/usr/lib/x86_64-linux-gnu/libibverbs.so.1") == Object::Verbs);
+        assert!(classify(c"/opt/x/libverbs_shim.so") == Object::Own);
+        assert!(classify(c"/opt/libibverbs.so.1/libother.so") == Object::Other);
+        assert!(classify(c"") == Object::Other);
+    }
+}

@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The registration entry points of libibverbs, replaced. Those that change and end regions are in
+//! [`crate::ends`].
+//!
+//! `ibv_reg_mr` and `ibv_reg_mr_iova` are macros in current headers, which end in the functions of these
+//! names or in `ibv_reg_mr_iova2`. Device memory and the NULL MR are registered by inline functions of
+//! the header and don't come by here; `ibv_dereg_mr` meets them.
+
+use crate::{
+    abi::{
+        MASK_ADDR, MASK_FD, MASK_IOVA, Mr, MrInitAttr, Pd, RegDmabufMr, RegMr, RegMrEx, RegMrIova,
+        RegMrIova2,
+    },
+    ends::{ibv_close_device, ibv_dealloc_pd, ibv_dereg_mr, ibv_rereg_mr, ibv_unimport_pd},
+    log::{self, Level},
+    policy::{Request, Why},
+    register::{left_alone, register},
+    sys::{Real, set_errno},
+};
+use core::{
+    ffi::{CStr, c_int, c_uint, c_void},
+    mem, ptr,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+};
+
+static REG_MR_IOVA2: Real = Real::new(c"ibv_reg_mr_iova2");
+
+/// A hook, for those who look for one by its name.
+pub(crate) struct Hook {
+    /// The function's name.
+    pub(crate) name: &'static CStr,
+    /// Its address. A function, because a constant can't know it.
+    pub(crate) address: fn() -> usize,
+}
+
+macro_rules! hooks {
+    ($($name:ident),*) => {
+        &[$(Hook {
+            name: match CStr::from_bytes_with_nul(concat!(stringify!($name), "\0").as_bytes()) {
+                Ok(name) => name,
+                Err(_) => unreachable!(),
+            },
+            address: || $name as *const () as usize,
+        }),*]
+    };
+}
+
+/// All of them.
+pub(crate) const ALL: &[Hook] = hooks![
+    ibv_reg_mr,
+    ibv_reg_mr_iova,
+    ibv_reg_mr_iova2,
+    ibv_reg_mr_ex,
+    ibv_reg_dmabuf_mr,
+    ibv_rereg_mr,
+    ibv_dereg_mr,
+    ibv_dealloc_pd,
+    ibv_unimport_pd,
+    ibv_close_device
+];
+
+/// Null, with `errno` set: libibverbs is not loaded or lacks the function.
+#[cold]
+pub(crate) fn absent(name: &CStr) -> *mut Mr {
+    static TOLD: AtomicBool = AtomicBool::new(false);
+    if !TOLD.swap(true, Relaxed) {
+        log::say(
+            Level::Warn,
+            format_args!(
+                "{} was called, but no libibverbs.so.1 that has it is loaded",
+                name.to_str().unwrap_or("?")
+            ),
+        );
+    }
+    set_errno(libc::EOPNOTSUPP);
+    ptr::null_mut()
+}
+
+/// Hook of `ibv_reg_mr(3)`.
+///
+/// # Safety
+///
+/// As the function itself.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ibv_reg_mr(
+    pd: *mut Pd,
+    addr: *mut c_void,
+    length: usize,
+    access: c_int,
+) -> *mut Mr {
+    static REAL: Real = Real::new(c"ibv_reg_mr");
+    let real = REAL.get();
+    if real.is_null() {
+        return absent(c"ibv_reg_mr");
+    }
+    // SAFETY: the address is that of `ibv_reg_mr`.
+    let real: RegMr = unsafe { mem::transmute(real) };
+    // SAFETY: the program's arguments, and flags that the function knows.
+    let call = |access| unsafe { real(pd, addr, length, access as c_int) };
+    let request = Request {
+        addr: addr as usize,
+        iova: addr as u64,
+        length,
+        access: access as c_uint,
+    };
+    // SAFETY: the program's protection domain.
+    unsafe { register(pd, "ibv_reg_mr", request, make, call) }
+}
+
+/// Hook of `ibv_reg_mr_iova(3)`.
+///
+/// # Safety
+///
+/// As the function itself.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ibv_reg_mr_iova(
+    pd: *mut Pd,
+    addr: *mut c_void,
+    length: usize,
+    iova: u64,
+    access: c_int,
+) -> *mut Mr {
+    static REAL: Real = Real::new(c"ibv_reg_mr_iova");
+    let real = REAL.get();
+    if real.is_null() {
+        return absent(c"ibv_reg_mr_iova");
+    }
+    // SAFETY: the address is that of `ibv_reg_mr_iova`.
+    let real: RegMrIova = unsafe { mem::transmute(real) };
+    // SAFETY: the program's arguments, and flags that the function knows.
+    let call = |access| unsafe { real(pd, addr, length, iova, access as c_int) };
+    let request = Request {
+        addr: addr as usize,
+        iova,
+        length,
+        access: access as c_uint,
+    };
+    // SAFETY: the program's protection domain.
+    unsafe { register(pd, "ibv_reg_mr_iova", request, make, call) }
+}
+
+/// Hook of `ibv_reg_mr_iova2`, which the macros `ibv_reg_mr` and `ibv_reg_mr_iova` call.
+///
+/// # Safety
+///
+/// As the function itself.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ibv_reg_mr_iova2(
+    pd: *mut Pd,
+    addr: *mut c_void,
+    length: usize,
+    iova: u64,
+    access: c_uint,
+) -> *mut Mr {
+    let real = REG_MR_IOVA2.get();
+    if real.is_null() {
+        return absent(c"ibv_reg_mr_iova2");
+    }
+    // SAFETY: the address is that of `ibv_reg_mr_iova2`.
+    let real: RegMrIova2 = unsafe { mem::transmute(real) };
+    // SAFETY: the program's arguments, and flags that the function knows.
+    let call = |access| unsafe { real(pd, addr, length, iova, access) };
+    let request = Request {
+        addr: addr as usize,
+        iova,
+        length,
+        access,
+    };
+    // SAFETY: the program's protection domain.
+    unsafe { register(pd, "ibv_reg_mr_iova2", request, make, call) }
+}
+
+/// Hook of `ibv_reg_mr_ex(3)`. Memory by address is registered like anywhere else; the rest (dma-bufs,
+/// processing hints, what later versions add) is left alone.
+///
+/// # Safety
+///
+/// As the function itself.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ibv_reg_mr_ex(pd: *mut Pd, attr: *mut MrInitAttr) -> *mut Mr {
+    static REAL: Real = Real::new(c"ibv_reg_mr_ex");
+    let real = REAL.get();
+    if real.is_null() {
+        return absent(c"ibv_reg_mr_ex");
+    }
+    // SAFETY: the address is that of `ibv_reg_mr_ex`.
+    let real: RegMrEx = unsafe { mem::transmute(real) };
+    // SAFETY: the program's attributes, which have this field in every version.
+    let mask = unsafe { (*attr).comp_mask };
+    // SAFETY: the same.
+    let length = unsafe { (*attr).length };
+    if mask & MASK_ADDR == 0 || mask & !(MASK_ADDR | MASK_IOVA) != 0 {
+        let why = if mask & MASK_FD == 0 {
+            Why::Unknown
+        } else {
+            Why::DmaBuf
+        };
+        // SAFETY: the program's arguments.
+        return without_address(left_alone(why, length, || unsafe { real(pd, attr) }));
+    }
+    // SAFETY: the mask names no field behind those that are copied.
+    let attr = unsafe { *attr };
+    let call = |access: c_uint| {
+        let mut attr = MrInitAttr {
+            access: access as c_int,
+            ..attr
+        };
+        // SAFETY: the program's arguments, and flags that the function knows.
+        unsafe { real(pd, &mut attr) }
+    };
+    let addr = attr.addr as usize;
+    let request = Request {
+        addr,
+        iova: match mask & MASK_IOVA {
+            0 => addr as u64,
+            _ => attr.iova,
+        },
+        length,
+        access: attr.access as c_uint,
+    };
+    // SAFETY: the program's protection domain.
+    unsafe { register(pd, "ibv_reg_mr_ex", request, make, call) }
+}
+
+/// Hook of `ibv_reg_dmabuf_mr(3)`: counts only, for there are no pages of the process.
+///
+/// # Safety
+///
+/// As the function itself.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ibv_reg_dmabuf_mr(
+    pd: *mut Pd,
+    offset: u64,
+    length: usize,
+    iova: u64,
+    fd: c_int,
+    access: c_int,
+) -> *mut Mr {
+    static REAL: Real = Real::new(c"ibv_reg_dmabuf_mr");
+    let real = REAL.get();
+    if real.is_null() {
+        return absent(c"ibv_reg_dmabuf_mr");
+    }
+    // SAFETY: the address is that of `ibv_reg_dmabuf_mr`.
+    let real: RegDmabufMr = unsafe { mem::transmute(real) };
+    // SAFETY: the program's arguments.
+    let call = || unsafe { real(pd, offset, length, iova, fd, access) };
+    without_address(left_alone(Why::DmaBuf, length, call))
+}
+
+/// Regions that were counted at their registration, but have no address, as a dma-buf from offset 0.
+static COUNTED_WITHOUT_ADDRESS: AtomicUsize = AtomicUsize::new(0);
+
+/// Remembers a counted region that `ibv_dereg_mr` would take for device memory.
+fn without_address(mr: *mut Mr) -> *mut Mr {
+    // SAFETY: a region that was just registered.
+    if !mr.is_null() && unsafe { (*mr).addr }.is_null() {
+        COUNTED_WITHOUT_ADDRESS.fetch_add(1, Relaxed);
+    }
+    mr
+}
+
+/// Whether a region without an address that ends is one of those.
+pub(crate) fn was_counted_without_address() -> bool {
+    COUNTED_WITHOUT_ADDRESS
+        .fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1))
+        .is_ok()
+}
+
+/// Makes an implicit region by the real function.
+///
+/// # Safety
+///
+/// As for `ibv_reg_mr_iova2`.
+pub(crate) unsafe fn make(
+    pd: *mut Pd,
+    addr: *mut c_void,
+    length: usize,
+    access: c_uint,
+) -> *mut Mr {
+    let real = REG_MR_IOVA2.get();
+    if real.is_null() {
+        return absent(c"ibv_reg_mr_iova2");
+    }
+    // SAFETY: the address is that of `ibv_reg_mr_iova2`.
+    let real: RegMrIova2 = unsafe { mem::transmute(real) };
+    // SAFETY: by this function's contract.
+    unsafe { real(pd, addr, length, addr as u64, access) }
+}

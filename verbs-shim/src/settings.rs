@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! What the environment asks for, read at the first use. A bad value costs a line; the default serves.
+
+use crate::{
+    log::{self, Level},
+    stats,
+    sys::{self, Once},
+};
+use core::{cell::UnsafeCell, ffi::CStr};
+
+/// `VERBS_SHIM`: what to do with registrations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// On demand where that works, else pinned, with one warning that names the cause. Default.
+    Auto,
+    /// On demand, and the device's error where that does not work.
+    Force,
+    /// As the program asks.
+    Off,
+}
+
+/// `VERBS_SHIM_PREFETCH`: when the pages of a new region are translated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Prefetch {
+    /// When traffic meets them. Default.
+    None,
+    /// Soon after the registration.
+    Async,
+    /// Before the registration returns.
+    Sync,
+}
+
+/// Longest `VERBS_SHIM_LOG_FILE`, in bytes.
+pub(crate) const PATH_MAX: usize = 256;
+
+/// All of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Settings {
+    /// `VERBS_SHIM`
+    pub(crate) mode: Mode,
+    /// `VERBS_SHIM_MIN_BYTES`: shorter regions are left alone.
+    pub(crate) min_bytes: usize,
+    /// `VERBS_SHIM_PREFETCH`
+    pub(crate) prefetch: Prefetch,
+    /// `VERBS_SHIM_IMPLICIT`: one region of each domain serves all that can be on demand.
+    pub(crate) implicit: bool,
+    /// `VERBS_SHIM_LOG`
+    pub(crate) log: Level,
+    /// `VERBS_SHIM_LOG_FILE`, filled with zeros; standard error if it is empty.
+    pub(crate) log_file: [u8; PATH_MAX],
+    /// `VERBS_SHIM_STATS`
+    pub(crate) stats: bool,
+}
+
+impl Settings {
+    /// What holds where nothing is set.
+    pub(crate) const fn new() -> Self {
+        Self {
+            mode: Mode::Auto,
+            min_bytes: 0,
+            prefetch: Prefetch::None,
+            implicit: false,
+            log: Level::Warn,
+            log_file: [0; PATH_MAX],
+            stats: false,
+        }
+    }
+}
+
+/// Reads `VERBS_SHIM`.
+fn parse_mode(value: &[u8]) -> Option<Mode> {
+    match value {
+        b"auto" => Some(Mode::Auto),
+        b"force" => Some(Mode::Force),
+        b"off" => Some(Mode::Off),
+        _ => None,
+    }
+}
+
+/// Reads `VERBS_SHIM_PREFETCH`.
+fn parse_prefetch(value: &[u8]) -> Option<Prefetch> {
+    match value {
+        b"none" => Some(Prefetch::None),
+        b"async" => Some(Prefetch::Async),
+        b"sync" => Some(Prefetch::Sync),
+        _ => None,
+    }
+}
+
+/// Reads `0` or `1`.
+fn parse_switch(value: &[u8]) -> Option<bool> {
+    match value {
+        b"0" => Some(false),
+        b"1" => Some(true),
+        _ => None,
+    }
+}
+
+/// Reads a number with an optional K, M or G (powers of 1024).
+fn parse_bytes(value: &[u8]) -> Option<usize> {
+    let (digits, shift) = match value.split_last()? {
+        (b'k' | b'K', rest) => (rest, 10),
+        (b'm' | b'M', rest) => (rest, 20),
+        (b'g' | b'G', rest) => (rest, 30),
+        _ => (value, 0),
+    };
+    let number: usize = core::str::from_utf8(digits)
+        .ok()
+        .filter(|d| d.starts_with(|c: char| c.is_ascii_digit()))?
+        .parse()
+        .ok()?;
+    number.checked_mul(1 << shift)
+}
+
+/// Reads `VERBS_SHIM_LOG`.
+fn parse_level(value: &[u8]) -> Option<Level> {
+    match value {
+        b"off" => Some(Level::Off),
+        b"warn" => Some(Level::Warn),
+        b"info" => Some(Level::Info),
+        b"debug" => Some(Level::Debug),
+        _ => None,
+    }
+}
+
+/// Copies a path. The environment may change later.
+fn parse_path(value: &[u8]) -> Option<[u8; PATH_MAX]> {
+    let mut path = [0; PATH_MAX];
+    // The last byte stays zero, and ten more are kept for the process number.
+    path[..PATH_MAX - 11]
+        .get_mut(..value.len())?
+        .copy_from_slice(value);
+    Some(path)
+}
+
+struct Shared(UnsafeCell<Settings>);
+
+// SAFETY: written by `read` only, which runs once and before `get` returns to anyone.
+unsafe impl Sync for Shared {}
+
+static ONCE: Once = Once::new();
+static SETTINGS: Shared = Shared(UnsafeCell::new(Settings::new()));
+
+/// The settings of this process.
+pub(crate) fn get() -> &'static Settings {
+    ONCE.run(read);
+    // SAFETY: `read` is done, and nothing else writes.
+    unsafe { &*SETTINGS.0.get() }
+}
+
+extern "C" fn read() {
+    let before = sys::errno();
+    // SAFETY: `Once` lets one thread in, and others wait for it in `get`.
+    let settings = unsafe { &mut *SETTINGS.0.get() };
+    if sys::is_secure() {
+        // Nobody's environment is to change it.
+        settings.mode = Mode::Off;
+    } else {
+        take_all(settings);
+    }
+    if settings.stats {
+        stats::print_at_exit();
+    }
+    sys::set_errno(before);
+}
+
+/// Sets all fields that have a variable.
+fn take_all(settings: &mut Settings) {
+    // What is said of a bad value goes where the first two of these send it.
+    take(
+        settings,
+        c"VERBS_SHIM_LOG",
+        "off, warn, info or debug",
+        parse_level,
+        |s| &mut s.log,
+    );
+    take(
+        settings,
+        c"VERBS_SHIM_LOG_FILE",
+        "a path of at most 245 bytes",
+        parse_path,
+        |s| &mut s.log_file,
+    );
+    take(
+        settings,
+        c"VERBS_SHIM",
+        "auto, force or off",
+        parse_mode,
+        |s| &mut s.mode,
+    );
+    take(
+        settings,
+        c"VERBS_SHIM_IMPLICIT",
+        "0 or 1",
+        parse_switch,
+        |s| &mut s.implicit,
+    );
+    take(settings, c"VERBS_SHIM_STATS", "0 or 1", parse_switch, |s| {
+        &mut s.stats
+    });
+    take(
+        settings,
+        c"VERBS_SHIM_MIN_BYTES",
+        "a number of bytes, as in 4096, 64K or 2M",
+        parse_bytes,
+        |s| &mut s.min_bytes,
+    );
+    take(
+        settings,
+        c"VERBS_SHIM_PREFETCH",
+        "none, async or sync",
+        parse_prefetch,
+        |s| &mut s.prefetch,
+    );
+}
+
+/// Sets one field from the variable `name`, or says that its value is none of `wanted`.
+fn take<T>(
+    settings: &mut Settings,
+    name: &CStr,
+    wanted: &str,
+    parse: impl Fn(&[u8]) -> Option<T>,
+    field: impl Fn(&mut Settings) -> &mut T,
+) {
+    let Some(value) = variable(name) else { return };
+    match parse(value) {
+        Some(value) => *field(settings) = value,
+        None => log::write(
+            settings,
+            Level::Warn,
+            format_args!(
+                "{}={} is not {wanted}: using the default",
+                name.to_str().unwrap_or_default(),
+                core::str::from_utf8(value).unwrap_or("(not text)")
+            ),
+        ),
+    }
+}
+
+/// A variable that is set to something.
+fn variable(name: &CStr) -> Option<&'static [u8]> {
+    // SAFETY: the name ends with a zero byte.
+    let value = unsafe { libc::getenv(name.as_ptr()) };
+    if value.is_null() {
+        return None;
+    }
+    // SAFETY: getenv returns a string of the environment, used before the program can change it.
+    let value = unsafe { CStr::from_ptr(value) }.to_bytes();
+    (!value.is_empty()).then_some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes() {
+        assert_eq!(parse_mode(b"auto"), Some(Mode::Auto));
+        assert_eq!(parse_mode(b"force"), Some(Mode::Force));
+        assert_eq!(parse_mode(b"off"), Some(Mode::Off));
+        assert_eq!(parse_mode(b"on"), None);
+    }
+
+    #[test]
+    fn bytes() {
+        assert_eq!(parse_bytes(b"0"), Some(0));
+        assert_eq!(parse_bytes(b"4096"), Some(4096));
+        assert_eq!(parse_bytes(b"64K"), Some(64 << 10));
+        assert_eq!(parse_bytes(b"2m"), Some(2 << 20));
+        assert_eq!(parse_bytes(b"1G"), Some(1 << 30));
+        for wrong in [
+            &b"K"[..],
+            b"-1",
+            b"+1",
+            b"1.5M",
+            b"1T",
+            b"99999999999G",
+            b"1 ",
+        ] {
+            assert_eq!(parse_bytes(wrong), None, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn paths() {
+        let path = parse_path(b"/tmp/shim.%d").expect("it is short");
+        assert!(path.starts_with(b"/tmp/shim.%d\0"));
+        assert_eq!(parse_path(&[b'a'; PATH_MAX]), None);
+    }
+
+    #[test]
+    fn switches_and_levels() {
+        assert_eq!(parse_switch(b"1"), Some(true));
+        assert_eq!(parse_switch(b"0"), Some(false));
+        assert_eq!(parse_switch(b"yes"), None);
+        assert_eq!(parse_prefetch(b"sync"), Some(Prefetch::Sync));
+        assert_eq!(parse_prefetch(b"1"), None);
+        assert_eq!(parse_level(b"debug"), Some(Level::Debug));
+        assert_eq!(parse_level(b"loud"), None);
+    }
+}

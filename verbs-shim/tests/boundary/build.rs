@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Builds the preload library, the fake and the client, once.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::LazyLock,
+};
+
+/// What the tests run.
+pub struct Built {
+    /// The preload library.
+    pub shim: PathBuf,
+    /// The client.
+    pub client: PathBuf,
+    /// Where the fake is.
+    pub folder: PathBuf,
+}
+
+/// Everything, built at the first use.
+pub static BUILT: LazyLock<Built> = LazyLock::new(build);
+
+fn run(command: &mut Command) {
+    let output = command.output().expect("the command is there");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}:\n{said}");
+}
+
+/// Cargo builds no preload library for tests, since nothing links it.
+fn shim(folder: &Path) -> PathBuf {
+    let target = folder.join("shim");
+    run(Command::new(env!("CARGO"))
+        .args([
+            "build",
+            "--profile",
+            "shim",
+            "--offline",
+            "--lib",
+            "--target-dir",
+        ])
+        .arg(&target)
+        .current_dir(env!("CARGO_MANIFEST_DIR")));
+    target.join("shim/libverbs_shim.so")
+}
+
+fn cc(source: &str, output: &Path, flags: &[&str]) {
+    let cc = env::var_os("CC").unwrap_or_else(|| "cc".into());
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/boundary");
+    run(Command::new(cc)
+        .args(["-O2", "-Wall", "-Wextra", "-o"])
+        .arg(output)
+        .arg(source)
+        .args(flags)
+        .current_dir(sources));
+}
+
+fn build() -> Built {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+    fs::create_dir_all(&folder).expect("the folder for tests can be made");
+    let fake = folder.join("libibverbs.so.1");
+    let version_script = "-Wl,--version-script=fake.map";
+    let soname = "-Wl,-soname,libibverbs.so.1";
+    cc(
+        "fake.c",
+        &fake,
+        &["-shared", "-fPIC", soname, version_script],
+    );
+    let client = folder.join("client");
+    let fake = fake.to_str().expect("the folder's name is text");
+    cc("client.c", &client, &[fake, "-pthread"]);
+    Built {
+        shim: shim(&folder),
+        client,
+        folder,
+    }
+}

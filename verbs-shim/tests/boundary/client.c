@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * A program that does with verbs what its arguments say, one after the other. Each prints a line.
+ *
+ * LENGTH and ACCESS are numbers. `reg:LENGTH:ACCESS`, and `iova`, `iova2`, `ex`, `dmabuf`, `dm`, `hints`
+ * alike; `rereg:LENGTH:ACCESS`, `dereg`: the last region; `pd`, `dealloc`, `close`. The rest are scenes.
+ */
+#define _GNU_SOURCE
+#include "verbs.h"
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+static struct ibv_context *context;
+static struct ibv_pd *pd;
+static struct ibv_mr *mr;
+static char memory[1 << 20];
+
+/* Every allocation of the process, the shim's included. */
+static unsigned long allocations;
+void *__libc_malloc(size_t);
+void *__libc_calloc(size_t, size_t);
+void *__libc_realloc(void *, size_t);
+void *malloc(size_t n)
+{
+	allocations++;
+	return __libc_malloc(n);
+}
+void *calloc(size_t n, size_t m)
+{
+	allocations++;
+	return __libc_calloc(n, m);
+}
+void *realloc(void *p, size_t n)
+{
+	allocations++;
+	return __libc_realloc(p, n);
+}
+
+static void show(struct ibv_mr *made)
+{
+	mr = made;
+	if (mr)
+		printf("region addr=%s length=%zu lkey=%u rkey=%u errno=%d\n",
+		       mr->addr == memory ? "memory" : mr->addr ? "other" : "none", mr->length, mr->lkey,
+		       mr->rkey, errno);
+	else
+		printf("no region, errno=%d\n", errno);
+	fflush(stdout);
+}
+
+static double now(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec + t.tv_nsec / 1e9;
+}
+
+static long maps(void)
+{
+	char line[512];
+	long lines = 0;
+	FILE *file = fopen("/proc/self/maps", "r");
+	while (fgets(line, sizeof(line), file))
+		lines++;
+	fclose(file);
+	return lines;
+}
+
+static long resident(void)
+{
+	long total, resident;
+	FILE *file = fopen("/proc/self/statm", "r");
+	if (fscanf(file, "%ld %ld", &total, &resident) != 2)
+		abort();
+	fclose(file);
+	return resident;
+}
+
+static void churn(long times)
+{
+	for (long i = 0; i < times; i++)
+		if (ibv_dereg_mr(ibv_reg_mr_iova2(pd, memory, 4096, (uintptr_t)memory, LOCAL_WRITE)))
+			abort();
+}
+
+/* Nanoseconds of one registration and its end, the best of several rounds. */
+static void cost(void)
+{
+	double best = 1e9;
+	churn(1000);
+	for (int round = 0; round < 20; round++) {
+		double start = now();
+		churn(20000);
+		double took = (now() - start) / 20000 * 1e9;
+		best = took < best ? took : best;
+	}
+	printf("nanoseconds=%.0f\n", best);
+}
+
+static void flat(void)
+{
+	churn(1000);
+	maps(), resident();
+	unsigned long before = allocations;
+	churn(100000);
+	unsigned long after = allocations;
+	long pages = resident(), regions = maps();
+	churn(100000);
+	printf("allocations=%lu pages=%ld maps=%ld\n", after - before, resident() - pages, maps() - regions);
+}
+
+static void *thread(void *unused)
+{
+	(void)unused;
+	for (int i = 0; i < 10000; i++) {
+		struct ibv_mr *mine = ibv_reg_mr(pd, memory, 64, LOCAL_WRITE);
+		if (!mine || mine->length != 64 || ibv_dereg_mr(mine))
+			abort();
+	}
+	return NULL;
+}
+
+static void threads(void)
+{
+	pthread_t all[8];
+	for (int i = 0; i < 8; i++)
+		pthread_create(&all[i], NULL, thread, NULL);
+	for (int i = 0; i < 8; i++)
+		pthread_join(all[i], NULL);
+	printf("threads done\n");
+}
+
+/* The child registers and exits first; the parent goes on. */
+static void forks(void)
+{
+	fflush(stdout);
+	pid_t child = fork();
+	if (child == 0) {
+		show(ibv_reg_mr(pd, memory, 100, LOCAL_WRITE));
+		exit(0);
+	}
+	int status;
+	waitpid(child, &status, 0);
+	printf("child status=%d\n", status);
+	show(ibv_reg_mr(pd, memory, 200, LOCAL_WRITE));
+}
+
+static void late(void)
+{
+	show(ibv_reg_mr(pd, memory, 300, LOCAL_WRITE));
+}
+
+/* By its handle a library is asked alone: a preloaded one does not come first. */
+static void by_handle(int versioned)
+{
+	void *library = dlopen("libibverbs.so.1", RTLD_NOW | RTLD_LOCAL);
+	__typeof__(ibv_reg_mr_iova2) *reg = versioned ? dlvsym(library, "ibv_reg_mr_iova2", "IBVERBS_1.8") :
+							dlsym(library, "ibv_reg_mr_iova2");
+	if (!reg)
+		abort();
+	show(reg(pd, memory, 500, (uintptr_t)memory, LOCAL_WRITE));
+}
+
+static struct ibv_mr *extended(size_t length, int access, uint64_t mask)
+{
+	const struct ibv_mr_init_attr attr = { .length = length, .access = access, .comp_mask = mask,
+					       .addr = memory };
+	return ibv_reg_mr_ex(pd, (struct ibv_mr_init_attr *)&attr);
+}
+
+static void act(const char *what, size_t length, int access)
+{
+	errno = 0;
+	if (!strcmp(what, "reg"))
+		show(ibv_reg_mr(pd, memory, length, access));
+	else if (!strcmp(what, "iova"))
+		show(ibv_reg_mr_iova(pd, memory, length, (uintptr_t)memory + 4096, access));
+	else if (!strcmp(what, "iova2"))
+		show(ibv_reg_mr_iova2(pd, memory, length, (uintptr_t)memory, access));
+	else if (!strcmp(what, "ex"))
+		show(extended(length, access, 2));
+	else if (!strcmp(what, "hints"))
+		show(extended(length, access, 2 | 16));
+	else if (!strcmp(what, "exfd"))
+		show(extended(length, access, 4));
+	else if (!strcmp(what, "dmabuf"))
+		show(ibv_reg_dmabuf_mr(pd, 0, length, 0, 0, access));
+	else if (!strcmp(what, "dm"))
+		show(fake_device_memory(pd, length));
+	else if (!strcmp(what, "rereg"))
+		printf("changed: %d\n", ibv_rereg_mr(mr, length ? 5 : 4, pd, memory, length, access));
+	else if (!strcmp(what, "dereg"))
+		printf("deregistered: %d\n", ibv_dereg_mr(mr));
+	else if (!strcmp(what, "pd"))
+		pd = fake_alloc_pd(context);
+	else if (!strcmp(what, "dealloc"))
+		printf("deallocated: %d\n", ibv_dealloc_pd(pd));
+	else if (!strcmp(what, "close"))
+		printf("closed: %d\n", ibv_close_device(context));
+	else if (!strcmp(what, "cost"))
+		cost();
+	else if (!strcmp(what, "flat"))
+		flat();
+	else if (!strcmp(what, "threads"))
+		threads();
+	else if (!strcmp(what, "fork"))
+		forks();
+	else if (!strcmp(what, "late"))
+		atexit(late);
+	else if (!strcmp(what, "dlsym"))
+		by_handle(0);
+	else if (!strcmp(what, "dlvsym"))
+		by_handle(1);
+	else if (!strcmp(what, "closefds"))
+		closefrom(3);
+	else
+		abort();
+	fflush(stdout);
+}
+
+__attribute__((constructor)) static void early(void)
+{
+	context = fake_open();
+	pd = fake_alloc_pd(context);
+	if (getenv("CLIENT_EARLY"))
+		show(ibv_reg_mr(pd, memory, 50, LOCAL_WRITE));
+}
+
+int main(int argc, char **argv)
+{
+	for (int i = 1; i < argc; i++) {
+		char what[32] = "";
+		size_t length = 0;
+		int access = 0;
+		sscanf(argv[i], "%31[^:]:%zi:%i", what, &length, &access);
+		act(what, length, access);
+	}
+	return 0;
+}

@@ -1,0 +1,206 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * A library that looks like libibverbs to the shim and has no device behind it.
+ *
+ * FAKE_ODP, FAKE_RC: capabilities (hex). FAKE_OLD=1: a context without extensions.
+ * FAKE_REFUSE: errno of on-demand registrations. FAKE_REFUSE_ALL: errno of every registration.
+ * FAKE_REFUSE_IMPLICIT: errno of the implicit region. FAKE_ADVISE: errno of advice.
+ * FAKE_TRACE=1: a line on standard output for each call that reaches "the kernel".
+ */
+#include "verbs.h"
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct sge {
+	uint64_t addr;
+	uint32_t length;
+	uint32_t lkey;
+};
+
+struct verbs_context {
+	int (*advise_mr)(struct ibv_pd *, int, uint32_t, struct sge *, uint32_t);
+	void *between[25];
+	int (*query_device_ex)(struct ibv_context *, const void *, void *, size_t);
+	void *after[11];
+	size_t sz;
+	struct ibv_context context;
+};
+
+static int trace = -1;
+
+#define TRACE(...) (trace == 1 ? (void)(printf(__VA_ARGS__), fflush(stdout)) : (void)0)
+
+static unsigned long number(const char *name, int base)
+{
+	const char *value = getenv(name);
+	return value ? strtoul(value, NULL, base) : 0;
+}
+
+static unsigned long odp, rc, refuse, refuse_all, refuse_implicit, advise;
+
+static int query_device_ex(struct ibv_context *context, const void *input, void *attr, size_t size)
+{
+	(void)context, (void)input;
+	TRACE("query_device_ex\n");
+	memset(attr, 0, size);
+	*(uint64_t *)((char *)attr + 240) = odp;
+	*(uint32_t *)((char *)attr + 248) = rc;
+	return 0;
+}
+
+static int advise_mr(struct ibv_pd *pd, int advice, uint32_t flags, struct sge *list, uint32_t n)
+{
+	(void)pd, (void)n;
+	TRACE("advise advice=%d flags=%u length=%u lkey=%u\n", advice, flags, list->length, list->lkey);
+	return advise;
+}
+
+struct ibv_context *fake_open(void)
+{
+	struct verbs_context *context = calloc(1, sizeof(*context));
+	trace = number("FAKE_TRACE", 10);
+	odp = number("FAKE_ODP", 16);
+	rc = number("FAKE_RC", 16);
+	refuse = number("FAKE_REFUSE", 10);
+	refuse_all = number("FAKE_REFUSE_ALL", 10);
+	refuse_implicit = number("FAKE_REFUSE_IMPLICIT", 10);
+	advise = number("FAKE_ADVISE", 10);
+	context->advise_mr = advise_mr;
+	context->query_device_ex = query_device_ex;
+	context->sz = sizeof(*context);
+	context->context.device = "fake0";
+	context->context.abi_compat = number("FAKE_OLD", 10) ? NULL : (void *)UINTPTR_MAX;
+	return &context->context;
+}
+
+struct domain {
+	struct ibv_pd pd;
+	long regions;
+};
+
+struct ibv_pd *fake_alloc_pd(struct ibv_context *context)
+{
+	static uint32_t handle;
+	struct domain *domain = calloc(1, sizeof(*domain));
+	domain->pd.context = context;
+	domain->pd.handle = ++handle;
+	return &domain->pd;
+}
+
+const char *ibv_get_device_name(void *device)
+{
+	return device;
+}
+
+/* Regions come from a pool, so that the fake's memory stays flat and its cost small. */
+static struct ibv_mr pool[4096];
+static struct ibv_mr *unused[4096];
+static int left = -1;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+static struct ibv_mr *take(struct ibv_pd *pd, void *addr, size_t length)
+{
+	struct ibv_mr *mr = NULL;
+	pthread_mutex_lock(&lock);
+	if (left < 0)
+		for (left = 0; left < 4096; left++)
+			unused[left] = &pool[left];
+	if (left > 0)
+		((struct domain *)pd)->regions++, mr = unused[--left];
+	pthread_mutex_unlock(&lock);
+	if (!mr) {
+		errno = ENOMEM;
+		return NULL;
+	}
+	mr->context = pd->context;
+	mr->pd = pd;
+	mr->addr = addr;
+	mr->length = length;
+	mr->handle = mr - pool;
+	mr->lkey = 1000 + mr->handle;
+	mr->rkey = 2000 + mr->handle;
+	return mr;
+}
+
+struct ibv_mr *fake_device_memory(struct ibv_pd *pd, size_t length)
+{
+	return take(pd, NULL, length);
+}
+
+struct ibv_mr *ibv_reg_mr_iova2(struct ibv_pd *pd, void *addr, size_t length, uint64_t iova,
+				unsigned int access)
+{
+	int implicit = !addr && length == SIZE_MAX;
+	TRACE("register length=%zu access=%#x moved=%ld\n", length, access, (long)(iova - (uintptr_t)addr));
+	errno = refuse_all ? refuse_all : !(access & ON_DEMAND) ? 0 : implicit && refuse_implicit ?
+		refuse_implicit : refuse;
+	return errno ? NULL : take(pd, addr, length);
+}
+
+/* As in libibverbs, by way of the procedure linkage table. */
+struct ibv_mr *ibv_reg_mr(struct ibv_pd *pd, void *addr, size_t length, int access)
+{
+	return ibv_reg_mr_iova2(pd, addr, length, (uintptr_t)addr, access);
+}
+
+struct ibv_mr *ibv_reg_mr_iova(struct ibv_pd *pd, void *addr, size_t length, uint64_t iova, int access)
+{
+	return ibv_reg_mr_iova2(pd, addr, length, iova, access);
+}
+
+struct ibv_mr *ibv_reg_mr_ex(struct ibv_pd *pd, struct ibv_mr_init_attr *attr)
+{
+	if (!(attr->comp_mask & 2)) {
+		TRACE("register_ex mask=%#lx access=%#x\n", (long)attr->comp_mask, attr->access);
+		return take(pd, NULL, attr->length);
+	}
+	return ibv_reg_mr_iova2(pd, attr->addr, attr->length,
+				attr->comp_mask & 1 ? attr->iova : (uintptr_t)attr->addr, attr->access);
+}
+
+struct ibv_mr *ibv_reg_dmabuf_mr(struct ibv_pd *pd, uint64_t offset, size_t length, uint64_t iova, int fd,
+				 int access)
+{
+	(void)iova, (void)fd;
+	TRACE("register_dmabuf length=%zu access=%#x\n", length, access);
+	return take(pd, (void *)(uintptr_t)offset, length);
+}
+
+int ibv_rereg_mr(struct ibv_mr *mr, int flags, struct ibv_pd *pd, void *addr, size_t length, int access)
+{
+	(void)mr, (void)pd, (void)addr;
+	TRACE("change flags=%d length=%zu access=%#x\n", flags, length, access);
+	if (refuse && (access & ON_DEMAND)) {
+		errno = refuse;
+		return -4;
+	}
+	return 0;
+}
+
+int ibv_dereg_mr(struct ibv_mr *mr)
+{
+	TRACE("end length=%zu\n", mr->length);
+	pthread_mutex_lock(&lock);
+	((struct domain *)mr->pd)->regions--;
+	unused[left++] = mr;
+	pthread_mutex_unlock(&lock);
+	return 0;
+}
+
+int ibv_dealloc_pd(struct ibv_pd *pd)
+{
+	TRACE("dealloc_pd\n");
+	if (((struct domain *)pd)->regions)
+		return EBUSY;
+	free(pd);
+	return 0;
+}
+
+int ibv_close_device(struct ibv_context *context)
+{
+	TRACE("close_device\n");
+	free((char *)context - offsetof(struct verbs_context, context));
+	return 0;
+}

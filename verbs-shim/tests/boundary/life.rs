@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! What programs do besides registering: early and late calls, forks, threads, missing libraries.
+
+use crate::{
+    build::BUILT,
+    program::{ABLE, shimmed},
+};
+use std::process::Command;
+
+const STATS: (&str, &str) = ("VERBS_SHIM_STATS", "1");
+
+#[test]
+fn before_main_and_after_exit_handlers() {
+    let said = shimmed(&[ABLE, STATS, ("CLIENT_EARLY", "1")], &["late"]);
+    said.has(&["length=50 access=0x41", "length=300 access=0x41"])
+        .says(&["2 MRs on demand (350 bytes)"]);
+}
+
+#[test]
+fn a_call_after_the_counts_were_printed() {
+    // Handlers run in the reverse order of their making: the shim's comes first here.
+    shimmed(&[ABLE, STATS], &["late", "reg:7:1"])
+        .has(&["length=300 access=0x41"])
+        .says(&["1 MRs on demand (7 bytes)"]);
+}
+
+#[test]
+fn a_child_counts_for_itself() {
+    let said = shimmed(&[ABLE, STATS], &["reg:7:1", "fork"]);
+    said.has(&[
+        "length=100 access=0x41",
+        "child status=0",
+        "length=200 access=0x41",
+    ])
+    .says(&["1 MRs on demand (100 bytes)", "2 MRs on demand (207 bytes)"]);
+}
+
+#[test]
+fn threads_at_once() {
+    shimmed(&[ABLE, STATS, ("FAKE_TRACE", "0")], &["threads"])
+        .has(&["threads done"])
+        .says(&["80000 MRs on demand (5120000 bytes)"]);
+}
+
+#[test]
+fn programs_without_verbs_are_untouched() {
+    let output = Command::new("true")
+        .env("LD_PRELOAD", &BUILT.shim)
+        .env("VERBS_SHIM", "nonsense")
+        .env("VERBS_SHIM_STATS", "1")
+        .output()
+        .expect("`true` is there");
+    assert!(output.status.success());
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
+
+#[test]
+fn libc_is_all_it_needs() {
+    let output = Command::new("readelf")
+        .arg("-d")
+        .arg(&BUILT.shim)
+        .output()
+        .expect("readelf is there");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let needed: Vec<_> = text.lines().filter(|l| l.contains("(NEEDED)")).collect();
+    assert_eq!(needed.len(), 1, "{needed:?}");
+    assert!(needed[0].contains("libc.so.6"));
+    assert!(text.contains("NODELETE"), "handlers point into it");
+}
