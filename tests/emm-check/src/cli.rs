@@ -1,9 +1,13 @@
 //! The command line.
 
+use std::path::PathBuf;
+
 use clap::{Args, Parser, Subcommand};
 
 use crate::events::Event;
+use crate::matrix;
 use crate::system::Kind;
+use crate::verbs_cases::Family;
 use crate::verify::Verb;
 
 /// Checks RDMA memory regions byte by byte, pinned and on demand, while the VM takes pages away.
@@ -113,6 +117,38 @@ pub enum Cmd {
         #[arg(long, value_delimiter = ',', default_value = "ondemand")]
         mr: Vec<Kind>,
     },
+    /// What the device can do beyond plain READ, WRITE and SEND, and what it must refuse
+    Verbs {
+        /// Families of cases; none: all
+        cases: Vec<Family>,
+        /// Kinds of region
+        #[arg(long, value_delimiter = ',', default_value = "ondemand")]
+        mr: Vec<Kind>,
+    },
+    /// The EMM notifier by itself, through the driver emm_client
+    Notifier,
+    #[command(hide = true)]
+    NotifierChild,
+    /// Each operation against each thing that the VM, the owner or the device may do, one line a cell
+    Matrix {
+        /// Events; none: all
+        events: Vec<matrix::Event>,
+        /// Operations; none: all
+        #[arg(long, value_delimiter = ',')]
+        verb: Vec<matrix::Verb>,
+        /// Kinds of region
+        #[arg(long, value_delimiter = ',', default_value = "ondemand")]
+        mr: Vec<Kind>,
+    },
+    #[command(hide = true)]
+    MatrixChild {
+        #[arg(long)]
+        mr: Kind,
+        #[arg(long)]
+        verb: matrix::Verb,
+        #[arg(long)]
+        fate: matrix::Fate,
+    },
     /// Kills processes in the middle of traffic; nothing may stay behind
     Kill {
         /// How often
@@ -127,9 +163,12 @@ pub enum Cmd {
     },
     /// Traffic against a shadow copy while the VM does random things to the region
     Stress {
-        /// How long
+        /// How long at most
         #[arg(long, default_value_t = 10)]
         seconds: u64,
+        /// How many operations; 0: until the time is over
+        #[arg(long, default_value_t = 0)]
+        operations: u64,
         /// Queue pairs, one thread each
         #[arg(long, default_value_t = 4)]
         qps: usize,
@@ -140,6 +179,17 @@ pub enum Cmd {
         #[arg(long, default_value = "ondemand")]
         mr: Kind,
     },
+    /// Unmodified programs of the distribution, pinned as root, and unpinned as a user who may not lock a byte
+    Programs {
+        /// Only programs whose name contains one of these
+        names: Vec<String>,
+        /// Write the table to this file
+        #[arg(long)]
+        page: Option<PathBuf>,
+        /// The preload library for unmodified programs
+        #[arg(long, default_value = "/emm/lib/libverbs_shim.so")]
+        shim: PathBuf,
+    },
     /// The guest's part of the demonstration
     Demo {
         /// Size of the big region
@@ -147,12 +197,20 @@ pub enum Cmd {
         size: usize,
         /// The preload library for unmodified programs
         #[arg(long, default_value = "/emm/lib/libverbs_shim.so")]
-        shim: String,
+        shim: PathBuf,
     },
     #[command(hide = true)]
     TrafficChild {
         #[arg(long)]
         qps: usize,
+        #[arg(long)]
+        mr: Kind,
+    },
+    #[command(hide = true)]
+    UffdChild {
+        /// Make the descriptor before the device is opened
+        #[arg(long)]
+        first: bool,
         #[arg(long)]
         mr: Kind,
     },

@@ -1,5 +1,7 @@
 //! `demo`: the facts of the project's demonstration, in the order they are shown.
 
+use std::path::Path;
+
 use crate::events::{self, Event};
 use crate::system::Kind;
 use crate::target::Env;
@@ -7,18 +9,21 @@ use crate::verify::{self, Matrix, Verb};
 use crate::{each, programs, reg, sweep};
 
 /// Runs all of it with a big region of `size` bytes.
-pub fn demo(env: &Env, size: usize, shim: &str) {
+pub fn demo(env: &Env, size: usize, shim: &Path) {
     let r = &env.report;
     let mib = size >> 20;
     r.phase(&format!("Registration of {mib} MiB, three ways"));
-    each(env, false, &[Kind::Pinned, Kind::Odp, Kind::Emm], |kind| {
-        reg::reg(env, kind, size)
-    });
+    each(
+        &env.report,
+        false,
+        &[Kind::Pinned, Kind::Odp, Kind::Emm],
+        |kind| reg::reg(env, kind, size),
+    );
 
     r.phase(&format!(
         "RDMA WRITE and READ over all of {mib} MiB at odd offsets and lengths (EMM)"
     ));
-    each(env, false, &[Kind::Emm], |kind| {
+    each(&env.report, false, &[Kind::Emm], |kind| {
         sweep::sweep(env, kind, size)
     });
 
@@ -30,12 +35,15 @@ pub fn demo(env: &Env, size: usize, shim: &str) {
         iova: false,
         fresh: vec![false],
     };
-    each(env, false, &[Kind::Pinned, Kind::Odp, Kind::Emm], |kind| {
-        verify::verify(env, kind, &matrix)
-    });
+    each(
+        &env.report,
+        false,
+        &[Kind::Pinned, Kind::Odp, Kind::Emm],
+        |kind| verify::verify(env, kind, &matrix),
+    );
 
     r.phase("What the VM may now do to registered memory (EMM)");
-    each(env, false, &[Kind::Emm], |kind| {
+    each(&env.report, false, &[Kind::Emm], |kind| {
         events::run(
             env,
             kind,
@@ -45,8 +53,8 @@ pub fn demo(env: &Env, size: usize, shim: &str) {
     });
 
     r.phase("Unmodified programs, pinned and through the shim");
-    each(env, false, &[Kind::Emm], |_| {
-        programs::all(env, shim);
+    each(&env.report, false, &[Kind::Emm], |_| {
+        programs::demo(env, shim);
         Ok(())
     });
 }

@@ -4,18 +4,19 @@
 mod cli;
 mod demo;
 mod events;
-mod ffi;
 mod kill;
-mod mem;
+mod matrix;
+mod notifier;
+mod pair;
+mod private;
 mod programs;
-mod qp;
 mod reg;
 mod report;
 mod stress;
 mod sweep;
-mod system;
 mod target;
-mod verbs;
+mod uffd;
+mod verbs_cases;
 mod verify;
 
 use std::process::ExitCode;
@@ -23,6 +24,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Parser;
 use serde_json::json;
+
+use emm_check::{cq, ffi, mem, qp, swap, system, verbs};
 
 use cli::{Cli, Cmd, Common};
 use report::Report;
@@ -43,45 +46,87 @@ fn main() -> ExitCode {
     }
 }
 
+/// Options that a process of this program's own gets too.
+fn child_args(c: &Common) -> Vec<String> {
+    [
+        ("--device", c.device.clone()),
+        ("--gid-index", c.gid_index.to_string()),
+        ("--mtu", c.mtu.to_string()),
+        ("--seed", c.seed.to_string()),
+    ]
+    .into_iter()
+    .flat_map(|(name, value)| [name.to_owned(), value])
+    .collect()
+}
+
 fn env(c: &Common) -> Result<Env> {
     let device = Device::open(&c.device, c.gid_index)?;
-    let child_args = [
-        "--device".into(),
-        c.device.clone(),
-        "--gid-index".into(),
-        c.gid_index.to_string(),
-        "--mtu".into(),
-        c.mtu.to_string(),
-        "--seed".into(),
-        c.seed.to_string(),
-    ];
     Ok(Env {
+        device: c.device.clone(),
         pd: Pd::new(&device)?,
         mtu: c.mtu,
         seed: c.seed,
         report: Report::new(c.json),
-        child_args: child_args.into(),
+        child_args: child_args(c),
     })
 }
 
 /// Does `work` for each kind that can be had; says why for the others.
-fn each(env: &Env, allow_stock: bool, kinds: &[Kind], mut work: impl FnMut(Kind) -> Result<()>) {
+fn each(
+    report: &Report,
+    allow_stock: bool,
+    kinds: &[Kind],
+    mut work: impl FnMut(Kind) -> Result<()>,
+) {
     for &kind in kinds {
         if let Err(e) = kind.select(allow_stock) {
-            env.report
-                .skip(kind.label(), &format!("{e:#}"), !allow_stock);
+            report.skip(kind.label(), &format!("{e:#}"), !allow_stock);
         } else if let Err(e) = work(kind) {
-            env.report
-                .skip(kind.label(), &format!("{e:#}"), kind.resolve() != Kind::Odp);
+            report.skip(kind.label(), &format!("{e:#}"), kind.resolve() != Kind::Odp);
         }
     }
 }
 
 fn run(cli: Cli) -> Result<bool> {
+    // These need no verbs device.
+    match cli.command {
+        Cmd::Notifier => {
+            let report = Report::new(cli.common.json);
+            notifier::notifier(&report);
+            return Ok(report.verdict());
+        }
+        Cmd::NotifierChild => return notifier::child().map(|()| true),
+        Cmd::Matrix {
+            ref events,
+            ref verb,
+            ref mr,
+        } => {
+            let report = Report::new(cli.common.json);
+            let stand = matrix::Stand {
+                open: &|| env(&cli.common),
+                device: &cli.common.device,
+                args: &child_args(&cli.common),
+                report: &report,
+            };
+            each(&report, cli.common.allow_stock, mr, |kind| {
+                matrix::run(&stand, kind, verb, events)
+            });
+            return Ok(report.verdict());
+        }
+        _ => {}
+    }
+    let early = match cli.command {
+        Cmd::UffdChild { first: true, .. } => Some(uffd::Uffd::new()?),
+        _ => None,
+    };
     let env = env(&cli.common)?;
     let stock = cli.common.allow_stock;
     match &cli.command {
         Cmd::TrafficChild { qps, mr } => return kill::child(&env, *mr, *qps).map(|()| true),
+        Cmd::UffdChild { mr, .. } => return events::uffd::child(&env, *mr, early).map(|()| true),
+        Cmd::MatrixChild { mr, verb, fate } => {
+            return matrix::child(&env, *mr, *verb, *fate).map(|()| true);
+        }
         Cmd::ForkChild { mr } => return events::fork::parent_exits_first(&env, *mr).map(|()| true),
         _ => {}
     }
@@ -93,7 +138,7 @@ fn run(cli: Cli) -> Result<bool> {
                 "seed": env.seed, "mtu": env.mtu}),
     );
     match cli.command {
-        Cmd::Reg { size, mr } => each(&env, stock, &mr, |kind| reg::reg(&env, kind, size)),
+        Cmd::Reg { size, mr } => each(&env.report, stock, &mr, |kind| reg::reg(&env, kind, size)),
         Cmd::Verify {
             mr,
             op,
@@ -124,28 +169,56 @@ fn run(cli: Cli) -> Result<bool> {
             if let Some(n) = matrix.lengths.iter().find(|&&n| n > target::MAX_OP) {
                 anyhow::bail!("length {n}: at most 1M");
             }
-            each(&env, stock, &mr, |kind| verify::verify(&env, kind, &matrix));
+            each(&env.report, stock, &mr, |kind| {
+                verify::verify(&env, kind, &matrix)
+            });
         }
-        Cmd::Sweep { size, mr } => each(&env, stock, &mr, |kind| sweep::sweep(&env, kind, size)),
-        Cmd::Event { names, mr } => each(&env, stock, &mr, |kind| {
+        Cmd::Sweep { size, mr } => each(&env.report, stock, &mr, |kind| {
+            sweep::sweep(&env, kind, size)
+        }),
+        Cmd::Event { names, mr } => each(&env.report, stock, &mr, |kind| {
             events::run(&env, kind, &names);
             Ok(())
         }),
-        Cmd::Kill { rounds, qps, mr } => each(&env, stock, &[mr], |kind| {
+        Cmd::Verbs { cases, mr } => each(&env.report, stock, &mr, |kind| {
+            verbs_cases::run(&env, kind, &cases);
+            Ok(())
+        }),
+        Cmd::Kill { rounds, qps, mr } => each(&env.report, stock, &[mr], |kind| {
             kill::kill(&env, kind, rounds, qps)
         }),
         Cmd::Stress {
             seconds,
+            operations,
             qps,
             size,
             mr,
         } => {
-            each(&env, stock, &[mr], |kind| {
-                stress::stress(&env, kind, seconds, qps, size)
+            each(&env.report, stock, &[mr], |kind| {
+                stress::stress(
+                    &env,
+                    kind,
+                    stress::End {
+                        seconds,
+                        operations,
+                    },
+                    qps,
+                    size,
+                )
             });
         }
+        Cmd::Programs { names, page, shim } => {
+            Kind::Emm.select(false)?;
+            programs::programs(&env, &shim, &names, page.as_deref())?;
+        }
         Cmd::Demo { size, shim } => demo::demo(&env, size, &shim),
-        Cmd::TrafficChild { .. } | Cmd::ForkChild { .. } => {}
+        Cmd::Notifier
+        | Cmd::NotifierChild
+        | Cmd::Matrix { .. }
+        | Cmd::MatrixChild { .. }
+        | Cmd::TrafficChild { .. }
+        | Cmd::UffdChild { .. }
+        | Cmd::ForkChild { .. } => {}
     }
     Ok(env.report.verdict())
 }

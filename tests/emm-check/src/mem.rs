@@ -19,7 +19,7 @@ pub struct Rng(pub u64);
 
 impl Rng {
     /// The next 64 random bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -28,7 +28,7 @@ impl Rng {
 
     /// A number in `0..n`; `n` is not 0.
     pub fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
+        (self.bits() % n as u64) as usize
     }
 
     /// A length in `1..=max`, small ones as likely as big ones (uniform in its logarithm).
@@ -150,12 +150,21 @@ impl Map {
         })
     }
 
+    /// Takes over memory that is mapped already: it is unmapped with this object.
+    pub fn adopt(addr: usize, len: usize) -> Self {
+        Self { addr, len }
+    }
+
     /// The first address.
     pub fn addr(&self) -> usize {
         self.addr
     }
 
     /// The length in bytes.
+    #[expect(
+        clippy::len_without_is_empty,
+        reason = "the kernel makes no empty mapping"
+    )]
     pub fn len(&self) -> usize {
         self.len
     }

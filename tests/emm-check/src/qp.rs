@@ -5,18 +5,19 @@ use std::fmt;
 use std::io;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::cq::Cq;
 use crate::ffi;
-use crate::verbs::{ALL_ACCESS, Device, Pd};
+use crate::verbs::{ALL_ACCESS, Pd};
 
 /// How long a completion may take before the operation counts as hung.
 pub const HANG: Duration = Duration::from_secs(30);
 
 /// What a verb that returns an errno (or -1 and errno) said.
-fn errno_of(ret: i32) -> io::Error {
+pub fn errno_of(ret: i32) -> io::Error {
     if ret > 0 {
         io::Error::from_raw_os_error(ret)
     } else {
@@ -77,19 +78,11 @@ impl fmt::Display for OpError {
 
 impl std::error::Error for OpError {}
 
-/// A completion queue.
-struct Cq {
-    raw: NonNull<ffi::ibv_cq>,
-}
+/// One queue pair, destroyed when dropped.
+pub struct RawQp(NonNull<ffi::ibv_qp>);
 
-impl Drop for Cq {
-    fn drop(&mut self) {
-        // SAFETY: its queue pair is destroyed before (field order in Qp).
-        unsafe { ffi::ibv_destroy_cq(self.raw.as_ptr()) };
-    }
-}
-
-struct RawQp(NonNull<ffi::ibv_qp>);
+// SAFETY: libibverbs objects may be used from any thread.
+unsafe impl Send for RawQp {}
 
 impl Drop for RawQp {
     fn drop(&mut self) {
@@ -118,8 +111,8 @@ unsafe impl Sync for Qp {}
 impl RawQp {
     fn new(pd: &Pd, send: &Cq, recv: &Cq) -> Result<Self> {
         let mut init = ffi::ibv_qp_init_attr {
-            send_cq: send.raw.as_ptr(),
-            recv_cq: recv.raw.as_ptr(),
+            send_cq: send.as_raw(),
+            recv_cq: recv.as_raw(),
             cap: ffi::ibv_qp_cap {
                 max_send_wr: 64,
                 max_recv_wr: 64,
@@ -139,7 +132,22 @@ impl RawQp {
         ))
     }
 
-    fn modify(&self, attr: &mut ffi::ibv_qp_attr, mask: u32, what: &str) -> Result<()> {
+    /// Takes over a queue pair.
+    ///
+    /// # Safety
+    ///
+    /// Nobody else destroys it, and what it was made of outlives it.
+    pub unsafe fn from_raw(raw: NonNull<ffi::ibv_qp>) -> Self {
+        Self(raw)
+    }
+
+    /// The queue pair, which stays this object's.
+    pub fn as_raw(&self) -> *mut ffi::ibv_qp {
+        self.0.as_ptr()
+    }
+
+    /// Changes the attributes that `mask` names; `what` is for the error.
+    pub fn modify(&self, attr: &mut ffi::ibv_qp_attr, mask: u32, what: &str) -> Result<()> {
         // SAFETY: the queue pair is alive and `attr` outlives the call.
         let ret = unsafe { ffi::ibv_modify_qp(self.0.as_ptr(), attr, mask as i32) };
         if ret != 0 {
@@ -148,7 +156,8 @@ impl RawQp {
         Ok(())
     }
 
-    fn connect(&self, to: &Self, gid_index: u8, mtu: u32) -> Result<()> {
+    /// Makes it ready to exchange messages with `to`, whose requests may do what `access` says.
+    pub fn connect(&self, to: &Self, gid_index: u8, mtu: u32, access: u32) -> Result<()> {
         // SAFETY: the queue pair is alive.
         let raw = unsafe { self.0.as_ref() };
         // SAFETY: as above.
@@ -162,7 +171,7 @@ impl RawQp {
         let mut attr = ffi::ibv_qp_attr {
             qp_state: ffi::IBV_QPS_INIT,
             port_num: 1,
-            qp_access_flags: ALL_ACCESS,
+            qp_access_flags: access,
             ..Default::default()
         };
         let mask = ffi::IBV_QP_STATE
@@ -226,14 +235,14 @@ impl RawQp {
 impl Qp {
     /// Creates both queue pairs and connects them with path MTU `mtu` bytes.
     pub fn new(pd: &Arc<Pd>, mtu: u32) -> Result<Self> {
-        let send = cq(&pd.device)?;
-        let recv = cq(&pd.device)?;
-        let unused = cq(&pd.device)?;
+        let send = Cq::new(&pd.device)?;
+        let recv = Cq::new(&pd.device)?;
+        let unused = Cq::new(&pd.device)?;
         let requester = RawQp::new(pd, &send, &unused)?;
         let responder = RawQp::new(pd, &unused, &recv)?;
         let gid_index = pd.device.gid_index;
-        responder.connect(&requester, gid_index, mtu)?;
-        requester.connect(&responder, gid_index, mtu)?;
+        responder.connect(&requester, gid_index, mtu, ALL_ACCESS)?;
+        requester.connect(&responder, gid_index, mtu, ALL_ACCESS)?;
         Ok(Self {
             requester,
             responder,
@@ -319,64 +328,17 @@ impl Qp {
 
     /// Waits for the next completion of the send queue.
     pub fn wait(&self) -> Result<(), OpError> {
-        wait(&self.send)
+        self.send.wait().map(drop)
     }
 
     /// Waits for the next completion of the receive queue.
     pub fn wait_recv(&self) -> Result<(), OpError> {
-        wait(&self.recv)
+        self.recv.wait().map(drop)
     }
 
     /// Posts `op` and waits for its completion.
     pub fn run(&self, op: Op, local: Piece, len: u32, remote: Piece) -> Result<(), OpError> {
         self.post(op, local, len, remote)?;
         self.wait()
-    }
-}
-
-fn cq(device: &Arc<Device>) -> Result<Cq> {
-    // SAFETY: the context is open; no channel is used.
-    let raw = unsafe {
-        ffi::ibv_create_cq(
-            device.raw.as_ptr(),
-            128,
-            ptr::null_mut(),
-            ptr::null_mut(),
-            0,
-        )
-    };
-    let raw = NonNull::new(raw)
-        .ok_or_else(io::Error::last_os_error)
-        .context("ibv_create_cq")?;
-    Ok(Cq { raw })
-}
-
-fn wait(cq: &Cq) -> Result<(), OpError> {
-    let start = Instant::now();
-    let mut polls = 0u32;
-    loop {
-        let mut wc = ffi::ibv_wc::default();
-        // SAFETY: the queue is alive and there is room for one completion.
-        let n = unsafe { ffi::ibv_poll_cq(cq.raw.as_ptr(), 1, &mut wc) };
-        if n < 0 {
-            return Err(OpError::Post(libc::EIO));
-        }
-        if n == 1 {
-            return if wc.status == ffi::IBV_WC_SUCCESS {
-                Ok(())
-            } else {
-                Err(OpError::Status(wc.status))
-            };
-        }
-        polls += 1;
-        if polls % 64 == 0 {
-            if start.elapsed() > HANG {
-                return Err(OpError::Hang);
-            }
-            // The soft device does its work on the CPUs that poll: let it.
-            std::thread::sleep(Duration::from_micros(20));
-        } else {
-            std::thread::yield_now();
-        }
     }
 }

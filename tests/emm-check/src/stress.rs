@@ -5,27 +5,59 @@
 
 use std::fs;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::mem::{Map, PAGE, Rng, Wrong, pattern};
+use crate::qp::{Op, OpError, Piece, Qp};
 use crate::system::{Kind, ensure_swap};
 use crate::target::{Env, Target};
 use crate::verbs::{ALL_ACCESS, Mr};
 
-const BIGGEST: usize = 256 << 10;
+const BIGGEST: usize = 1 << 20;
+/// One turn in so many uses a registration of its own.
+const PRIVATE: usize = 48;
 
 #[derive(Default, Clone, Copy)]
 struct Done {
     ops: u64,
     bytes: u64,
     changes: u64,
+    registrations: u64,
 }
 
-/// Runs for `seconds`.
-pub fn stress(env: &Env, kind: Kind, seconds: u64, qps: usize, size: usize) -> Result<()> {
+/// When it is over, for all threads.
+struct Until {
+    time: Instant,
+    operations: u64,
+    done: AtomicU64,
+    stop: AtomicBool,
+}
+
+impl Until {
+    fn over(&self) -> bool {
+        let enough = self.operations > 0 && self.done.load(Relaxed) >= self.operations;
+        enough || self.stop.load(Relaxed) || Instant::now() >= self.time
+    }
+
+    fn stop(&self) {
+        self.stop.store(true, Relaxed);
+    }
+}
+
+/// When it is over.
+#[derive(Clone, Copy)]
+pub struct End {
+    /// After so many seconds …
+    pub seconds: u64,
+    /// … or so many operations, if not 0.
+    pub operations: u64,
+}
+
+/// Runs until `end`.
+pub fn stress(env: &Env, kind: Kind, end: End, qps: usize, size: usize) -> Result<()> {
     if qps == 0 || size / qps < 4 * PAGE {
         bail!("{qps} queue pairs on {size} bytes: at least four pages each are needed");
     }
@@ -42,8 +74,12 @@ pub fn stress(env: &Env, kind: Kind, seconds: u64, qps: usize, size: usize) -> R
     for _ in 0..qps {
         targets.push(Target::sharing(env, map.clone(), mr.clone())?);
     }
-    let until = Instant::now() + Duration::from_secs(seconds);
-    let stop = AtomicBool::new(false);
+    let until = Until {
+        time: Instant::now() + Duration::from_secs(end.seconds),
+        operations: end.operations,
+        done: AtomicU64::new(0),
+        stop: AtomicBool::new(false),
+    };
     let border = |i: usize| {
         if i == qps {
             size
@@ -52,22 +88,23 @@ pub fn stress(env: &Env, kind: Kind, seconds: u64, qps: usize, size: usize) -> R
         }
     };
     let outcome = std::thread::scope(|s| {
-        let stop = &stop;
+        let until = &until;
         let threads: Vec<_> = targets
             .iter()
             .enumerate()
             .map(|(i, t)| {
                 let rng = Rng(env.seed ^ (i as u64) << 32);
                 s.spawn(move || {
-                    let r = traffic(t, border(i), border(i + 1), rng, until, stop, on_demand);
+                    let part = (border(i), border(i + 1));
+                    let r = traffic(env, t, part, rng, until, kind);
                     if r.is_err() {
-                        stop.store(true, Ordering::Relaxed);
+                        until.stop();
                     }
                     r.with_context(|| format!("thread {i}"))
                 })
             })
             .collect();
-        let vm = on_demand.then(|| s.spawn(|| events(&map, Rng(env.seed ^ 77), until, stop)));
+        let vm = on_demand.then(|| s.spawn(|| events(&map, Rng(env.seed ^ 77), until)));
         let mut sum = Done::default();
         let mut result = Ok(());
         for t in threads {
@@ -76,12 +113,13 @@ pub fn stress(env: &Env, kind: Kind, seconds: u64, qps: usize, size: usize) -> R
                     sum.ops += done.ops;
                     sum.bytes += done.bytes;
                     sum.changes += done.changes;
+                    sum.registrations += done.registrations;
                 }
                 Ok(Err(e)) => result = result.and(Err(e)),
                 Err(_) => bail!("a thread panicked"),
             }
         }
-        stop.store(true, Ordering::Relaxed);
+        until.stop();
         let events = match vm.map(|t| t.join()) {
             Some(Ok(n)) => n?,
             Some(Err(_)) => bail!("the thread with the events panicked"),
@@ -89,16 +127,17 @@ pub fn stress(env: &Env, kind: Kind, seconds: u64, qps: usize, size: usize) -> R
         };
         result?;
         Ok(format!(
-            "{qps} queue pairs, {} operations verified, {} MiB, {} mappings changed, {events} VM events: 0 wrong bytes",
+            "{qps} queue pairs, {} operations verified, {} MiB, {} mappings changed, {} registrations, {events} VM events: 0 wrong bytes",
             sum.ops,
             sum.bytes >> 20,
-            sum.changes
+            sum.changes,
+            sum.registrations
         ))
     });
     env.report.case(
         kind.label(),
         "stress",
-        &format!("{seconds} s, seed {}", env.seed),
+        &format!("seed {}", env.seed),
         kind.resolve() != Kind::Odp,
         outcome,
     );
@@ -106,14 +145,14 @@ pub fn stress(env: &Env, kind: Kind, seconds: u64, qps: usize, size: usize) -> R
 }
 
 fn traffic(
+    env: &Env,
     t: &Target,
-    from: usize,
-    to: usize,
+    (from, to): (usize, usize),
     mut rng: Rng,
-    until: Instant,
-    stop: &AtomicBool,
-    on_demand: bool,
+    until: &Until,
+    kind: Kind,
 ) -> Result<Done> {
+    let on_demand = kind != Kind::Pinned;
     let mut shadow = vec![0u8; to - from];
     let mut done = Done::default();
     let compare = |off: usize, len: usize, shadow: &[u8], what: &str| -> Result<()> {
@@ -121,11 +160,17 @@ fn traffic(
             .compare(off, len, |i, out| copy(shadow, off - from + i, out))
             .ok(what)
     };
-    while Instant::now() < until && !stop.load(Ordering::Relaxed) {
+    while !until.over() {
         let len = rng.length(BIGGEST.min(to - from));
         let off = from + rng.below(to - from - len + 1);
-        let seed = rng.next();
+        let seed = rng.bits();
         done.ops += 1;
+        until.done.fetch_add(1, Relaxed);
+        if rng.below(PRIVATE) == 0 {
+            registered_anew(env, kind, t, (off, len), seed)?;
+            pattern(seed, off, &mut shadow[off - from..off - from + len]);
+            done.registrations += 1;
+        }
         match rng.below(16) {
             0..6 => {
                 t.write_one(off, len, seed)
@@ -178,14 +223,52 @@ fn traffic(
     Ok(done)
 }
 
+/// Writes through a registration of just these bytes, which begins and ends among the VM's events. A second one ends while a READ
+/// through it is in flight: that may fail, and nothing else may come of it.
+fn registered_anew(
+    env: &Env,
+    kind: Kind,
+    t: &Target,
+    (off, len): (usize, usize),
+    seed: u64,
+) -> Result<()> {
+    let new = || {
+        Mr::new(&env.pd, t.map.addr() + off, len, ALL_ACCESS | kind.flags())
+            .with_context(|| format!("registering {len} bytes at {off:#x}"))
+    };
+    let mr = new()?;
+    t.write_by(mr.rkey(), off, len, seed)
+        .with_context(|| format!("WRITE of {len} bytes at {off:#x}, just registered"))?;
+    drop(mr);
+    if seed % 4 == 0 {
+        let mr = new()?;
+        let qp = Qp::new(&env.pd, env.mtu)?;
+        let mut from = t.remote(off);
+        from.key = mr.rkey();
+        let sink = Map::anon(len + PAGE)?;
+        let sink_mr = Mr::new(&env.pd, sink.addr(), sink.len(), ALL_ACCESS)?;
+        let to = Piece {
+            addr: sink.addr() as u64,
+            key: sink_mr.lkey(),
+        };
+        qp.post(Op::Read, to, len as u32, from)?;
+        drop(mr);
+        match qp.wait() {
+            Ok(()) | Err(OpError::Status(_)) => {}
+            Err(e) => bail!("READ in flight at deregistration: {e}"),
+        }
+    }
+    Ok(())
+}
+
 fn copy(shadow: &[u8], at: usize, out: &mut [u8]) {
     out.copy_from_slice(&shadow[at..at + out.len()]);
 }
 
 /// Events that move pages but change no byte.
-fn events(map: &Map, mut rng: Rng, until: Instant, stop: &AtomicBool) -> Result<u64> {
+fn events(map: &Map, mut rng: Rng, until: &Until) -> Result<u64> {
     let mut n = 0;
-    while Instant::now() < until && !stop.load(Ordering::Relaxed) {
+    while !until.over() {
         let pages = map.len() / PAGE;
         let first = rng.below(pages);
         let len = rng.length(pages - first) * PAGE;

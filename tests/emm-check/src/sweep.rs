@@ -1,5 +1,7 @@
 //! `sweep`: RDMA WRITE and RDMA READ over all of a big region in a random partition of odd offsets and lengths.
 
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::Result;
@@ -9,6 +11,9 @@ use crate::mem::{Map, Rng, Wrong};
 use crate::reg::round1;
 use crate::system::Kind;
 use crate::target::{Env, MAX_OP, Target};
+
+/// Queue pairs that share the region.
+const LANES: usize = 2;
 
 /// A random partition of `0..size` in random order; most pieces are big, as nothing else fits in reasonable time.
 pub fn partition(size: usize, rng: &mut Rng) -> Vec<(usize, usize)> {
@@ -33,6 +38,10 @@ pub fn partition(size: usize, rng: &mut Rng) -> Vec<(usize, usize)> {
 /// Writes all of `size` fresh bytes by RDMA and compares them by the CPU; then fills them by the CPU and compares by RDMA READ.
 pub fn sweep(env: &Env, kind: Kind, size: usize) -> Result<()> {
     let t = Target::new(env, kind, Map::anon(size)?)?;
+    let mut targets = Vec::new();
+    for _ in 0..LANES {
+        targets.push(Target::sharing(env, t.map.clone(), t.mr.clone())?);
+    }
     let pieces = partition(size, &mut Rng(env.seed));
     let required = kind.resolve() != Kind::Odp;
     let line = |op: &str, wrong: Wrong, stray: Wrong, error: Option<String>, secs: f64| {
@@ -60,38 +69,63 @@ pub fn sweep(env: &Env, kind: Kind, size: usize) -> Result<()> {
     // Each piece is written once, so a write outside its target damages a piece written before, or is overwritten by a later
     // one; the second look at the end finds the first kind.
     let start = Instant::now();
-    let error = pieces
-        .iter()
-        .find_map(|&(at, n)| t.write_one(at, n, env.seed).err().map(|e| (at, n, e)));
+    let error = lanes(&pieces, |lane, at, n| {
+        targets[lane]
+            .write_one(at, n, env.seed)
+            .map_err(|e| format!("WRITE of {n} bytes at {at:#x}: {e}"))
+    });
     let secs = start.elapsed().as_secs_f64();
-    let error = error.map(|(at, n, e)| format!("WRITE of {n} bytes at {at:#x}: {e}"));
-    let failed = error.is_some();
+    let failed = error.is_err();
     let wrong = t.map.check(0, size, env.seed, 0);
-    line("write", wrong, Wrong::default(), error, secs);
+    line("write", wrong, Wrong::default(), error.err(), secs);
     if failed {
         return Ok(());
     }
 
     let seed = env.seed ^ 0xFFFF;
     t.cpu_fill(0, size, seed);
-    let mut wrong = Wrong::default();
-    let mut stray = Wrong::default();
-    let mut error = None;
+    let found = Mutex::new((Wrong::default(), Wrong::default()));
     let start = Instant::now();
-    for &(at, n) in &pieces {
-        match t.read_one(at, n, |map, slot| map.check(slot, n, seed, at)) {
-            Ok((w, s)) => {
-                wrong.add(w);
-                stray.add(s);
-            }
-            Err(e) => {
-                error = Some(format!("READ of {n} bytes at {at:#x}: {e}"));
-                break;
-            }
-        }
-    }
-    line("read", wrong, stray, error, start.elapsed().as_secs_f64());
+    let error = lanes(&pieces, |lane, at, n| {
+        let (wrong, stray) = targets[lane]
+            .read_one(at, n, |map, slot| map.check(slot, n, seed, at))
+            .map_err(|e| format!("READ of {n} bytes at {at:#x}: {e}"))?;
+        let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+        found.0.add(wrong);
+        found.1.add(stray);
+        Ok(())
+    });
+    let secs = start.elapsed().as_secs_f64();
+    let (wrong, stray) = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+    line("read", wrong, stray, error.err(), secs);
     Ok(())
+}
+
+/// Deals the pieces out to one thread per queue pair; the first error ends all.
+fn lanes(
+    pieces: &[(usize, usize)],
+    work: impl Fn(usize, usize, usize) -> Result<(), String> + Sync,
+) -> Result<(), String> {
+    let next = AtomicUsize::new(0);
+    let run = |lane| {
+        while let Some(&(at, n)) = pieces.get(next.fetch_add(1, Relaxed)) {
+            work(lane, at, n).inspect_err(|_| next.store(pieces.len(), Relaxed))?;
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..LANES)
+            .map(|lane| scope.spawn(move || run(lane)))
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| {
+                thread
+                    .join()
+                    .unwrap_or_else(|_| Err("a thread panicked".into()))
+            })
+            .collect()
+    })
 }
 
 #[cfg(test)]

@@ -1,10 +1,12 @@
 //! The guest around us: the backend switch of rxe, /proc numbers, swap, external commands.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
+
+pub use crate::swap::ensure_swap;
 
 /// Written at run time, it decides what new on-demand regions of rxe are.
 pub const BACKEND: &str = "/sys/module/rdma_rxe/parameters/mr_backend";
@@ -160,30 +162,101 @@ pub fn run(program: &str, args: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&out.stdout).into_owned())
 }
 
-/// Makes sure that there is swap: what is configured already, else a zram device of 512 MiB. Returns what it is.
-pub fn ensure_swap() -> Result<String> {
-    let active = || -> Option<String> {
-        let swaps = fs::read_to_string("/proc/swaps").ok()?;
-        swaps
-            .lines()
-            .nth(1)?
-            .split_whitespace()
-            .next()
-            .map(str::to_owned)
+/// Mounts debugfs, if it is not there.
+pub fn debugfs() -> Result<()> {
+    const FOLDER: &str = "/sys/kernel/debug";
+    if !Path::new(FOLDER).join("sched").exists() && !Path::new(FOLDER).join("ib_emm").exists() {
+        run("mount", &["-t", "debugfs", "none", FOLDER])?;
+    }
+    Ok(())
+}
+
+/// What debugfs says of a region of ib_emm.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen {
+    /// Translations in its table, in pages.
+    pub resident: u64,
+    /// Memory of its table.
+    pub table_bytes: u64,
+}
+
+/// This process's region that starts at `start`.
+pub fn region(start: usize) -> Result<Seen> {
+    const FILE: &str = "/sys/kernel/debug/ib_emm/regions";
+    debugfs()?;
+    let text = fs::read_to_string(FILE).with_context(|| format!("reading {FILE}"))?;
+    let mine = format!("{} {start:#x} ", std::process::id());
+    let line = text
+        .lines()
+        .find(|l| l.starts_with(&mine))
+        .with_context(|| format!("no region at {start:#x} in {FILE}"))?;
+    let numbers: Vec<u64> = line
+        .split(' ')
+        .skip(3)
+        .map(str::parse)
+        .collect::<Result<_, _>>()
+        .with_context(|| format!("{FILE} says {line:?}"))?;
+    let [resident, table_bytes, ..] = numbers[..] else {
+        bail!("{FILE} says {line:?}");
     };
-    if let Some(name) = active() {
-        return Ok(name);
+    Ok(Seen {
+        resident,
+        table_bytes,
+    })
+}
+
+/// A memory cgroup (version 2), removed when dropped.
+pub struct Cgroup(PathBuf);
+
+impl Cgroup {
+    const ROOT: &str = "/sys/fs/cgroup";
+
+    /// Makes one.
+    pub fn new(name: &str) -> Result<Self> {
+        let control = Path::new(Self::ROOT).join("cgroup.subtree_control");
+        if !control.exists() {
+            run("mount", &["-t", "cgroup2", "none", Self::ROOT])?;
+        }
+        fs::write(&control, "+memory").with_context(|| format!("writing {}", control.display()))?;
+        let path = Path::new(Self::ROOT).join(name);
+        fs::create_dir_all(&path).with_context(|| format!("creating {}", path.display()))?;
+        Ok(Self(path))
     }
-    if !Path::new("/sys/block/zram0").exists() {
-        run("modprobe", &["zram"])?;
+
+    /// Writes one of its files.
+    pub fn write(&self, file: &str, value: &str) -> Result<()> {
+        let path = self.0.join(file);
+        fs::write(&path, value).with_context(|| format!("writing {value} to {}", path.display()))
     }
-    fs::write("/sys/block/zram0/disksize", "536870912").context("setting the size of zram0")?;
-    run("mkswap", &["/dev/zram0"])?;
-    // SAFETY: the path is a NUL-terminated string. The swapon program is not in every root.
-    if unsafe { libc::swapon(c"/dev/zram0".as_ptr(), 0) } != 0 {
-        bail!("swapon of /dev/zram0: {}", std::io::Error::last_os_error());
+
+    /// Reads one of its files.
+    pub fn read(&self, file: &str) -> Result<String> {
+        let path = self.0.join(file);
+        fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
     }
-    active().context("swapon succeeded but /proc/swaps is empty")
+
+    /// Moves a process out, to the root.
+    pub fn leave(pid: u32) -> Result<()> {
+        let path = Path::new(Self::ROOT).join("cgroup.procs");
+        fs::write(&path, pid.to_string()).with_context(|| format!("writing to {}", path.display()))
+    }
+
+    /// Moves a process in.
+    pub fn add(&self, pid: u32) -> Result<()> {
+        self.write("cgroup.procs", &pid.to_string())
+    }
+
+    /// Asks for `bytes` of its memory back; fails if less came.
+    pub fn reclaim(&self, bytes: usize) -> Result<()> {
+        self.write("memory.reclaim", &bytes.to_string())
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // It stays only if a process is still in it; then the guest's end takes it away.
+        fs::remove_dir(&self.0).ok();
+    }
 }
 
 #[cfg(test)]

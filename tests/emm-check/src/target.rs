@@ -19,6 +19,8 @@ pub const MAX_OP: usize = 1 << 20;
 
 /// What all checks share.
 pub struct Env {
+    /// Name of the device.
+    pub device: String,
     /// Protection domain of everything.
     pub pd: Arc<Pd>,
     /// Path MTU in bytes.
@@ -153,14 +155,19 @@ impl Target {
 
     /// One RDMA WRITE of pattern `seed` (position = offset in the region) to `off`.
     pub fn write_one(&self, off: usize, len: usize, seed: u64) -> Result<(), OpError> {
+        self.write_by(self.mr.rkey(), off, len, seed)
+    }
+
+    /// The same by the key of another registration of these bytes.
+    pub fn write_by(&self, key: u32, off: usize, len: usize, seed: u64) -> Result<(), OpError> {
         let slot = Self::slot(off);
         self.bounce.map.fill(slot, len, seed, off);
-        self.qp.run(
-            Op::Write,
-            self.bounce.piece(slot),
-            len as u32,
-            self.remote(off),
-        )
+        let to = Piece {
+            key,
+            ..self.remote(off)
+        };
+        self.qp
+            .run(Op::Write, self.bounce.piece(slot), len as u32, to)
     }
 
     /// One RDMA READ from `off` into the bounce buffer; returns what `compare` (bounce offset) and the guards found.

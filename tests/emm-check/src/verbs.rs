@@ -5,12 +5,14 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::ptr::NonNull;
+use std::mem::ManuallyDrop;
+use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::ffi;
+use crate::qp::errno_of;
 
 /// Local and remote write and read, and atomics.
 pub const ALL_ACCESS: u32 = ffi::IBV_ACCESS_LOCAL_WRITE
@@ -71,6 +73,31 @@ impl Device {
         })?;
         Ok(Arc::new(Self { raw, gid_index }))
     }
+
+    /// The context, which stays this object's.
+    pub fn as_raw(&self) -> *mut ffi::ibv_context {
+        self.raw.as_ptr()
+    }
+
+    /// The index of its own address that traffic uses.
+    pub fn gid_index(&self) -> u8 {
+        self.gid_index
+    }
+
+    /// Whether it offers regions for the whole address space.
+    pub fn implicit(&self) -> Result<bool> {
+        let mut attr = ffi::ibv_device_attr_ex::default();
+        // SAFETY: the context is open and `attr` is valid for writing.
+        let errno = unsafe { ffi::ibv_query_device_ex(self.raw.as_ptr(), ptr::null(), &mut attr) };
+        if errno != 0 {
+            bail!(
+                "ibv_query_device_ex: {}",
+                io::Error::from_raw_os_error(errno)
+            );
+        }
+        let bit = u64::from(ffi::IBV_ODP_SUPPORT_IMPLICIT);
+        Ok(attr.odp_caps.general_caps & bit != 0)
+    }
 }
 
 impl Drop for Device {
@@ -92,6 +119,16 @@ unsafe impl Send for Pd {}
 unsafe impl Sync for Pd {}
 
 impl Pd {
+    /// The device it belongs to.
+    pub fn device(&self) -> &Arc<Device> {
+        &self.device
+    }
+
+    /// The domain, which stays this object's.
+    pub fn as_raw(&self) -> *mut ffi::ibv_pd {
+        self.raw.as_ptr()
+    }
+
     /// Allocates a protection domain.
     pub fn new(device: &Arc<Device>) -> Result<Arc<Self>> {
         // SAFETY: the context is open.
@@ -151,6 +188,25 @@ impl Mr {
             raw,
             _pd: pd.clone(),
         })
+    }
+
+    /// The registration, which stays this object's.
+    pub fn as_raw(&self) -> *mut ffi::ibv_mr {
+        self.raw.as_ptr()
+    }
+
+    /// Ends the registration; one that is refused comes back.
+    pub fn deregister(self) -> Result<(), (Self, io::Error)> {
+        // SAFETY: the region is registered. If this ends it, `drop` is not called.
+        match unsafe { ffi::ibv_dereg_mr(self.raw.as_ptr()) } {
+            0 => {
+                let mut this = ManuallyDrop::new(self);
+                // SAFETY: `this` is not used again, nor dropped.
+                unsafe { ptr::drop_in_place(&mut this._pd) };
+                Ok(())
+            }
+            errno => Err((self, errno_of(errno))),
+        }
     }
 
     /// The local key.

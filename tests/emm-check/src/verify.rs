@@ -172,7 +172,8 @@ fn one(
         for &off in &m.offsets {
             for &len in &m.lengths {
                 seed += 1;
-                let from = 2 * PAGE + (off * 3 + 5) % PAGE;
+                // Aligned on both sides or on neither.
+                let from = 2 * PAGE + off * 3 % PAGE;
                 let to = AREA + 2 * PAGE + off;
                 // Pinned memory can't be given back: the device would keep the old pages.
                 let fresh = fresh && kind != Kind::Pinned;

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::Ctx;
 use crate::mem::{Map, PAGE};
-use crate::system::{smaps_kib, vmstat};
+use crate::system::{Kind, region, smaps_kib, vmstat};
 use crate::target::Target;
 
 const SIZE: usize = 8 << 20;
@@ -25,6 +25,9 @@ pub fn thp(c: &Ctx<'_>) -> Result<()> {
         Ok(format!("{} MiB of huge pages under the region", huge()))
     };
     c.case("first touch by RDMA", work());
+    if c.kind.resolve() == Kind::Emm {
+        c.case("one entry for a huge page", one_entry(&t));
+    }
     let work = || {
         let before = huge();
         // A page thrown out of the middle, and one with another protection, split their huge pages.
@@ -110,4 +113,51 @@ pub fn migrate(c: &Ctx<'_>) -> Result<()> {
     });
     c.case("compaction under traffic", outcome);
     Ok(())
+}
+
+/// That a fully translated region of huge pages has directories only: a page of table for each of its
+/// levels above the leaves.
+fn one_entry(t: &Target) -> Result<String> {
+    let seen = region(t.map.addr())?;
+    let pages = (t.map.len() / PAGE) as u64;
+    if seen.resident != pages || seen.table_bytes > 2 * PAGE as u64 {
+        bail!(
+            "{} of {pages} pages translated by {} bytes of table",
+            seen.resident,
+            seen.table_bytes
+        );
+    }
+    Ok(format!(
+        "{pages} pages translated by {} bytes of table",
+        seen.table_bytes
+    ))
+}
+
+/// Explicit huge pages.
+pub fn hugetlb(c: &Ctx<'_>) -> Result<()> {
+    const POOL: &str = "/proc/sys/vm/nr_hugepages";
+    let want = SIZE / HUGE;
+    fs::write(POOL, (want + 1).to_string()).with_context(|| format!("writing {POOL}"))?;
+    let flags = libc::MAP_HUGETLB;
+    let map = Map::with(0, SIZE, libc::PROT_READ | libc::PROT_WRITE, flags, -1)
+        .context("mapping huge pages (is there memory in one piece?)")?;
+    let t = Target::new(c.env, c.kind, map)?;
+    let work = || {
+        t.round(1, SIZE - 1, c.seed(1))?;
+        Ok("0 wrong bytes".into())
+    };
+    c.case("first touch by RDMA", work());
+    if c.kind.resolve() == Kind::Emm {
+        c.case("one entry for a huge page", one_entry(&t));
+    }
+    let work = || {
+        t.map.advise(HUGE, HUGE, libc::MADV_DONTNEED)?;
+        t.read_cmp(HUGE, HUGE, |_, out| out.fill(0))?;
+        t.read(1, HUGE - 1, c.seed(1))?;
+        t.round(77, SIZE - 77, c.seed(2))?;
+        Ok("one thrown away reads as zero, the others keep their bytes".into())
+    };
+    c.case("MADV_DONTNEED of one", work());
+    drop(t);
+    fs::write(POOL, "0").with_context(|| format!("writing {POOL}"))
 }

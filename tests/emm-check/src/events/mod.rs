@@ -2,14 +2,20 @@
 //! says what it expects; `Err` is a case that did not hold.
 
 mod advice;
+mod aging;
 mod bounds;
+mod files;
 pub mod fork;
+mod holdoff;
 mod hugepages;
+mod implicit;
 mod mapping;
 mod merge;
 mod pageout;
 mod parallel;
+mod progress;
 mod protection;
+pub mod uffd;
 
 use anyhow::Result;
 
@@ -48,9 +54,23 @@ pub enum Event {
     Bounds,
     /// Eight queue pairs on one region
     Multiqp,
+    /// Huge pages of hugetlbfs
+    Hugetlb,
+    /// Shared memory and files: written through, truncated, punched
+    Files,
+    /// One region for the whole address space
+    Implicit,
+    /// Operations against a thread that throws their pages away without pause
+    Progress,
+    /// Pages from a userfaultfd handler
+    Uffd,
+    /// What an invalidation that takes long holds off
+    Holdoff,
+    /// Reclaim of pages that only the device uses
+    Aging,
 }
 
-const ALL: [Event; 14] = [
+const ALL: [Event; 21] = [
     Event::Pageout,
     Event::Fork,
     Event::Remap,
@@ -65,6 +85,13 @@ const ALL: [Event; 14] = [
     Event::Readonly,
     Event::Bounds,
     Event::Multiqp,
+    Event::Hugetlb,
+    Event::Files,
+    Event::Implicit,
+    Event::Progress,
+    Event::Uffd,
+    Event::Holdoff,
+    Event::Aging,
 ];
 
 /// What an event works with.
@@ -123,6 +150,13 @@ pub fn run(env: &Env, kind: Kind, names: &[Event]) {
             Event::Readonly => ("readonly", protection::readonly),
             Event::Bounds => ("bounds", bounds::bounds),
             Event::Multiqp => ("multiqp", parallel::multiqp),
+            Event::Hugetlb => ("hugetlb", hugepages::hugetlb),
+            Event::Files => ("files", files::files),
+            Event::Implicit => ("implicit", implicit::implicit),
+            Event::Progress => ("progress", progress::progress),
+            Event::Uffd => ("uffd", uffd::uffd),
+            Event::Holdoff => ("holdoff", holdoff::holdoff),
+            Event::Aging => ("aging", aging::aging),
         };
         if kind == Kind::Pinned && on_demand_only {
             env.report

@@ -6,7 +6,7 @@ use super::Ctx;
 use crate::system::{ensure_swap, smaps_kib, vm_kib};
 use crate::target::Target;
 
-const SIZE: usize = 48 << 20;
+const SIZE: usize = 24 << 20;
 
 fn page_out(t: &Target) -> Result<String> {
     let before = vm_kib("self", "VmRSS");

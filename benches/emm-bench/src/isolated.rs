@@ -1,0 +1,35 @@
+//! Measurements in a process for each kind of region: what one leaves behind in its address space (a notifier, page tables)
+//! or what it dies of concerns no other.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, anyhow};
+
+use crate::facts::{Subject, is_about};
+use crate::who::Who;
+
+/// Runs `emm-bench ROW --mr KIND` for each of `whos`. Subjects that such a process says nothing about get its end as the reason.
+pub fn each(row: &str, whos: &[Who], subjects: &[Subject<'_>]) -> Result<()> {
+    let program = std::env::current_exe().context("finding my own program")?;
+    for who in whos {
+        let mut child = Command::new(&program)
+            .args([row, "--mr", who.label()])
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("running myself")?;
+        let output = child.stdout.take().context("its output is a pipe")?;
+        let mut missing: Vec<&Subject<'_>> = subjects.iter().collect();
+        for line in BufReader::new(output).lines() {
+            let line = line.context("reading what it says")?;
+            println!("{line}");
+            missing.retain(|subject| !is_about(&line, subject));
+        }
+        let end = child.wait().context("waiting for it")?;
+        for subject in missing {
+            let why = anyhow!("the measuring process ended: {end}");
+            subject.tell(who.label(), Err(why));
+        }
+    }
+    Ok(())
+}

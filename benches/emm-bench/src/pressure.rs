@@ -1,0 +1,129 @@
+//! Memory that only the device uses, beside a CPU that scans more than fits: does the VM keep it?
+
+use anyhow::{Context as _, Result};
+use emm_check::mem::{Map, PAGE};
+use emm_check::qp::{Op, Qp};
+use emm_check::system::{Kind, ensure_swap, vmstat};
+
+use crate::facts::Subject;
+use crate::guest::{Cgroup, Lru, resident_pages};
+use crate::isolated;
+use crate::rig::{Area, Rig, small_pages, timed};
+use crate::traffic::{CHUNK, cover};
+use crate::who::Who;
+
+/// The name of the row.
+pub const ROW: &str = "pressure";
+/// Scans that are measured, after one that only warms up.
+const SCANS: usize = 4;
+/// Bytes of a page that are written when it is filled; the rest compresses to nothing.
+const FILLED: usize = 1024;
+
+/// How much of what there is, in bytes.
+#[derive(Clone, Copy)]
+struct Shape {
+    /// Read by RDMA only, twice a scan.
+    hot: usize,
+    /// Scanned by the CPU.
+    scanned: usize,
+    /// The memory cgroup's limit.
+    limit: usize,
+}
+
+const USUAL: Shape = Shape {
+    hot: 16 << 20,
+    scanned: 144 << 20,
+    limit: 64 << 20,
+};
+const SMALL: Shape = Shape {
+    hot: 8 << 20,
+    scanned: 96 << 20,
+    limit: 32 << 20,
+};
+const CASES: [(&str, Shape, Lru); 4] = [
+    ("16 MiB of 64 beside 144, MGLRU", USUAL, Lru::Generations),
+    ("16 MiB of 64 beside 144, classic LRU", USUAL, Lru::Lists),
+    ("8 MiB of 32 beside 96, MGLRU", SMALL, Lru::Generations),
+    ("8 MiB of 32 beside 96, classic LRU", SMALL, Lru::Lists),
+];
+const UNITS: [&str; 3] = ["% resident", "s", "pages swapped in"];
+
+fn subject(case: &'static str, unit: &'static str) -> Subject<'static> {
+    Subject {
+        row: ROW,
+        case,
+        unit,
+    }
+}
+
+/// Measures all kinds.
+pub fn all() -> Result<()> {
+    let subjects: Vec<_> = CASES
+        .iter()
+        .flat_map(|(case, ..)| UNITS.map(|unit| subject(case, unit)))
+        .collect();
+    isolated::each(ROW, &[Who::Pinned, Who::Odp, Who::Emm], &subjects)
+}
+
+/// Measures one kind.
+pub fn one(who: Who) -> Result<()> {
+    let kind = who.kind().context("this row is about regions")?;
+    let rig = Rig::open()?;
+    let sink = rig.source(CHUNK)?;
+    ensure_swap()?;
+    for (number, (case, shape, lru)) in CASES.into_iter().enumerate() {
+        lru.select()?;
+        let group = Cgroup::new(&format!("{ROW}-{}-{number}", who.label()), shape.limit)?;
+        group.take(std::process::id())?;
+        let seen = scan(&rig, &sink, kind, shape)?;
+        for (unit, value) in UNITS.into_iter().zip(seen) {
+            subject(case, unit).tell(who.label(), Ok(value));
+        }
+    }
+    Lru::Generations.select()
+}
+
+/// Percent resident when the device comes back, seconds, and pages swapped in.
+fn scan(rig: &Rig, sink: &Area, kind: Kind, shape: Shape) -> Result<[f64; 3]> {
+    let qp = rig.qp()?;
+    let map = small_pages(shape.hot)?;
+    fill(&map);
+    let hot = rig.area(kind, map)?;
+    let other = small_pages(shape.scanned)?;
+    fill(&other);
+    one_scan(&qp, sink, &hot, &other)?;
+    let swapped = vmstat("pswpin");
+    let (resident, time) = timed(|| {
+        (0..SCANS).try_fold(0, |sum, _| {
+            Ok::<_, anyhow::Error>(sum + one_scan(&qp, sink, &hot, &other)?)
+        })
+    });
+    let looked_at = 2 * SCANS * shape.hot / PAGE;
+    Ok([
+        resident? as f64 * 100.0 / looked_at as f64,
+        time.as_secs_f64(),
+        (vmstat("pswpin") - swapped) as f64,
+    ])
+}
+
+/// The CPU scans `other`, and after each half the device reads all of `hot`. Returns how many of the latter's pages were
+/// resident before, added for both times.
+fn one_scan(qp: &Qp, sink: &Area, hot: &Area, other: &Map) -> Result<usize> {
+    let half = other.len() / 2;
+    let mut resident = 0;
+    for start in [0, half] {
+        for off in (start..start + half).step_by(PAGE) {
+            other.write(off, &[1; 8]);
+        }
+        resident += resident_pages(&hot.map)?;
+        cover(qp, Op::Read, sink, hot)?;
+    }
+    Ok(resident)
+}
+
+/// Gives each page contents of its own.
+fn fill(map: &Map) {
+    for off in (0..map.len()).step_by(PAGE) {
+        map.fill(off, FILLED, 1, off);
+    }
+}

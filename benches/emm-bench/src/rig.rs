@@ -1,0 +1,120 @@
+//! What every measurement starts from: the device, and memory registered on it.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use emm_check::mem::Map;
+use emm_check::qp::{Piece, Qp};
+use emm_check::system::Kind;
+use emm_check::verbs::{ALL_ACCESS, Device, Mr, Pd};
+
+/// Path MTU of all queue pairs.
+const MTU: u32 = 4096;
+/// The routable GID of Soft-RoCE.
+const GID_INDEX: u8 = 1;
+/// The kinds that are compared, the reference first.
+pub const KINDS: [Kind; 3] = [Kind::Pinned, Kind::Odp, Kind::Emm];
+
+/// The device.
+pub struct Rig {
+    pd: Arc<Pd>,
+}
+
+impl Rig {
+    /// Opens it.
+    pub fn open() -> Result<Self> {
+        let device = Device::open("rxe0", GID_INDEX)?;
+        Ok(Self {
+            pd: Pd::new(&device)?,
+        })
+    }
+
+    /// A pair of connected queue pairs.
+    pub fn qp(&self) -> Result<Qp> {
+        Qp::new(&self.pd, MTU)
+    }
+
+    /// Registers a range of addresses as `kind`, which [`Kind::select`] has chosen.
+    pub fn register(&self, kind: Kind, addr: usize, len: usize) -> io::Result<Mr> {
+        Mr::new(&self.pd, addr, len, ALL_ACCESS | kind.flags())
+    }
+
+    /// Registers all of `map` as `kind`.
+    pub fn area(&self, kind: Kind, map: Map) -> Result<Area> {
+        kind.select(false)?;
+        let mr = self
+            .register(kind, map.addr(), map.len())
+            .with_context(|| format!("registering {} bytes", map.len()))?;
+        Ok(Area { mr, map })
+    }
+
+    /// Pinned memory of `len` bytes with something in it: the other end of traffic to a region.
+    pub fn source(&self, len: usize) -> Result<Area> {
+        let map = small_pages(len)?;
+        map.fill(0, len, 1, 0);
+        self.area(Kind::Pinned, map)
+    }
+}
+
+/// Registered memory. The registration ends before the mapping.
+pub struct Area {
+    mr: Mr,
+    /// The memory.
+    pub map: Map,
+}
+
+impl Area {
+    /// The place at `off`, for the side that posts.
+    pub fn local(&self, off: usize) -> Piece {
+        Piece {
+            addr: (self.map.addr() + off) as u64,
+            key: self.mr.lkey(),
+        }
+    }
+
+    /// The place at `off`, for the other side.
+    pub fn remote(&self, off: usize) -> Piece {
+        Piece {
+            addr: (self.map.addr() + off) as u64,
+            key: self.mr.rkey(),
+        }
+    }
+}
+
+/// Untouched memory that gets pages of 4 KiB.
+pub fn small_pages(len: usize) -> Result<Map> {
+    advised(len, libc::MADV_NOHUGEPAGE)
+}
+
+/// Untouched memory that gets transparent huge pages.
+pub fn huge_pages(len: usize) -> Result<Map> {
+    advised(len, libc::MADV_HUGEPAGE)
+}
+
+fn advised(len: usize, advice: i32) -> Result<Map> {
+    let map = Map::anon_huge_aligned(len).with_context(|| format!("mapping {len} bytes"))?;
+    map.advise(0, len, advice)
+        .context("choosing the page size")?;
+    Ok(map)
+}
+
+/// Touches each page of 4 KiB by the CPU.
+pub fn touch(map: &Map) {
+    for off in (0..map.len()).step_by(emm_check::mem::PAGE) {
+        map.write(off, &[1]);
+    }
+}
+
+/// What `work` gives, and how long it takes.
+pub fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
+    let start = Instant::now();
+    let result = work();
+    (result, start.elapsed())
+}
+
+/// In microseconds.
+pub fn micros(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
+}

@@ -1,0 +1,80 @@
+//! Streams of equal operations on one queue pair.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use emm_check::qp::{Op, Qp};
+
+use crate::rig::{Area, timed};
+
+/// The biggest operation of [`cover`].
+pub const CHUNK: usize = 1 << 20;
+/// Operations in flight.
+const DEPTH: usize = 16;
+
+/// Equal operations between two places.
+pub struct Stream<'a> {
+    /// The queue pair.
+    pub qp: &'a Qp,
+    /// What is done.
+    pub op: Op,
+    /// The region at the side that posts, and the place in it.
+    pub local: (&'a Area, usize),
+    /// The region at the other side, and the place in it.
+    pub remote: (&'a Area, usize),
+    /// Bytes of each operation.
+    pub len: usize,
+}
+
+impl Stream<'_> {
+    fn post(&self) -> Result<()> {
+        let (local, remote) = (
+            self.local.0.local(self.local.1),
+            self.remote.0.remote(self.remote.1),
+        );
+        self.qp
+            .post(self.op, local, self.len as u32, remote)
+            .context("posting")
+    }
+
+    /// One operation, waited for.
+    pub fn once(&self) -> Result<Duration> {
+        let (done, time) = timed(|| {
+            self.post()?;
+            self.qp.wait().context("waiting")
+        });
+        done.map(|()| time)
+    }
+
+    /// `count` operations, several in flight.
+    pub fn many(&self, count: usize) -> Result<Duration> {
+        let (done, time) = timed(|| {
+            for posted in 0..count {
+                if posted >= DEPTH {
+                    self.qp.wait()?;
+                }
+                self.post()?;
+            }
+            for _ in 0..count.min(DEPTH) {
+                self.qp.wait()?;
+            }
+            anyhow::Ok(())
+        });
+        done.map(|()| time)
+    }
+}
+
+/// WRITEs `source` (of [`CHUNK`] bytes) all over `area`, or READs all of it into `source`: every page is translated then.
+pub fn cover(qp: &Qp, op: Op, source: &Area, area: &Area) -> Result<()> {
+    for off in (0..area.map.len()).step_by(CHUNK) {
+        let stream = Stream {
+            qp,
+            op,
+            local: (source, 0),
+            remote: (area, off),
+            len: CHUNK.min(area.map.len() - off),
+        };
+        stream.once()?;
+    }
+    Ok(())
+}

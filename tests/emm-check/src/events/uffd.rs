@@ -1,0 +1,210 @@
+//! Memory whose pages come from a userfaultfd handler: one that answers, and one that never does.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::Ctx;
+use crate::mem::{Map, PAGE, pattern};
+use crate::qp::{Op, OpError};
+use crate::system::Kind;
+use crate::target::{Env, Target};
+use crate::uffd::Uffd;
+use crate::verbs::{ALL_ACCESS, Mr};
+
+const SIZE: usize = 64 * PAGE;
+/// Pages that are there before the handler watches.
+const THERE: usize = 8 * PAGE;
+/// Longest time of what must not wait for the handler.
+const SOON: Duration = Duration::from_secs(10);
+/// Longest time until the handler hears of a fault.
+const HEARD: Duration = Duration::from_secs(20);
+
+/// The cases.
+pub fn uffd(c: &Ctx<'_>) -> Result<()> {
+    c.case("a handler answers", answered(c));
+    c.case("silent handler: the others work on", others(c));
+    c.case("silent handler: its queue pair goes", queue_pair_goes(c));
+    c.case("silent handler: the region goes", region_goes(c));
+    for order in ["first", "last", "taken"] {
+        c.case(
+            &format!("silent handler: kill -9, descriptor {order}"),
+            killed(c, order),
+        );
+    }
+    Ok(())
+}
+
+/// A region of which all but the first pages wait for a handler.
+fn watched(c: &Ctx<'_>) -> Result<(Target, Uffd)> {
+    let t = c.target(SIZE)?;
+    t.cpu_fill(0, THERE, c.seed(1));
+    let handler = Uffd::new().context("userfaultfd")?;
+    handler
+        .watch(&t.map, THERE, SIZE - THERE)
+        .context("UFFDIO_REGISTER")?;
+    Ok((t, handler))
+}
+
+fn answered(c: &Ctx<'_>) -> Result<String> {
+    let (t, handler) = watched(c)?;
+    let seed = c.seed(1);
+    let base = t.map.addr();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            let mut answers = 0;
+            while !over.load(Relaxed) {
+                if let Some(address) = handler.next(Duration::from_millis(20))? {
+                    let mut page = [0; PAGE];
+                    pattern(seed, address - base, &mut page);
+                    handler.answer(address, &page)?;
+                    answers += 1;
+                }
+            }
+            std::io::Result::Ok(answers)
+        });
+        let work = || {
+            t.read(1, SIZE / 2, seed)?;
+            t.write(SIZE / 2 + 77, 5000, c.seed(2))?;
+            t.read(SIZE / 2 + 1, 76, seed)?;
+            t.read(SIZE / 2 + 5077, SIZE / 2 - 5077, seed)?;
+            t.cpu_check(SIZE / 2 + 77, 5000, c.seed(2))
+        };
+        let result = work();
+        over.store(true, Relaxed);
+        let answers = thread
+            .join()
+            .unwrap_or_else(|_| Err(std::io::Error::other("the handler panicked")))?;
+        result?;
+        if answers < (SIZE - THERE) / PAGE {
+            bail!("only {answers} answers were needed: not all pages came from the handler");
+        }
+        Ok(format!("{answers} answers, 0 wrong bytes"))
+    })
+}
+
+/// Posts a READ of a page that never comes, and waits until the handler has heard of it.
+fn block(t: &Target, key: u32, handler: &Uffd) -> Result<()> {
+    let mut remote = t.remote(THERE + 3 * PAGE + 5);
+    remote.key = key;
+    t.qp().post(Op::Read, t.bounce_piece(64), 100, remote)?;
+    match handler.next(HEARD)? {
+        Some(_) => Ok(()),
+        None => bail!("the handler heard of no fault"),
+    }
+}
+
+fn soon<T>(what: &str, work: impl FnOnce() -> T) -> Result<T> {
+    let start = Instant::now();
+    let result = work();
+    let took = start.elapsed();
+    if took > SOON {
+        bail!("{what} took {:.1} s", took.as_secs_f64());
+    }
+    Ok(result)
+}
+
+fn others(c: &Ctx<'_>) -> Result<String> {
+    let (t, handler) = watched(c)?;
+    let other = Target::sharing(c.env, t.map.clone(), t.mr.clone())?;
+    block(&t, t.mr.rkey(), &handler)?;
+    soon("reading other pages of the region", || {
+        other.read(1, THERE - 1, c.seed(1))
+    })??;
+    let page = [0x77; PAGE];
+    handler.answer(t.map.addr() + THERE + 3 * PAGE, &page)?;
+    t.qp().wait()?;
+    Ok(
+        "another queue pair reads other pages meanwhile; answered late, the first one ends well"
+            .into(),
+    )
+}
+
+fn queue_pair_goes(c: &Ctx<'_>) -> Result<String> {
+    let (mut t, handler) = watched(c)?;
+    block(&t, t.mr.rkey(), &handler)?;
+    soon("destroying the queue pair", || t.new_qp())??;
+    t.read(1, THERE - 1, c.seed(1))?;
+    Ok("destroyed without waiting; a new one works".into())
+}
+
+fn region_goes(c: &Ctx<'_>) -> Result<String> {
+    let (mut t, handler) = watched(c)?;
+    let mr = Mr::new(
+        &c.env.pd,
+        t.map.addr(),
+        t.map.len(),
+        ALL_ACCESS | c.kind.flags(),
+    )?;
+    block(&t, mr.rkey(), &handler)?;
+    soon("deregistering the region", || drop(mr))?;
+    match soon("the completion", || t.qp().wait())? {
+        Err(e @ OpError::Status(_)) => {
+            t.new_qp()?;
+            t.read(1, THERE - 1, c.seed(1))?;
+            Ok(format!("deregistered without waiting; {e}"))
+        }
+        Err(e) => bail!("{e}"),
+        Ok(()) => bail!("the READ of a page that never came ended well"),
+    }
+}
+
+/// Ends a process whose READ waits. Its descriptor is made before or after the device is opened, which
+/// decides what the kernel closes first; or somebody else holds it too.
+fn killed(c: &Ctx<'_>, order: &str) -> Result<String> {
+    let mut child = Command::new(std::env::current_exe()?)
+        .args(&c.env.child_args)
+        .args(["uffd-child", "--mr", "ondemand"])
+        .args((order == "first").then_some("--first"))
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("starting the process to kill")?;
+    let mut line = String::new();
+    let out = child.stdout.take().context("the child's output")?;
+    BufReader::new(out).read_line(&mut line)?;
+    let fd = line
+        .strip_prefix("blocked ")
+        .and_then(|fd| fd.trim().parse().ok());
+    let Some(fd) = fd else {
+        child.kill()?;
+        bail!("it said {line:?}");
+    };
+    let held = (order == "taken")
+        .then(|| Uffd::take(child.id(), fd))
+        .transpose()
+        .context("pidfd_getfd")?;
+    child.kill()?;
+    let took = gone(&mut child)?;
+    drop(held);
+    Ok(format!("gone after {:.1} s", took.as_secs_f64()))
+}
+
+fn gone(child: &mut Child) -> Result<Duration> {
+    let start = Instant::now();
+    while child.try_wait()?.is_none() {
+        if start.elapsed() > SOON {
+            bail!("it is still there {} s after SIGKILL", SOON.as_secs());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(start.elapsed())
+}
+
+/// The process to kill: it says "blocked" and its descriptor when its READ waits.
+pub fn child(env: &Env, kind: Kind, early: Option<Uffd>) -> Result<()> {
+    let t = Target::new(env, kind, Map::anon(SIZE)?)?;
+    let handler = match early {
+        Some(handler) => handler,
+        None => Uffd::new()?,
+    };
+    handler.watch(&t.map, THERE, SIZE - THERE)?;
+    block(&t, t.mr.rkey(), &handler)?;
+    println!("blocked {}", handler.fd());
+    loop {
+        std::thread::park();
+    }
+}

@@ -1,0 +1,10 @@
+//! What guest programs that talk verbs share: the device, regions, queue pairs, mapped memory, and the guest around them.
+//! `emm-check` and `emm-bench` are built on it.
+
+pub mod cq;
+pub mod ffi;
+pub mod mem;
+pub mod qp;
+pub mod swap;
+pub mod system;
+pub mod verbs;

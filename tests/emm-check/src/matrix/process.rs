@@ -1,0 +1,443 @@
+//! What happens to the process that owns a region, or to the device, while operations are in flight.
+//!
+//! The process is a child. The parent has no device open here: it may go.
+
+use std::fs;
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+
+use super::scene::{Memory, Scene};
+use super::verb::Verb;
+use crate::mem::PAGE;
+use crate::system::{Cgroup, Kind, run};
+use crate::target::Env;
+
+/// Longest wait for what must come soon.
+const SOON: Duration = Duration::from_secs(20);
+/// Longest time of the child's traffic.
+const LIFE: Duration = Duration::from_secs(120);
+
+/// What happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Fate {
+    /// The OOM killer
+    Oom,
+    /// exec
+    Exec,
+    /// exit
+    Exit,
+    /// SIGKILL
+    Kill,
+    /// exit, while a forked child lives on
+    ParentFirst,
+    /// `rdma link delete`
+    DeviceRemoval,
+    /// The net device goes down and up again
+    LinkDown,
+    /// rmmod of the driver and of ib_emm
+    Rmmod,
+}
+
+impl Fate {
+    fn word(self) -> String {
+        use clap::ValueEnum as _;
+        let value = self.to_possible_value();
+        value.map_or_else(String::new, |v| v.get_name().to_owned())
+    }
+}
+
+/// The child, and how one talks with it: lines.
+struct Actor {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Actor {
+    fn start(args: &[String], kind: Kind, verb: Verb, fate: Fate) -> Result<Self> {
+        use clap::ValueEnum as _;
+        let mr = if kind == Kind::Pinned {
+            "pinned"
+        } else {
+            "ondemand"
+        };
+        let verb = verb.to_possible_value().context("a verb has a name")?;
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(args)
+            .args(["matrix-child", "--mr", mr, "--verb", verb.get_name()])
+            .args(["--fate", &fate.word()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("starting the process")?;
+        let input = child.stdin.take().context("its input")?;
+        let output = BufReader::new(child.stdout.take().context("its output")?);
+        Ok(Self {
+            child,
+            input,
+            output,
+        })
+    }
+
+    fn say(&mut self, line: &str) -> Result<()> {
+        writeln!(self.input, "{line}").context("talking to the process")
+    }
+
+    /// The next line must be `wanted`.
+    fn hear(&mut self, wanted: &str) -> Result<()> {
+        let mut line = String::new();
+        self.output.read_line(&mut line)?;
+        match line.trim_end() {
+            said if said == wanted => Ok(()),
+            said => bail!("the process said {said:?} instead of {wanted:?}"),
+        }
+    }
+
+    /// Its end.
+    fn end(&mut self) -> Result<ExitStatus> {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            if start.elapsed() > SOON {
+                bail!("the process is still there after {} s", SOON.as_secs());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// SIGKILL, and its end.
+    fn kill(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.end().map(drop)
+    }
+}
+
+impl Drop for Actor {
+    fn drop(&mut self) {
+        // Ended already, in most cases.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// Plays one cell. `args` are options for the child.
+pub fn cell(args: &[String], device: &str, kind: Kind, verb: Verb, fate: Fate) -> Result<String> {
+    let group = match fate {
+        Fate::Oom => Some(small_group()?),
+        _ => None,
+    };
+    let mut actor = Actor::start(args, kind, verb, fate)?;
+    actor.hear("ready")?;
+    if let Some(group) = &group {
+        group.add(actor.child.id())?;
+    }
+    actor.say("go")?;
+    actor.hear("traffic")?;
+    let said = match fate {
+        Fate::Kill => actor.kill().map(|()| "killed".to_owned()),
+        Fate::Exit | Fate::Exec => {
+            actor.say("now")?;
+            let status = actor.end()?;
+            if !status.success() {
+                bail!("it ended with {status}");
+            }
+            Ok(format!("{} in flight", fate.word()))
+        }
+        Fate::ParentFirst => parent_first(&mut actor),
+        Fate::Oom => oom(&mut actor, group.as_ref().context("it has a group")?),
+        Fate::DeviceRemoval => removal(&mut actor, device),
+        Fate::LinkDown => link_down(&mut actor, device),
+        Fate::Rmmod => rmmod(&mut actor, device),
+    }?;
+    drop(actor);
+    nothing_left()?;
+    Ok(format!("{said}; nothing stays behind"))
+}
+
+fn small_group() -> Result<Cgroup> {
+    let group = Cgroup::new("emm-matrix-oom")?;
+    group.write("memory.max", "12582912")?;
+    group.write("memory.swap.max", "0")?;
+    Ok(group)
+}
+
+/// Its end, by the OOM killer.
+fn oom(actor: &mut Actor, group: &Cgroup) -> Result<String> {
+    let status = actor.end()?;
+    let events = group.read("memory.events")?;
+    let kills = events.lines().find_map(|l| l.strip_prefix("oom_kill "));
+    if status.success() || kills.is_none_or(|n| n == "0") {
+        bail!("it ended with {status}, and the group says {events:?}");
+    }
+    let start = Instant::now();
+    loop {
+        let left: u64 = group.read("memory.current")?.trim().parse()?;
+        if left < 1 << 20 {
+            return Ok(format!("killed, {} KiB left charged", left >> 10));
+        }
+        if start.elapsed() > SOON {
+            bail!("{left} bytes of it are still charged");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn parent_first(actor: &mut Actor) -> Result<String> {
+    actor.say("now")?;
+    actor.hear("same")?;
+    let status = actor.end()?;
+    if !status.success() {
+        bail!("it ended with {status}");
+    }
+    Ok("the forked child kept the bytes of its fork".into())
+}
+
+/// The driver may wait for the processes that have the device open, or take it from them.
+fn removal(actor: &mut Actor, device: &str) -> Result<String> {
+    let parent = format!("/sys/class/infiniband/{device}/parent");
+    let netdev = fs::read_to_string(&parent).with_context(|| format!("reading {parent}"))?;
+    let start = Instant::now();
+    let mut delete = Command::new("rdma")
+        .args(["link", "delete", device])
+        .spawn()
+        .context("starting rdma")?;
+    while start.elapsed() < Duration::from_secs(3) && delete.try_wait()?.is_none() {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let at_once = delete.try_wait()?.is_some();
+    actor.kill()?;
+    let start = Instant::now();
+    while delete.try_wait()?.is_none() {
+        if start.elapsed() > SOON {
+            bail!(
+                "`rdma link delete` is not done {} s after the last process",
+                SOON.as_secs()
+            );
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let status = delete.wait()?;
+    run(
+        "rdma",
+        &[
+            "link",
+            "add",
+            device,
+            "type",
+            "rxe",
+            "netdev",
+            netdev.trim(),
+        ],
+    )?;
+    if !status.success() {
+        bail!("`rdma link delete` ended with {status}");
+    }
+    Ok(if at_once {
+        "removed under the process, made anew".into()
+    } else {
+        "removed after the process, made anew".into()
+    })
+}
+
+/// Operations may fail while there is no way to the peer. Afterwards they work again.
+fn link_down(actor: &mut Actor, device: &str) -> Result<String> {
+    let parent = format!("/sys/class/infiniband/{device}/parent");
+    let netdev = fs::read_to_string(&parent).with_context(|| format!("reading {parent}"))?;
+    let netdev = netdev.trim();
+    actor.say("tolerate")?;
+    actor.hear("tolerant")?;
+    run("ip", &["link", "set", netdev, "down"])?;
+    // What is in flight loses its way; the child counts its own time.
+    std::thread::sleep(Duration::from_millis(150));
+    run("ip", &["link", "set", netdev, "up"])?;
+    actor.say("again")?;
+    actor.hear("works")?;
+    actor.kill()?;
+    Ok("down and up again: operations work".into())
+}
+
+/// ib_emm stays as long as the driver uses it. The driver goes, and takes the device from the process, as when it is removed.
+fn rmmod(actor: &mut Actor, device: &str) -> Result<String> {
+    const DRIVER: &str = "/emm/modules/rdma_rxe.ko";
+    match run("rmmod", &["ib_emm"]) {
+        Err(e) if format!("{e:#}").contains("in use") => {}
+        Err(e) => bail!("rmmod ib_emm: {e:#}"),
+        Ok(_) => bail!("ib_emm was removed while in use"),
+    }
+    actor.say("again")?;
+    actor.hear("works")?;
+    let parent = format!("/sys/class/infiniband/{device}/parent");
+    let netdev = fs::read_to_string(&parent).with_context(|| format!("reading {parent}"))?;
+    let backend = crate::system::backend().context("the driver has no mr_backend")?;
+    let removed = run("rmmod", &["rdma_rxe"]);
+    actor.kill()?;
+    let said = match removed {
+        Ok(_) => "the driver went with its device",
+        Err(e) if format!("{e:#}").contains("in use") => {
+            // Until the last process was gone.
+            run("rmmod", &["rdma_rxe"])?;
+            "the driver refused as well"
+        }
+        Err(e) => bail!("rmmod rdma_rxe: {e:#}"),
+    };
+    run("insmod", &[DRIVER, &format!("mr_backend={backend}")])?;
+    run(
+        "rdma",
+        &[
+            "link",
+            "add",
+            device,
+            "type",
+            "rxe",
+            "netdev",
+            netdev.trim(),
+        ],
+    )?;
+    Ok(format!("ib_emm refused, {said}, and loads again"))
+}
+
+/// Waits until no process owns a region.
+fn nothing_left() -> Result<()> {
+    let start = Instant::now();
+    loop {
+        let left = run("rdma", &["resource", "show", "mr"])?;
+        if left.trim().is_empty() {
+            return Ok(());
+        }
+        if start.elapsed() > SOON {
+            bail!("`rdma resource show mr` still says: {}", left.trim());
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn heard() -> Result<String> {
+    let mut line = String::new();
+    io::stdin().read_line(&mut line)?;
+    Ok(line.trim_end().to_owned())
+}
+
+fn tell(word: &str) -> Result<()> {
+    println!("{word}");
+    io::stdout().flush()?;
+    Ok(())
+}
+
+/// The process that it happens to: operations on its stage until its end.
+pub fn child(env: &Env, kind: Kind, verb: Verb, fate: Fate) -> Result<()> {
+    let memory = match fate {
+        Fate::Oom => Memory::Big,
+        _ => Memory::Small,
+    };
+    let deadline = Instant::now() + LIFE;
+    let (mut scene, mut wing) = Scene::set(env, kind, verb, memory, deadline)?;
+    tell("ready")?;
+    heard()?;
+    scene.traffic(5)?;
+    if fate == Fate::ParentFirst {
+        tell("traffic")?;
+        heard()?;
+        return fork_and_exit(&mut scene);
+    }
+    let tolerant = AtomicBool::new(false);
+    let turns = std::sync::atomic::AtomicU64::new(0);
+    std::thread::scope(|scope| -> Result<()> {
+        scope.spawn(|| {
+            loop {
+                match wing.random(verb, 0..wing.len()) {
+                    Ok(()) => _ = turns.fetch_add(1, Relaxed),
+                    Err(_) if tolerant.load(Relaxed) => wing.start_again(),
+                    // The device is gone: that is what happens here.
+                    Err(_) if matches!(fate, Fate::DeviceRemoval | Fate::Rmmod) => {
+                        std::process::exit(0);
+                    }
+                    Err(e) => {
+                        eprintln!("emm-check: {e:#}");
+                        std::process::exit(3);
+                    }
+                }
+            }
+        });
+        tell("traffic")?;
+        match fate {
+            Fate::Oom => loop {
+                // More than there may be, by the CPU and by operations.
+                scene.fill(1);
+                scene.traffic(8)?;
+                hoard(24 << 20);
+            },
+            Fate::Exec => {
+                heard()?;
+                use std::os::unix::process::CommandExt as _;
+                Err(anyhow!(Command::new("true").exec()))
+            }
+            Fate::Exit => {
+                heard()?;
+                std::process::exit(0)
+            }
+            _ => loop {
+                match heard()?.as_str() {
+                    "tolerate" => {
+                        tolerant.store(true, Relaxed);
+                        tell("tolerant")?;
+                    }
+                    "again" => {
+                        let before = turns.load(Relaxed);
+                        while turns.load(Relaxed) < before + 3 {
+                            std::thread::sleep(Duration::from_millis(5));
+                        }
+                        tell("works")?;
+                    }
+                    _ => std::thread::park(),
+                }
+            },
+        }
+    })
+}
+
+/// Touches memory that is not given back.
+fn hoard(bytes: usize) {
+    if let Ok(map) = crate::mem::Map::anon(bytes) {
+        for off in (0..bytes).step_by(PAGE) {
+            map.set(off, 1, 1);
+        }
+        std::mem::forget(map);
+    }
+}
+
+/// Forks, goes on with operations, and exits; the forked process looks at its bytes when it is alone.
+fn fork_and_exit(scene: &mut Scene<'_>) -> Result<()> {
+    let mut pipe = [0; 2];
+    // SAFETY: room for two descriptors.
+    if unsafe { libc::pipe(pipe.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error()).context("pipe");
+    }
+    // SAFETY: the forked process reads memory, writes a constant, and ends by _exit.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()).context("fork"),
+        0 => {
+            let mut byte = 0u8;
+            // SAFETY: the writing end is the parent's alone from here on.
+            unsafe { libc::close(pipe[1]) };
+            // Ends with the parent.
+            // SAFETY: room for one byte.
+            unsafe { libc::read(pipe[0], (&raw mut byte).cast(), 1) };
+            let same = scene.stage.verify("as at fork").is_ok();
+            let said: &[u8] = if same { b"same\n" } else { b"changed\n" };
+            // SAFETY: a constant of this length.
+            unsafe { libc::write(1, said.as_ptr().cast(), said.len()) };
+            // SAFETY: ends the process without handlers of the parent.
+            unsafe { libc::_exit(0) }
+        }
+        _ => {
+            scene.traffic(10)?;
+            std::process::exit(0)
+        }
+    }
+}

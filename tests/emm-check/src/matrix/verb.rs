@@ -1,0 +1,124 @@
+//! The operations of the matrix, and what each does to the region under test.
+
+/// An operation. The region under test is at either end of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Verb {
+    /// SEND, and the receive at the other end
+    Send,
+    /// RDMA WRITE
+    Write,
+    /// RDMA READ
+    Read,
+    /// Compare and swap of 8 bytes
+    CmpSwp,
+    /// Fetch and add of 8 bytes
+    FetchAdd,
+    /// Atomic write of 8 bytes
+    AtomicWrite,
+    /// FLUSH, to global visibility
+    Flush,
+    /// `ibv_advise_mr`: prefetch, and prefetch to write
+    Prefetch,
+}
+
+/// All of them, in the order of the table.
+pub const ALL: [Verb; 8] = [
+    Verb::Send,
+    Verb::Write,
+    Verb::Read,
+    Verb::CmpSwp,
+    Verb::FetchAdd,
+    Verb::AtomicWrite,
+    Verb::Flush,
+    Verb::Prefetch,
+];
+
+/// What the region is to an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leg {
+    /// What the requester's element names: the data of a WRITE or SEND, the place of what a READ or an atomic returns; of a
+    /// prefetch, the one to read.
+    Near,
+    /// What the peer's key names, or the receive's element; of a prefetch, the one to write.
+    Far,
+}
+
+impl Verb {
+    /// Its name, as in the specification.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Send => "SEND/RECV",
+            Self::Write => "WRITE",
+            Self::Read => "READ",
+            Self::CmpSwp => "CMP_SWP",
+            Self::FetchAdd => "FETCH_ADD",
+            Self::AtomicWrite => "ATOMIC_WRITE",
+            Self::Flush => "FLUSH",
+            Self::Prefetch => "prefetch",
+        }
+    }
+
+    /// What the region can be to it.
+    pub fn legs(self) -> &'static [Leg] {
+        match self {
+            // The value of an atomic write is in the request, and a flush has no data.
+            Self::AtomicWrite | Self::Flush => &[Leg::Far],
+            _ => &[Leg::Near, Leg::Far],
+        }
+    }
+
+    /// Whether it needs memory that can be written.
+    pub fn writes(self, leg: Leg) -> bool {
+        match self {
+            Self::Send | Self::Write | Self::Prefetch => leg == Leg::Far,
+            Self::Read => leg == Leg::Near,
+            Self::CmpSwp | Self::FetchAdd | Self::AtomicWrite => true,
+            Self::Flush => false,
+        }
+    }
+
+    /// Whether it reads or writes the region's bytes. rxe's FLUSH to global visibility is a memory barrier.
+    pub fn touches_memory(self) -> bool {
+        self != Self::Flush
+    }
+
+    /// The bytes that one operation takes, if it can't take any number.
+    pub fn fixed_length(self) -> Option<usize> {
+        match self {
+            Self::CmpSwp | Self::FetchAdd | Self::AtomicWrite => Some(8),
+            _ => None,
+        }
+    }
+
+    /// What the offset must be a multiple of.
+    pub fn alignment(self, leg: Leg) -> usize {
+        if self.fixed_length().is_some() && leg == Leg::Far {
+            8
+        } else {
+            1
+        }
+    }
+
+    /// The leg through which it changes the region's bytes, if there is one.
+    pub fn changing_leg(self) -> Option<Leg> {
+        match self {
+            Self::Flush | Self::Prefetch => None,
+            Self::Read => Some(Leg::Near),
+            _ => Some(Leg::Far),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_changing_leg_writes() {
+        for verb in ALL {
+            if let Some(leg) = verb.changing_leg() {
+                assert!(verb.writes(leg) && verb.legs().contains(&leg), "{verb:?}");
+            }
+        }
+    }
+}

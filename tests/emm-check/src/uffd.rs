@@ -1,0 +1,187 @@
+//! A userfaultfd: missing pages of a range wait for us.
+
+use std::io;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::time::Duration;
+
+use crate::mem::{Map, PAGE};
+
+// include/uapi/linux/userfaultfd.h
+const UFFD_API: u64 = 0xAA;
+const UFFDIO_API: libc::c_ulong = 0xC018_AA3F;
+const UFFDIO_REGISTER: libc::c_ulong = 0xC020_AA00;
+const UFFDIO_COPY: libc::c_ulong = 0xC028_AA03;
+const UFFDIO_WRITEPROTECT: libc::c_ulong = 0xC018_AA06;
+const REGISTER_MODE_MISSING: u64 = 1;
+const REGISTER_MODE_WP: u64 = 2;
+const WRITEPROTECT_MODE_WP: u64 = 1;
+const EVENT_PAGEFAULT: u8 = 0x12;
+
+#[repr(C)]
+struct Api {
+    api: u64,
+    features: u64,
+    ioctls: u64,
+}
+
+#[repr(C)]
+struct Register {
+    start: u64,
+    len: u64,
+    mode: u64,
+    ioctls: u64,
+}
+
+#[repr(C)]
+struct Copy {
+    dst: u64,
+    src: u64,
+    len: u64,
+    mode: u64,
+    copy: i64,
+}
+
+#[repr(C)]
+struct WriteProtect {
+    start: u64,
+    len: u64,
+    mode: u64,
+}
+
+/// `struct uffd_msg` of a page fault.
+#[repr(C)]
+#[derive(Default)]
+struct Message {
+    event: u8,
+    _reserved: [u8; 7],
+    flags: u64,
+    address: u64,
+    _feature: u64,
+}
+
+/// The descriptor.
+pub struct Uffd(OwnedFd);
+
+fn check(result: libc::c_long) -> io::Result<libc::c_long> {
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(result)
+}
+
+impl Uffd {
+    /// A descriptor without ranges. Not blocking, or it could not be polled.
+    pub fn new() -> io::Result<Self> {
+        // SAFETY: takes flags only.
+        let fd = check(unsafe {
+            libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | libc::O_NONBLOCK)
+        })?;
+        // SAFETY: the descriptor is new and ours.
+        let this = Self(unsafe { OwnedFd::from_raw_fd(fd as i32) });
+        let mut api = Api {
+            api: UFFD_API,
+            features: 0,
+            ioctls: 0,
+        };
+        this.ioctl(UFFDIO_API, &mut api)?;
+        Ok(this)
+    }
+
+    /// Another process's descriptor.
+    pub fn take(pid: u32, fd: i32) -> io::Result<Self> {
+        // SAFETY: takes numbers only.
+        let pidfd = check(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+        // SAFETY: the descriptor is new and ours.
+        let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd as i32) };
+        // SAFETY: takes numbers only.
+        let fd = check(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) })?;
+        // SAFETY: the descriptor is new and ours.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd as i32) }))
+    }
+
+    /// Its number.
+    pub fn fd(&self) -> i32 {
+        self.0.as_raw_fd()
+    }
+
+    fn ioctl<T>(&self, request: libc::c_ulong, arg: &mut T) -> io::Result<()> {
+        // SAFETY: `arg` is the structure of this request.
+        check(i64::from(unsafe {
+            libc::ioctl(self.fd(), request as _, arg)
+        }))?;
+        Ok(())
+    }
+
+    /// From now on the missing pages among `len` bytes at `off` of `map` wait for an answer.
+    pub fn watch(&self, map: &Map, off: usize, len: usize) -> io::Result<()> {
+        self.register(map.addr() + off, len, REGISTER_MODE_MISSING)
+    }
+
+    fn register(&self, start: usize, len: usize, mode: u64) -> io::Result<()> {
+        let mut register = Register {
+            start: start as u64,
+            len: len as u64,
+            mode,
+            ioctls: 0,
+        };
+        self.ioctl(UFFDIO_REGISTER, &mut register)
+    }
+
+    /// From now on writes to `len` bytes at `off` of `map`, which are all there, wait until they are lifted.
+    pub fn protect(&self, map: &Map, off: usize, len: usize) -> io::Result<()> {
+        let start = map.addr() + off;
+        self.register(start, len, REGISTER_MODE_WP)?;
+        self.write_protect(start, len, WRITEPROTECT_MODE_WP)
+    }
+
+    /// Lets writes to the page at `address` go on.
+    pub fn lift(&self, address: usize) -> io::Result<()> {
+        self.write_protect(address, PAGE, 0)
+    }
+
+    fn write_protect(&self, start: usize, len: usize, mode: u64) -> io::Result<()> {
+        let mut range = WriteProtect {
+            start: start as u64,
+            len: len as u64,
+            mode,
+        };
+        self.ioctl(UFFDIO_WRITEPROTECT, &mut range)
+    }
+
+    /// The address of the next page that somebody waits for, if one comes in time.
+    pub fn next(&self, timeout: Duration) -> io::Result<Option<usize>> {
+        let mut ready = libc::pollfd {
+            fd: self.fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        // SAFETY: one valid descriptor.
+        let n = unsafe { libc::poll(&mut ready, 1, timeout.as_millis() as i32) };
+        if check(n.into())? == 0 {
+            return Ok(None);
+        }
+        let mut message = Message::default();
+        // SAFETY: the buffer is a message, of this size.
+        check(
+            unsafe { libc::read(self.fd(), (&raw mut message).cast(), size_of::<Message>()) }
+                as i64,
+        )?;
+        Ok((message.event == EVENT_PAGEFAULT).then_some(message.address as usize & !(PAGE - 1)))
+    }
+
+    /// Answers: the page at `address` gets these bytes.
+    pub fn answer(&self, address: usize, bytes: &[u8; PAGE]) -> io::Result<()> {
+        let mut copy = Copy {
+            dst: address as u64,
+            src: bytes.as_ptr() as u64,
+            len: PAGE as u64,
+            mode: 0,
+            copy: 0,
+        };
+        match self.ioctl(UFFDIO_COPY, &mut copy) {
+            // Answered already.
+            Err(e) if e.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+            other => other,
+        }
+    }
+}
