@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 const EXIT_STATUS: &str = "\
 Exit status:
   0    everything asked for was done (for `run`: the command's own status)
-  1    the demo or a test did not hold
+  1    the demo or a test did not hold, or a target was not reached
   2    the command line is wrong
   3    the host lacks something; `soft-roce-setup doctor` says what and how to mend it
   120  the guest's kernel reported a panic, oops, hung task, lockdep or KASAN problem
@@ -63,6 +63,8 @@ pub enum Command {
     Demo(DemoArgs),
     /// Run the tests, on the host and in the guest
     Test(TestArgs),
+    /// Measure every target beside pinned and in-tree on-demand regions, and say which are reached
+    Targets(TargetsArgs),
 }
 
 /// `doctor`
@@ -176,8 +178,27 @@ pub struct DemoArgs {
 pub struct TestArgs {
     #[command(flatten)]
     pub kernel: KernelArg,
+    /// Also what takes hours: ten million operations, in-tree on-demand paging in the matrix
+    #[arg(long)]
+    pub long: bool,
+    /// Write what the tests showed to this file, in Markdown
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
     /// Only tests whose name contains this
     pub filter: Option<String>,
+}
+
+/// `targets`
+#[derive(Debug, Clone, Args)]
+pub struct TargetsArgs {
+    #[command(flatten)]
+    pub kernel: KernelArg,
+    /// Only this row; can be repeated
+    #[arg(long, value_name = "ROW")]
+    pub only: Vec<String>,
+    /// Write everything measured to this file
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
 }
 
 /// What rxe does with an on-demand memory region (`mr_backend` of the patched module).

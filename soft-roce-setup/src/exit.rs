@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 /// The demo or a test did not hold.
 pub const NOT_HELD: u8 = 1;
+/// A wrong option.
+pub const USAGE: u8 = 2;
 /// The host lacks something.
 pub const HOST: u8 = 3;
 /// The guest's kernel reported a problem.

@@ -15,6 +15,7 @@ mod proc;
 mod signal;
 mod status;
 mod suite;
+mod targets;
 mod ui;
 
 use std::process::ExitCode;
@@ -47,6 +48,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
             let options = build::BuildOptions {
                 kernel: args.kernel.kernel.clone(),
                 refresh: args.refresh,
+                ..Default::default()
             };
             build::ensure(&context, &options)?;
             Ok(ExitCode::SUCCESS)
@@ -55,5 +57,6 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         Command::Shell(args) => guest::shell(&context, args),
         Command::Demo(args) => demo::run(&context, args),
         Command::Test(args) => suite::run(&context, args),
+        Command::Targets(args) => targets::run(&context, args),
     }
 }

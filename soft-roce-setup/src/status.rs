@@ -88,9 +88,9 @@ fn collect(context: &Context) -> Result<Status> {
             &chosen.place(),
             &key,
         ));
-        let place = modules::place(&chosen.release);
+        let place = modules::place(&chosen.release, None);
         let name = format!("modules for {}", chosen.release);
-        entries.push(entry(cache, &name, &place, &modules::key(&key)?));
+        entries.push(entry(cache, &name, &place, &modules::key(&key, None)?));
         seen.push(chosen.release);
     }
     entries.push(entry(

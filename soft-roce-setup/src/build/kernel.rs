@@ -207,7 +207,7 @@ pub fn ensure(context: &Context, chosen: Chosen) -> Result<Prepared> {
 }
 
 /// Downloads the packages of a kernel. Each is checked by apt, and kept.
-fn fetch(context: &Context, chosen: &Chosen) -> Result<Vec<PathBuf>> {
+pub(super) fn fetch(context: &Context, chosen: &Chosen) -> Result<Vec<PathBuf>> {
     let folder = format!("kernel-{}", chosen.package_version.replace(['~', '+'], "_"));
     let place = format!("downloads/{folder}");
     let key = Key::new("fetch", 1)

@@ -1,11 +1,14 @@
 //! From sources and packages to what a guest starts from: the root, a stock kernel, our modules, and the
 //! guest's programs. Each is a step of the cache.
 
+mod debian;
+pub mod forky;
 pub mod kernel;
 mod key;
 pub mod mirror;
 pub mod modules;
 pub mod root;
+pub mod selftests;
 mod sources;
 pub mod userland;
 pub mod versions;
@@ -31,24 +34,27 @@ pub struct BuildOptions {
     pub kernel: Option<String>,
     /// Whether to ask the archive again for the newest version of the series.
     pub refresh: bool,
+    /// A fault to be planted into `ib_emm`, for tests of the tests: a file of `tests/planted`.
+    pub plant: Option<String>,
 }
 
 /// Builds what is missing or outdated, and returns where everything is.
 pub fn ensure(context: &Context, options: &BuildOptions) -> Result<Artifacts> {
     let wanted = options.kernel.as_deref();
+    let plant = options.plant.as_deref();
     kernel::check_choice(wanted)?;
     host::require_architecture()?;
     let mut refresh = options.refresh;
     loop {
         let lock = context.cache.lock_shared(&context.ui)?;
         if !refresh {
-            if let Some(artifacts) = fresh(context, wanted, lock)? {
+            if let Some(artifacts) = fresh(context, wanted, plant, lock)? {
                 return Ok(artifacts);
             }
         }
         let lock = context.cache.lock_exclusive(&context.ui)?;
         context.cache.sweep()?;
-        build(context, wanted, refresh)?;
+        build(context, wanted, plant, refresh)?;
         refresh = false;
         // Between the locks another run may change the cache, so what is there is looked at again.
         drop(lock);
@@ -56,15 +62,20 @@ pub fn ensure(context: &Context, options: &BuildOptions) -> Result<Artifacts> {
 }
 
 /// What is in the cache, if all of it was made from the inputs as they are now.
-fn fresh(context: &Context, wanted: Option<&str>, lock: CacheLock) -> Result<Option<Artifacts>> {
+fn fresh(
+    context: &Context,
+    wanted: Option<&str>,
+    plant: Option<&str>,
+    lock: CacheLock,
+) -> Result<Option<Artifacts>> {
     let cache = &context.cache;
     let Some(chosen) = kernel::remembered(context, wanted) else {
         return Ok(None);
     };
-    let modules = modules::place(&chosen.release);
+    let place = modules::place(&chosen.release, plant);
     let all = cache.is_fresh(root::PLACE, &root::key())
         && cache.is_fresh(&chosen.place(), &chosen.key())
-        && cache.is_fresh(&modules, &modules::key(&chosen.key())?)
+        && cache.is_fresh(&place, &modules::key(&chosen.key(), plant)?)
         && cache.is_fresh(userland::PLACE, &userland::key()?);
     if !all {
         return Ok(None);
@@ -78,17 +89,25 @@ fn fresh(context: &Context, wanted: Option<&str>, lock: CacheLock) -> Result<Opt
             version: kernel.chosen.release.clone(),
             vmlinuz: kernel.modules.join("vmlinuz"),
             modules: kernel.modules,
-            emm: cache.path(modules),
+            emm: cache.path(place),
         },
         lock,
     }))
 }
 
-fn build(context: &Context, wanted: Option<&str>, refresh: bool) -> Result<()> {
+fn build(
+    context: &Context,
+    wanted: Option<&str>,
+    plant: Option<&str>,
+    refresh: bool,
+) -> Result<()> {
     root::ensure(context)?;
     let chosen = kernel::resolve(context, wanted, refresh)?;
     let kernel = kernel::ensure(context, chosen)?;
     modules::ensure(context, &kernel)?;
+    if let Some(plant) = plant {
+        modules::ensure_planted(context, &kernel, plant)?;
+    }
     userland::ensure(context)?;
     Ok(())
 }

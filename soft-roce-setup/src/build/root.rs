@@ -1,16 +1,15 @@
 //! The root: a Debian trixie tree with what builds the modules, with QEMU, and with the guest's programs.
 
-use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
+use super::debian::{self, Recipe};
 use super::key::Key;
 use super::mirror::Mirror;
-use crate::cache::remove_tree;
 use crate::context::Context;
-use crate::enter::{self, Enter};
+use crate::enter::Enter;
 use crate::host;
 use crate::proc::Cmd;
 use crate::ui::Step;
@@ -45,6 +44,9 @@ const PACKAGES: &[&str] = &[
     "rust-src",
     "bindgen",
     "clang-19",
+    // The debug kernel, which clang builds: KASAN with Rust needs it.
+    "lld-19",
+    "llvm-19",
     // The guest.
     "qemu-system-x86",
     "busybox-static",
@@ -61,6 +63,15 @@ const PACKAGES: &[&str] = &[
     "rdma-core",
     "perftest",
     "pkg-config",
+    // What users run on RDMA, unchanged, and the suites of rdma-core.
+    "infiniband-diags",
+    "libfabric-bin",
+    "libopenmpi-dev",
+    "numactl",
+    "openmpi-bin",
+    "python3-pyverbs",
+    "qperf",
+    "ucx-utils",
 ];
 
 /// Files that nothing here reads. Without them the root is half the size and done sooner.
@@ -78,10 +89,16 @@ const LEFT_OUT: &[&str] = &[
     "/usr/src/rustc-?.??.?/compiler/*",
 ];
 
+/// What stays of those: rdma-core's own tests are among the documentation.
+const KEPT: &[&str] = &[
+    "/usr/share/doc/rdma-core/*",
+    "/usr/share/doc/python3-pyverbs/*",
+];
+
 /// The key of the root. The mirror is no part of it: all mirrors have the same packages.
 pub fn key() -> String {
     let mut key = Key::new("root", RECIPE);
-    for list in [&SUITES[..], PACKAGES, LEFT_OUT] {
+    for list in [&SUITES[..], PACKAGES, LEFT_OUT, KEPT] {
         key = key.text(&list.join(" "));
     }
     key.finish()
@@ -108,87 +125,20 @@ pub fn ensure(context: &Context) -> Result<PathBuf> {
 }
 
 fn make(context: &Context, dir: &Path, step: &Step) -> Result<()> {
-    let mirror = Mirror::resolve(context.mirror.as_deref())?;
     let log = context.cache.fresh_log("root");
-    let tree = dir.join("tree");
-    let mut options: Vec<OsString> = vec![
-        "--variant=apt".into(),
-        "--architectures=amd64".into(),
-        "--aptopt=APT::Install-Recommends \"false\"".into(),
-        "--aptopt=Acquire::Languages \"none\"".into(),
-        "--aptopt=Acquire::Retries \"3\"".into(),
-        "--dpkgopt=force-unsafe-io".into(),
-        format!("--include={}", PACKAGES.join(",")).into(),
-    ];
-    options.extend(
-        LEFT_OUT
-            .iter()
-            .map(|path| format!("--dpkgopt=path-exclude={path}").into()),
-    );
-    if mirror.directory().is_some() {
-        options.push("--hook-dir=/usr/share/mmdebstrap/hooks/file-mirror-automount".into());
-    }
-    let sources = sources(&mirror, host::KEYRING);
-    let hint = format!(
-        "check that {} can be reached and has trixie and trixie-backports, or choose another archive with --mirror URL",
-        mirror.url
-    );
-    if enter::is_root() {
-        // In a mount namespace of its own: whatever happens, no mount stays behind.
-        Cmd::new("unshare")
-            .args([
-                "--mount",
-                "--",
-                "mmdebstrap",
-                "--mode=root",
-                "--format=directory",
-            ])
-            .args(&options)
-            .arg(SUITES[0])
-            .arg(&tree)
-            .stdin(sources)
-            .arg("-")
-            .hint(hint)
-            .run(&log, step)?;
-    } else {
-        // mmdebstrap maps its root to the first sub-id; the tree shall belong to the user.
-        let archive = dir.join("root.tar");
-        Cmd::new("mmdebstrap")
-            .args(["--mode=unshare", "--format=tar"])
-            .args(&options)
-            .arg(SUITES[0])
-            .arg(&archive)
-            .stdin(sources)
-            .arg("-")
-            .hint(hint)
-            .run(&log, step)?;
-        fs::create_dir(&tree).with_context(|| format!("cannot create {}", tree.display()))?;
-        enter::as_owner("tar")
-            .args([
-                "--extract",
-                "--numeric-owner",
-                "--exclude=./dev/*",
-                "--directory",
-            ])
-            .arg(&tree)
-            .arg("--file")
-            .arg(&archive)
-            .run(&log, step)?;
-        remove_tree(&archive)?;
-    }
+    let recipe = Recipe {
+        suites: &SUITES,
+        packages: PACKAGES,
+        left_out: LEFT_OUT,
+        kept: KEPT,
+        stale: false,
+    };
+    let tree = recipe.make(context, dir, &log, step)?;
     // Files to be covered when something in the root needs them; and no name of this host.
     Enter::new(&tree)
         .cmd("sh")
         .args(["-ec", "rm -f /etc/resolv.conf /etc/hosts; echo '127.0.0.1 localhost' >/etc/hosts; : >/etc/resolv.conf; echo guest >/etc/hostname; mkdir -p /emm"])
         .run(&log, step)
-}
-
-/// The sources for apt, with the archive's key given explicitly.
-fn sources(mirror: &Mirror, keyring: &str) -> String {
-    SUITES
-        .iter()
-        .map(|suite| format!("deb [signed-by={keyring}] {} {suite} main\n", mirror.url))
-        .collect()
 }
 
 /// apt-get inside the root. It keeps its lists and packages in the cache and leaves the root as it is.
@@ -221,8 +171,11 @@ impl Apt {
             None => mirror,
         };
         let list = state.join("sources.list");
-        fs::write(&list, sources(&inside, host::KEYRING_INSIDE))
-            .with_context(|| format!("cannot write {}", list.display()))?;
+        fs::write(
+            &list,
+            debian::sources(&inside, &SUITES, host::KEYRING_INSIDE, false),
+        )
+        .with_context(|| format!("cannot write {}", list.display()))?;
         for (key, value) in host::proxies() {
             enter = enter.env(key, value);
         }

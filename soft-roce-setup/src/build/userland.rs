@@ -1,4 +1,4 @@
-//! The programs of the guest: the shim and its launcher, and `emm-check`.
+//! The programs of the guest: the shim and its launcher, the examples of the Rust API, `emm-check` and `emm-bench`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,11 +18,44 @@ const RECIPE: u32 = 1;
 pub const PLACE: &str = "userland";
 /// The place of the crates' sources in the cache.
 const VENDOR: &str = "vendor";
-/// What is built, and the files that count.
-const CRATES: [&str; 2] = ["verbs-shim", "emm-check"];
-const FILES: [&str; 3] = ["libverbs_shim.so", "verbs-shim", "emm-check"];
+/// One call of cargo.
+struct Part {
+    profile: &'static str,
+    crates: &'static [&'static str],
+    /// What counts of the result.
+    files: &'static [&'static str],
+}
+
+/// The library by itself: cargo would build its dependency `libc` as the programs want it, and it is linked in its own way.
+const PARTS: [Part; 2] = [
+    Part {
+        profile: "shim",
+        crates: &["verbs-shim"],
+        files: &["libverbs_shim.so"],
+    },
+    Part {
+        profile: "release",
+        crates: &["verbs-shim-launcher", "unpinned", "emm-check", "emm-bench"],
+        files: &[
+            "verbs-shim",
+            "emm-check",
+            "emm-bench",
+            "examples/pingpong",
+            "examples/kv_fetch",
+        ],
+    },
+];
+/// The program in C that users of MPI would write, built as they build it.
+const MPI_PROGRAM: &str = "mpi_collectives";
 /// Everything in the repository that the build reads, or that cargo wants to see.
-const INPUTS: [&str; 5] = ["Cargo.toml", "Cargo.lock", "ib-emm", "verbs-shim", "tests"];
+const INPUTS: [&str; 6] = [
+    "Cargo.toml",
+    "Cargo.lock",
+    "ib-emm",
+    "verbs-shim",
+    "tests",
+    "benches",
+];
 
 /// The key of the crates' sources.
 fn vendor_key() -> Result<String> {
@@ -69,7 +102,7 @@ pub fn ensure(context: &Context) -> Result<PathBuf> {
         &context.ui,
         PLACE,
         &key,
-        "programs: verbs-shim, emm-check",
+        "programs: verbs-shim, emm-check, emm-bench",
         |dir, step| make(context, &vendor, dir, step),
     )
 }
@@ -78,8 +111,7 @@ fn make(context: &Context, vendor: &Path, dir: &Path, step: &Step) -> Result<()>
     let repo = sources::repository();
     let log = context.cache.fresh_log("userland");
     let source = dir.join("source");
-    sources::copy_tree(&repo.join("tests"), &source.join("tests"))?;
-    for part in ["ib-emm", "verbs-shim"] {
+    for part in ["ib-emm", "verbs-shim", "tests", "benches"] {
         sources::copy_tree(&repo.join(part), &source.join(part))?;
     }
     for file in ["Cargo.toml", "Cargo.lock"] {
@@ -107,29 +139,43 @@ fn make(context: &Context, vendor: &Path, dir: &Path, step: &Step) -> Result<()>
     // Kept from build to build: cargo finds out itself what has changed.
     let target = context.cache.path("target");
     fs::create_dir_all(&target).with_context(|| format!("cannot create {}", target.display()))?;
-    let mut cmd = Enter::new(&root::tree(context))
+    let enter = Enter::new(&root::tree(context))
         .bind_ro(&source, "/mnt/source")
         .bind_ro(vendor, "/mnt/vendor")
         .bind(&target, "/mnt/target")
         .env("CARGO_HOME", "/tmp/cargo")
-        .dir("/mnt/source")
-        .cmd("cargo")
-        .args([
+        .dir("/mnt/source");
+    for part in &PARTS {
+        let mut cmd = enter.cmd("cargo").args([
             "build",
-            "--release",
+            "--profile",
+            part.profile,
             "--locked",
             "--offline",
             "--target-dir",
             "/mnt/target",
+            "--lib",
+            "--bins",
+            "--examples",
         ]);
-    for name in CRATES {
-        cmd = cmd.args(["-p", name]);
+        for name in part.crates {
+            cmd = cmd.args(["-p", name]);
+        }
+        cmd.run(&log, step)?;
+        for file in part.files {
+            let built = target.join(part.profile).join(file);
+            let name = built.file_name().context("a built file has a name")?;
+            fs::copy(&built, dir.join(name))
+                .with_context(|| format!("the build did not make {}", built.display()))?;
+        }
     }
-    cmd.run(&log, step)?;
-    for file in FILES {
-        let built = target.join("release").join(file);
-        fs::copy(&built, dir.join(file))
-            .with_context(|| format!("the build did not make {}", built.display()))?;
-    }
+    Enter::new(&root::tree(context))
+        .bind_ro(&source, "/mnt/source")
+        .bind(dir, "/mnt/out")
+        .cmd("mpicc")
+        .args(["-O2", "-Wall", "-Wextra", "-Werror", "-o"])
+        .arg(format!("/mnt/out/{MPI_PROGRAM}"))
+        .arg(format!("/mnt/source/tests/programs/{MPI_PROGRAM}.c"))
+        .run(&log, step)?;
     crate::cache::remove_tree(&source)
 }

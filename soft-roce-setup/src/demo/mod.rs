@@ -4,7 +4,9 @@
 
 mod table;
 
+use std::fs::File;
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
@@ -26,6 +28,8 @@ const SILENCE: Duration = Duration::from_secs(300);
 
 /// `demo`
 pub fn run(context: &Context, args: &DemoArgs) -> Result<ExitCode> {
+    // A path that can't be written is worth knowing before, not after.
+    let json = args.json.as_deref().map(create).transpose()?;
     let options = BuildOptions {
         kernel: args.kernel.kernel.clone(),
         ..BuildOptions::default()
@@ -74,14 +78,13 @@ pub fn run(context: &Context, args: &DemoArgs) -> Result<ExitCode> {
     let facts = shown.join().unwrap_or_default();
     print!("{}", table::closing(&facts));
     let held = matches!(end, End::Exited(0)) && table::all_held(&facts);
-    if let Some(path) = &args.json {
+    if let Some(mut file) = json {
         let whole = json!({
             "kernel": artifacts.kernel.version,
             "held": held,
             "facts": facts,
         });
-        std::fs::write(path, format!("{whole:#}\n"))
-            .with_context(|| format!("cannot write {}", path.display()))?;
+        writeln!(file, "{whole:#}").context("cannot write the facts (--json)")?;
     }
     if held {
         println!("All held.");
@@ -95,6 +98,13 @@ pub fn run(context: &Context, args: &DemoArgs) -> Result<ExitCode> {
         End::Report(_) => exit::KERNEL.into(),
         End::Timeout(_) => exit::TIMEOUT.into(),
         _ => exit::NOT_HELD.into(),
+    })
+}
+
+fn create(path: &Path) -> Result<File> {
+    File::create(path).map_err(|error| {
+        let message = format!("--json {}: cannot be written: {error}", path.display());
+        exit::coded(exit::USAGE, message)
     })
 }
 

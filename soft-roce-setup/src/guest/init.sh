@@ -75,7 +75,6 @@ if [ -e emm/modules/ib_emm.ko ]; then
 	backend=$want_backend
 	must insmod emm/modules/ib_emm.ko
 	must insmod emm/modules/rdma_rxe.ko "mr_backend=$backend"
-	[ -e emm/modules/emm_client.ko ] && must insmod emm/modules/emm_client.ko
 fi
 mount --move /proc proc
 mount --move /sys sys

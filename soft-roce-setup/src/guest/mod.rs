@@ -1,6 +1,7 @@
 //! The guest: a stock kernel in QEMU, the root as its file system, rxe0 set up, and commands run in it.
 
 mod accel;
+mod channels;
 mod cpio;
 mod encode;
 mod initramfs;

@@ -1,18 +1,19 @@
 //! A guest that runs: its channels, what it is asked, and how that ends.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
+use super::channels::{Event, Sink, Writer, copy_to, follow_lines, lock};
 use super::encode::base64;
 use super::initramfs::{self, Settings};
 use super::prepare::{self, GuestKernel};
@@ -23,6 +24,7 @@ use crate::artifacts::Artifacts;
 use crate::cli::{Backend, Clock, Share, Size};
 use crate::context::Context;
 use crate::exit::{KERNEL, SETUP, TIMEOUT, coded};
+use crate::host;
 use crate::proc::{Running, tail};
 use crate::signal;
 
@@ -81,38 +83,6 @@ pub enum End {
     OutputClosed,
 }
 
-/// Where a channel's bytes go.
-pub type Writer = Box<dyn Write + Send>;
-
-struct Sink {
-    writer: Writer,
-    bytes: u64,
-    last: Instant,
-    failed: bool,
-}
-
-impl Sink {
-    fn new() -> Arc<Mutex<Self>> {
-        Arc::new(Mutex::new(Self {
-            writer: Box::new(std::io::sink()),
-            bytes: 0,
-            last: Instant::now(),
-            failed: false,
-        }))
-    }
-}
-
-fn lock(sink: &Mutex<Sink>) -> MutexGuard<'_, Sink> {
-    sink.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-enum Event {
-    Ctl(String),
-    Console(String),
-    /// The machine is gone.
-    Closed,
-}
-
 /// A guest that is up. Dropping it ends it.
 pub struct Guest {
     running: Running,
@@ -140,6 +110,7 @@ impl Guest {
     /// One that says what failed in the guest or on the host, with the log's place; [`KERNEL`] if the
     /// kernel reported a problem on the way, [`TIMEOUT`] if the guest did not come up.
     pub fn boot(context: &Context, artifacts: &Artifacts, spec: &Spec) -> Result<Self> {
+        host::guest_memory(spec.mem.0)?;
         let kernel = prepare::kernel(context, artifacts)?;
         let accel = accel::choose(context, artifacts, &kernel, spec.clock)?;
         context.ui.note(accel.describe(spec.clock));
@@ -544,61 +515,6 @@ fn open_log(context: &Context) -> Result<(PathBuf, File)> {
         }
     }
     unreachable!("some number is free")
-}
-
-/// Sends the lines of a channel, and writes them to `log`.
-fn follow_lines(
-    mut from: UnixStream,
-    mut log: Option<File>,
-    send: Sender<Event>,
-    wrap: fn(String) -> Event,
-) {
-    thread::spawn(move || {
-        let mut rest = Vec::new();
-        let mut buffer = vec![0; 16 * 1024];
-        while let Ok(count @ 1..) = from.read(&mut buffer) {
-            for byte in &buffer[..count] {
-                match byte {
-                    b'\n' => {
-                        let line = String::from_utf8_lossy(&rest).into_owned();
-                        rest.clear();
-                        if let Some(log) = &mut log {
-                            // A full disk must not end a guest that works.
-                            let _ = writeln!(log, "{line}");
-                        }
-                        if send.send(wrap(line)).is_err() {
-                            return;
-                        }
-                    }
-                    b'\r' => {}
-                    byte => rest.push(*byte),
-                }
-            }
-        }
-        if !rest.is_empty() {
-            let line = String::from_utf8_lossy(&rest).into_owned();
-            if let Some(log) = &mut log {
-                let _ = writeln!(log, "{line}");
-            }
-            let _ = send.send(wrap(line));
-        }
-        let _ = send.send(Event::Closed);
-    });
-}
-
-/// Copies a channel's bytes to its sink.
-fn copy_to(mut from: UnixStream, sink: Arc<Mutex<Sink>>) {
-    thread::spawn(move || {
-        let mut buffer = vec![0; 64 * 1024];
-        while let Ok(count @ 1..) = from.read(&mut buffer) {
-            let mut sink = lock(&sink);
-            if sink.writer.write_all(&buffer[..count]).is_err() || sink.writer.flush().is_err() {
-                sink.failed = true;
-            }
-            sink.bytes += count as u64;
-            sink.last = Instant::now();
-        }
-    });
 }
 
 #[cfg(test)]

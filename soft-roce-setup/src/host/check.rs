@@ -6,10 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use anyhow::Result;
+
 use crate::build::mirror::Mirror;
 use crate::build::{kernel, root};
 use crate::context::Context;
 use crate::enter;
+use crate::exit::{self, coded};
 
 use super::{KEYRING, sudo};
 
@@ -282,7 +285,7 @@ fn disk(context: &Context) -> Finding {
 fn memory() -> Finding {
     let name = "memory";
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let Some(available) = available_mib(&text) else {
+    let Some(available) = meminfo_mib(&text, "MemAvailable:") else {
         return Finding {
             state: State::Doubtful,
             ..Finding::there(name, "unknown")
@@ -299,10 +302,24 @@ fn memory() -> Finding {
     )
 }
 
-fn available_mib(meminfo: &str) -> Option<u64> {
-    let line = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+/// Fails if a guest of `bytes` can't be had here. QEMU takes memory as the guest touches it, so a little
+/// less than all is worth a try.
+pub fn guest_memory(bytes: u64) -> Result<()> {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    match meminfo_mib(&text, "MemTotal:") {
+        Some(total) if bytes >> 20 > total => Err(coded(
+            exit::HOST,
+            format!(
+                "--mem: the guest would have {} MiB, and this host has {total} MiB in all\n  what to do: choose less with --mem",
+                bytes >> 20
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn meminfo_mib(meminfo: &str, name: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib / 1024)
 }
@@ -410,7 +427,7 @@ mod tests {
     #[test]
     fn meminfo() {
         let text = "MemTotal: 16000000 kB\nMemAvailable:    2097152 kB\n";
-        assert_eq!(available_mib(text), Some(2048));
-        assert_eq!(available_mib("x"), None);
+        assert_eq!(meminfo_mib(text, "MemAvailable:"), Some(2048));
+        assert_eq!(meminfo_mib("x", "MemAvailable:"), None);
     }
 }

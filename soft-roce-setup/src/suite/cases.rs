@@ -12,14 +12,24 @@ pub struct Case {
     pub seconds: u64,
     /// What the output must contain.
     pub wants: &'static [&'static str],
+    /// Whether it is run with `--long` only.
+    pub long: bool,
 }
 
-const fn case(name: &'static str, seconds: u64, script: &'static str) -> Case {
+impl Case {
+    /// The same case, for `--long` only.
+    const fn long(self) -> Self {
+        Self { long: true, ..self }
+    }
+}
+
+pub(super) const fn case(name: &'static str, seconds: u64, script: &'static str) -> Case {
     Case {
         name,
         script,
         seconds,
         wants: &[],
+        long: false,
     }
 }
 
@@ -31,32 +41,41 @@ pub const CASES: &[Case] = &[
                  ! echo nonsense > /sys/module/rdma_rxe/parameters/mr_backend",
         seconds: 20,
         wants: &["emm\n", "ib_emm"],
+        long: false,
     },
     Case {
         name: "pingpong_unpinned_with_validation",
         script: "export VERBS_SHIM_STATS=1\n\
-                 (verbs-shim run -- ibv_rc_pingpong -d rxe0 -g 1 -c -n 300 & sleep 1\n\
+                 (verbs-shim run -- ibv_rc_pingpong -d rxe0 -g 1 -c -n 300 & until ss -ltn | grep -q :18515; do :; done\n\
                  verbs-shim run -- ibv_rc_pingpong -d rxe0 -g 1 -c -n 300 10.9.0.1 && wait $!)",
         seconds: 60,
         wants: &["on demand, by ib_emm", "1 MRs on demand", "300 iters"],
+        long: false,
     },
     Case {
         name: "pingpong_with_explicit_odp_flag",
-        script: "(ibv_rc_pingpong -d rxe0 -g 1 -o -c -n 300 & sleep 1\n\
+        script: "(ibv_rc_pingpong -d rxe0 -g 1 -o -c -n 300 & until ss -ltn | grep -q :18515; do :; done\n\
                  ibv_rc_pingpong -d rxe0 -g 1 -o -c -n 300 10.9.0.1 && wait $!)",
         seconds: 60,
         wants: &["300 iters"],
+        long: false,
     },
     Case {
         name: "shim_keeps_in_tree_odp_pinned",
         script: "set -e; b=/sys/module/rdma_rxe/parameters/mr_backend; echo odp > $b\n\
-                 verbs-shim check\n\
-                 (verbs-shim run -q -- ibv_rc_pingpong -d rxe0 -g 1 -c -n 50 & sleep 1\n\
+                 verbs-shim check || [ $? = 1 ]\n\
+                 (verbs-shim run -q -- ibv_rc_pingpong -d rxe0 -g 1 -c -n 50 & until ss -ltn | grep -q :18515; do :; done\n\
                  verbs-shim run -q -- ibv_rc_pingpong -d rxe0 -g 1 -c -n 50 10.9.0.1 && wait $!)\n\
                  echo emm > $b",
         seconds: 60,
-        wants: &["memory stays pinned: the on-demand paging of in-tree rxe corrupts data"],
+        wants: &["rxe0: pinned: the on-demand paging of in-tree rxe corrupts data"],
+        long: false,
     },
+    case(
+        "notifier_contract",
+        120,
+        "insmod /emm/modules/emm_client.ko && emm-check notifier && rmmod emm_client",
+    ),
     case(
         "verify_every_byte",
         200,
@@ -68,12 +87,50 @@ pub const CASES: &[Case] = &[
         "emm-check --mtu 1024 verify --mr emm --iova --op write,read --lengths 1,7,4096,5000,65537",
     ),
     case("sweep_a_region", 200, "emm-check sweep 32M --mr emm"),
-    case("vm_events", 300, "emm-check event --mr emm"),
+    case(
+        "vm_events",
+        400,
+        "insmod /emm/modules/emm_client.ko && emm-check event --mr emm && rmmod emm_client",
+    ),
+    case("matrix", 900, "emm-check matrix --mr emm"),
+    case("matrix_pinned", 600, "emm-check matrix --mr pinned"),
+    case("matrix_odp", 3600, "emm-check matrix --mr odp").long(),
+    case("verbs_families", 400, "emm-check verbs --mr emm"),
     case(
         "stress_against_shadow",
         120,
-        "emm-check stress --seconds 20 --mr emm",
+        "emm-check stress --seconds 20 --qps 8 --mr emm",
     ),
+    case(
+        "ten_million_operations",
+        6 * 3600,
+        "emm-check stress --seconds 20000 --operations 10000000 --qps 8 --mr emm",
+    )
+    .long(),
+    Case {
+        name: "regions_can_be_seen",
+        script: "set -e; t=/sys/kernel/tracing; d=/sys/kernel/debug\n\
+                 [ -d $t/events ] || mount -t tracefs none $t; [ -d $d/ib_emm ] || mount -t debugfs none $d\n\
+                 echo > $t/trace; echo 1 > $t/events/ib_emm/enable\n\
+                 verbs-shim run -q -- ibv_rc_pingpong -d rxe0 -g 1 -n 10 > /dev/null & until ss -ltn | grep -q :18515; do :; done\n\
+                 rdma resource show mr -dd; rdma statistic show mr; cat $d/ib_emm/regions\n\
+                 verbs-shim run -q -- ibv_rc_pingpong -d rxe0 -g 1 -n 10 10.9.0.1; wait\n\
+                 emm-check event remap --mr emm; emm-check kill --rounds 1 --mr emm; echo 0 > $t/events/ib_emm/enable\n\
+                 for e in register fault invalidate release; do grep -m 2 emm_$e: $t/trace; done",
+        seconds: 60,
+        wants: &[
+            "drv_backend emm",
+            "page_faults",
+            "page_invalidations",
+            "page_prefetch",
+            "resident_pages table_bytes",
+            "emm_register: start=",
+            "emm_fault: address=",
+            "emm_invalidate: start=",
+            "emm_release: start=",
+        ],
+        long: false,
+    },
     case(
         "kill_in_traffic_20_times",
         200,

@@ -1,5 +1,5 @@
-//! Tests that run in a guest: one guest for each kernel serves all of them, and a new one follows if a
-//! test ends it.
+//! Tests that run in a guest: one guest for each kernel serves all of them, and a new one follows a test
+//! that fails.
 
 use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::cases::{CASES, Case};
+use super::report::Said;
+use super::shim_cases;
 use super::tally::{Outcome, Tally};
 use crate::build::{self, BuildOptions};
 use crate::cli::{Backend, Clock, Size};
@@ -16,28 +18,42 @@ use crate::guest::{End, Guest, Job, Spec};
 use crate::signal;
 
 /// Lines of a failed test's output that are shown.
-const SHOWN: usize = 40;
+const SHOWN: usize = 25;
 
-/// The guest of all cases.
-fn spec() -> Spec {
+/// The guest of all cases: two NUMA nodes to move pages between (by those who say so), and a disk to swap to.
+pub(super) fn spec() -> Spec {
     Spec {
         backend: Backend::Emm,
         clock: Clock::Wall,
         smp: 2,
         mem: Size(2 << 30),
         shares: Vec::new(),
-        disk: None,
-        append: None,
+        disk: Some(Size(512 << 20)),
+        append: Some("numa=fake=2 numa_balancing=disable".to_owned()),
         terminal: false,
     }
 }
 
 /// Runs the cases on the kernel `series`.
-pub fn run(context: &Context, series: &str, tally: &mut Tally) -> Result<()> {
+///
+/// # Returns
+///
+/// The kernel's release, if a guest was needed.
+pub fn run(
+    context: &Context,
+    series: &str,
+    long: bool,
+    tally: &mut Tally,
+    said: &mut Said,
+) -> Result<Option<String>> {
     let name = |case: &Case| format!("guest::{series}::{}", case.name);
-    let wanted: Vec<&Case> = CASES.iter().filter(|c| tally.wants(&name(c))).collect();
+    let wanted: Vec<&Case> = CASES
+        .iter()
+        .chain(shim_cases::CASES)
+        .filter(|c| (long || !c.long) && tally.wants(&name(c)))
+        .collect();
     if wanted.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
     let options = BuildOptions {
         kernel: Some(series.to_owned()),
@@ -52,26 +68,39 @@ pub fn run(context: &Context, series: &str, tally: &mut Tally) -> Result<()> {
             _ => Guest::boot(context, &artifacts, &spec())?,
         };
         let start = Instant::now();
-        let outcome = one(&mut usable, case)?;
+        let (outcome, text) = one(&mut usable, case)?;
+        said.keep(name(case), text);
+        // What a failed test left behind must not fail the next.
+        guest = (!matches!(outcome, Outcome::Failed(_))).then_some(usable);
         tally.add(&name(case), start.elapsed(), outcome);
-        guest = Some(usable);
     }
-    Ok(())
+    Ok(Some(artifacts.kernel.version))
 }
 
-fn one(guest: &mut Guest, case: &Case) -> Result<Outcome> {
+/// How a case ended, and what it printed.
+fn one(guest: &mut Guest, case: &Case) -> Result<(Outcome, String)> {
+    script(guest, case.script, case.seconds, case.wants)
+}
+
+/// How a script ended that has `seconds` and must print all of `wants`, and what it printed.
+pub(super) fn script(
+    guest: &mut Guest,
+    script: &str,
+    seconds: u64,
+    wants: &[&str],
+) -> Result<(Outcome, String)> {
     let output = Collected::default();
-    let limit = Duration::from_secs(case.seconds);
+    let limit = Duration::from_secs(seconds);
     let job = Job {
-        script: format!("cd /root\n{}\n", case.script),
+        script: format!("cd /root\n{script}\n"),
         stdin: false,
         silence: limit,
         limit: Some(limit),
     };
     let end = guest.run(&job, Box::new(output.clone()), Box::new(output.clone()))?;
     let text = output.text();
-    let missing = case.wants.iter().find(|want| !text.contains(**want));
-    Ok(match (&end, missing) {
+    let missing = wants.iter().find(|want| !text.contains(**want));
+    let outcome = match (&end, missing) {
         (End::Exited(0), None) => Outcome::Passed,
         (End::Exited(0), Some(want)) => {
             Outcome::Failed(format!("`{want}` is not in the output:\n{}", tail(&text)))
@@ -81,20 +110,24 @@ fn one(guest: &mut Guest, case: &Case) -> Result<Outcome> {
             Outcome::Failed(format!("exit status {status}:\n{}", tail(&text)))
         }
         _ => Outcome::Failed(format!("{}\n{}", guest.describe(&end), tail(&text))),
-    })
+    };
+    Ok((outcome, text))
 }
 
-fn tail(text: &str) -> String {
+/// What shows why a test failed: the lines that say so, and the last ones.
+pub(super) fn tail(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(SHOWN)..].join("\n")
+    let (early, last) = lines.split_at(lines.len().saturating_sub(SHOWN));
+    let failed = early.iter().filter(|line| line.starts_with("FAIL"));
+    failed.chain(last).copied().collect::<Vec<_>>().join("\n")
 }
 
 /// Output of both channels, as it came.
 #[derive(Debug, Clone, Default)]
-struct Collected(Arc<Mutex<Vec<u8>>>);
+pub(super) struct Collected(Arc<Mutex<Vec<u8>>>);
 
 impl Collected {
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         String::from_utf8_lossy(&bytes).into_owned()
     }

@@ -11,7 +11,13 @@ use crate::context::Context;
 use crate::signal;
 
 /// Crates that build with nothing but cargo and a C linker.
-const CRATES: [&str; 3] = ["ib-emm", "verbs-shim", "soft-roce-setup"];
+const CRATES: [&str; 5] = [
+    "ib-emm",
+    "verbs-shim",
+    "verbs-shim-launcher",
+    "unpinned",
+    "soft-roce-setup",
+];
 
 /// Runs them.
 pub fn run(context: &Context, tally: &mut Tally) -> Result<()> {
@@ -37,7 +43,7 @@ fn cargo_test(context: &Context, workspace: &Path, name: &str, tally: &mut Tally
     let step = context.ui.step(format!("host tests of {name}"));
     let start = Instant::now();
     let output = Command::new("cargo")
-        .args(["test", "--release", "--no-fail-fast", "-p", name])
+        .args(["test", "--profile", "checked", "--no-fail-fast", "-p", name])
         .current_dir(workspace)
         .output()
         .context("cannot run `cargo test`")?;

@@ -5,6 +5,11 @@
 mod cases;
 mod guest;
 mod host;
+mod peers;
+mod planted;
+mod programs;
+mod report;
+mod shim_cases;
 mod tally;
 mod tool;
 
@@ -16,6 +21,7 @@ use crate::cli::TestArgs;
 use crate::context::Context;
 use crate::exit;
 
+use self::report::Said;
 pub use self::tally::Tally;
 
 /// Kernel series that the guest tests run on.
@@ -31,13 +37,38 @@ pub fn run(context: &Context, args: &TestArgs) -> Result<ExitCode> {
         Some(one) => vec![one],
         None => SERIES.to_vec(),
     };
+    let (mut kernels, mut said) = (Vec::new(), Said::default());
     for series in &series {
-        guest::run(context, series, &mut tally)?;
+        kernels.extend(guest::run(
+            context, series, args.long, &mut tally, &mut said,
+        )?);
     }
+    programs::run(context, series[0], &mut tally, &mut said)?;
+    if args.long {
+        peers::run(context, series[0], &mut tally, &mut said)?;
+    }
+    planted::run(context, series[0], &mut tally)?;
     tool::run(context, series.first().copied(), &mut tally)?;
+    if let Some(path) = &args.report {
+        report::write(path, &command(args), &kernels, &said, &tally)?;
+    }
     Ok(if tally.close() {
         ExitCode::SUCCESS
     } else {
         exit::NOT_HELD.into()
     })
+}
+
+/// The command line that these arguments came from.
+fn command(args: &TestArgs) -> String {
+    let mut words = vec!["cargo run -r -- test".to_owned()];
+    if args.long {
+        words.push("--long".to_owned());
+    }
+    if let Some(path) = &args.report {
+        words.push(format!("--report {}", path.display()));
+    }
+    words.extend(args.kernel.kernel.as_ref().map(|k| format!("--kernel {k}")));
+    words.extend(args.filter.clone());
+    words.join(" ")
 }

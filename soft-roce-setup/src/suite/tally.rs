@@ -17,9 +17,7 @@ pub enum Outcome {
 #[derive(Debug)]
 pub struct Tally {
     filter: Option<String>,
-    passed: usize,
-    failed: Vec<String>,
-    skipped: usize,
+    results: Vec<(String, Outcome)>,
     start: Instant,
 }
 
@@ -28,9 +26,7 @@ impl Tally {
     pub fn new(filter: Option<String>) -> Self {
         Self {
             filter,
-            passed: 0,
-            failed: Vec::new(),
-            skipped: 0,
+            results: Vec::new(),
             start: Instant::now(),
         }
     }
@@ -46,37 +42,59 @@ impl Tally {
     pub fn wants_group(&self, group: &str) -> bool {
         self.filter.as_deref().is_none_or(|filter| {
             filter.starts_with(group)
-                || !["host::", "guest::", "tool::"]
+                || !["host::", "guest::", "planted::", "tool::"]
                     .iter()
                     .any(|other| filter.starts_with(other))
         })
     }
 
+    /// Whether tests of the group `group`, whose names are not known beforehand, may be wanted, and
+    /// the part of their names that the filter asks for: `a::b::c` asks `a::b` for `c`.
+    pub fn inside(&self, group: &str) -> Option<String> {
+        let Some(filter) = self.filter.as_deref() else {
+            return Some(String::new());
+        };
+        if format!("{group}::").contains(filter) {
+            return Some(String::new());
+        }
+        let (head, tail) = filter.rsplit_once("::")?;
+        let fits = group == head || group.ends_with(&format!("::{head}"));
+        fits.then(|| tail.to_owned())
+    }
+
     /// Prints and counts one result.
     pub fn add(&mut self, name: &str, took: Duration, outcome: Outcome) {
         let secs = took.as_secs_f64();
-        match outcome {
-            Outcome::Passed => {
-                self.passed += 1;
-                println!("test {name} ... ok ({secs:.1} s)");
-            }
+        match &outcome {
+            Outcome::Passed => println!("test {name} ... ok ({secs:.1} s)"),
             Outcome::Failed(why) => {
-                self.failed.push(name.to_owned());
                 println!("test {name} ... FAILED ({secs:.1} s)");
                 for line in why.lines() {
                     println!("    {line}");
                 }
             }
-            Outcome::Skipped(why) => {
-                self.skipped += 1;
-                println!("test {name} ... skipped: {why}");
-            }
+            Outcome::Skipped(why) => println!("test {name} ... skipped: {why}"),
         }
+        self.results.push((name.to_owned(), outcome));
+    }
+
+    /// All results so far, in order.
+    pub fn results(&self) -> impl Iterator<Item = (&str, &Outcome)> {
+        self.results
+            .iter()
+            .map(|(name, outcome)| (name.as_str(), outcome))
     }
 
     /// Prints the sum. Returns whether all held, and at least one was run.
     pub fn close(self) -> bool {
-        if self.passed + self.failed.len() == 0 {
+        let count = |wanted: fn(&Outcome) -> bool| {
+            let fits = |result: &&(String, Outcome)| wanted(&result.1);
+            self.results.iter().filter(fits).count()
+        };
+        let passed = count(|o| *o == Outcome::Passed);
+        let failed = count(|o| matches!(o, Outcome::Failed(_)));
+        let skipped = count(|o| matches!(o, Outcome::Skipped(_)));
+        if passed + failed == 0 {
             println!(
                 "no test has a name with `{}`",
                 self.filter.unwrap_or_default()
@@ -84,15 +102,37 @@ impl Tally {
             return false;
         }
         println!("tests took {:.0} s", self.start.elapsed().as_secs_f64());
-        for name in &self.failed {
-            println!("failed: {name}");
+        for (name, outcome) in &self.results {
+            if matches!(outcome, Outcome::Failed(_)) {
+                println!("failed: {name}");
+            }
         }
-        println!(
-            "{} passed, {} failed, {} skipped",
-            self.passed,
-            self.failed.len(),
-            self.skipped
-        );
-        self.failed.is_empty()
+        println!("{passed} passed, {failed} failed, {skipped} skipped");
+        failed == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_of_groups() {
+        let inside = |filter: &str| Tally::new(Some(filter.into())).inside("guest::7.3::programs");
+        assert_eq!(Tally::new(None).inside("a"), Some(String::new()));
+        for whole in ["guest::", "guest::7.3", "programs", "7.3::programs::"] {
+            assert_eq!(inside(whole), Some(String::new()), "{whole}");
+        }
+        assert_eq!(inside("guest::7.3::programs::qperf"), Some("qperf".into()));
+        assert_eq!(inside("programs::ib_"), Some("ib_".into()));
+        for other in [
+            "guest::7.2",
+            "grams::x",
+            "qperf",
+            "guest::7.3::verify",
+            "host::",
+        ] {
+            assert_eq!(inside(other), None, "{other}");
+        }
     }
 }

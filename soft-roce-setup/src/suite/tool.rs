@@ -66,6 +66,14 @@ const CASES: &[Case] = &[
         err: "",
     },
     Case {
+        name: "tool::module_that_does_not_load",
+        options: &["--append", "module_blacklist=ib_emm"],
+        script: "echo not reached",
+        status: exit::SETUP,
+        out: "",
+        err: "ib_emm",
+    },
+    Case {
         name: "tool::in_tree_backend",
         options: &["--backend", "odp", "--mr", "unpinned"],
         script: "cat /sys/module/rdma_rxe/parameters/mr_backend; echo $VERBS_SHIM",
@@ -75,7 +83,7 @@ const CASES: &[Case] = &[
     },
 ];
 
-/// Wrong command lines; each must end with status 2 or 125 and say what is wrong.
+/// What can't be; each must end with status 2, 3 or 125 and say what is wrong.
 const WRONG: &[(&str, &[&str], &str)] = &[
     (
         "tool::wrong_backend",
@@ -98,6 +106,16 @@ const WRONG: &[(&str, &[&str], &str)] = &[
         "6.1",
     ),
     ("tool::no_command", &["run"], "COMMAND"),
+    (
+        "tool::more_memory_than_the_host_has",
+        &["run", "--mem", "100000G", "--", "true"],
+        "choose less with --mem",
+    ),
+    (
+        "tool::facts_to_nowhere",
+        &["demo", "--json", "/no/such/facts"],
+        "/no/such/facts",
+    ),
 ];
 
 /// Runs them, on the kernel `series` or the newest.
@@ -119,13 +137,23 @@ pub fn run(context: &Context, series: Option<&str>, tally: &mut Tally) -> Result
         let start = Instant::now();
         let output = tool.command(args).output().context("cannot run myself")?;
         let said = String::from_utf8_lossy(&output.stderr);
-        let held = matches!(output.status.code(), Some(2 | 125)) && said.contains(want);
+        let held = matches!(output.status.code(), Some(2 | 3 | 125)) && said.contains(want);
         let outcome = if held {
             Outcome::Passed
         } else {
             Outcome::Failed(format!("{}: {said}", output.status))
         };
         tally.add(name, start.elapsed(), outcome);
+    }
+    if tally.wants("tool::archive_out_of_reach") {
+        let start = Instant::now();
+        let outcome = out_of_reach(context, &tool)?;
+        tally.add("tool::archive_out_of_reach", start.elapsed(), outcome);
+    }
+    if tally.wants("tool::demo") {
+        let start = Instant::now();
+        let outcome = demo(context, &tool)?;
+        tally.add("tool::demo", start.elapsed(), outcome);
     }
     if tally.wants("tool::share_is_writable") {
         let start = Instant::now();
@@ -151,6 +179,58 @@ fn judge(output: &Output, case: &Case) -> Outcome {
     } else {
         Outcome::Failed(format!("{}\nstdout: {out}\nstderr: {err}", output.status))
     }
+}
+
+/// An empty cache and an archive that nobody serves.
+fn out_of_reach(context: &Context, tool: &Tool) -> Result<Outcome> {
+    let cache = context
+        .cache
+        .path("tmp")
+        .join(format!("empty-{}", std::process::id()));
+    let output = Command::new(&tool.program)
+        .arg("--cache")
+        .arg(&cache)
+        .args(["build", "--mirror", "http://127.0.0.1:9/debian"])
+        .stdin(Stdio::null())
+        .output()
+        .context("cannot run myself")?;
+    crate::cache::remove_tree(&cache)?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    let held = output.status.code() == Some(i32::from(exit::HOST))
+        && said.contains("cannot be reached")
+        && said.contains("--mirror");
+    Ok(if held {
+        Outcome::Passed
+    } else {
+        Outcome::Failed(format!("{}: {said}", output.status))
+    })
+}
+
+/// The demo holds, and its facts are written.
+fn demo(context: &Context, tool: &Tool) -> Result<Outcome> {
+    let file = context
+        .cache
+        .path("tmp")
+        .join(format!("facts-{}.json", std::process::id()));
+    let mut command = tool.command(&["demo", "--json"]);
+    command.arg(&file);
+    if let Some(series) = &tool.series {
+        command.args(["--kernel", series]);
+    }
+    let output = command.output().context("cannot run myself")?;
+    let text = fs::read_to_string(&file).unwrap_or_default();
+    let _ = fs::remove_file(&file);
+    let facts: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+    let count = facts["facts"].as_array().map_or(0, Vec::len);
+    Ok(
+        if output.status.success() && facts["held"] == true && count > 40 {
+            Outcome::Passed
+        } else {
+            let out = String::from_utf8_lossy(&output.stdout);
+            let err = String::from_utf8_lossy(&output.stderr);
+            Outcome::Failed(format!("{}, {count} facts\n{out}{err}", output.status))
+        },
+    )
 }
 
 /// What the guest writes to a share, the host reads.
@@ -183,7 +263,7 @@ fn ctrl_c(tool: &Tool) -> Result<Outcome> {
     let mut child = command
         .args(["--", "echo up; sleep 1000"])
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .process_group(0)
         .spawn()
         .context("cannot run myself")?;
@@ -199,6 +279,11 @@ fn ctrl_c(tool: &Tool) -> Result<Outcome> {
         std::thread::yield_now();
     }
     let left = mine.iter().filter(|p| p.exists()).count();
+    let mut said = String::new();
+    if let Some(mut stderr) = child.stderr.take() {
+        // What it said only explains a failure.
+        let _ = std::io::Read::read_to_string(&mut stderr, &mut said);
+    }
     Ok(
         if up.is_ok()
             && !mine.is_empty()
@@ -207,7 +292,7 @@ fn ctrl_c(tool: &Tool) -> Result<Outcome> {
         {
             Outcome::Passed
         } else {
-            Outcome::Failed(format!("{status}, {left} processes left"))
+            Outcome::Failed(format!("{status}, {left} processes left\n{said}"))
         },
     )
 }

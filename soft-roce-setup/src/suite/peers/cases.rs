@@ -1,0 +1,88 @@
+//! Peers' programs that ask for on-demand regions by themselves: no shim is in these.
+
+use super::super::cases::Case;
+
+const fn case(name: &'static str, seconds: u64, script: &'static str) -> Case {
+    Case {
+        name,
+        script,
+        seconds,
+        wants: &["all of them"],
+        long: false,
+    }
+}
+
+/// `ucx -t TEST OPTIONS`: ucx_perftest whose user memory is registered on demand. It takes both kinds of
+/// memory that a test sends from, so one-sided ones meet the peer's too.
+macro_rules! ucx {
+    () => {
+        "export UCX_REG_NONBLOCK_MEM_TYPES=host UCX_NET_DEVICES=rxe0:1 UCX_TLS=rc_verbs,ud_verbs:aux \
+         UCX_UD_ETH_DGID_CHECK=n UCX_WARN_UNUSED_ENV_VARS=n\n\
+         ucx() {\n\
+         timeout -k 1 25 ucx_perftest -P 0 -w 5 -n 50 -t \"$@\" > /tmp/peers/server 2>&1 & server=$!\n\
+         until ss -ltn | grep -q :13337; do kill -0 $server; done\n\
+         timeout -k 1 20 ucx_perftest 10.9.0.1 -P 0 -w 5 -n 50 -t \"$@\" > /tmp/peers/client 2>&1\n\
+         status=$?; grep Final /tmp/peers/client || tail -n 5 /tmp/peers/client\n\
+         [ $status = 0 ] && wait $server; return $status; }\n"
+    };
+}
+
+/// For the guest of the peers, behind `prologue.sh`.
+pub const CASES: &[Case] = &[
+    // 56.1 goes on without the prefetch that it has no way to ask rxe for.
+    case(
+        "pingpongs_with_their_own_odp_flags",
+        200,
+        "set -e\n\
+         for space in trixie forky; do\n\
+         for flags in -o -O '-o -P' '-O -P'; do\n\
+         echo \"$space ibv_rc_pingpong $flags\"; pair 18515 $space ibv_rc_pingpong -d rxe0 -g 1 -c -n 50 $flags; done\n\
+         echo \"$space ibv_srq_pingpong -o\"; pair 18515 $space ibv_srq_pingpong -d rxe0 -g 1 -c -n 50 -o\n\
+         done; echo all of them",
+    ),
+    case(
+        "perftest_with_odp",
+        200,
+        "set -e\n\
+         for p in write read send atomic; do for kind in bw lat; do\n\
+         size=; [ $p = atomic ] || size='-s 4097'\n\
+         echo ib_${p}_$kind; pair 18515 trixie ib_${p}_$kind -d rxe0 -x 1 -F --odp -n 50 $size\n\
+         done; done; echo all of them",
+    ),
+    case(
+        "ucx_registers_on_demand",
+        200,
+        concat!(
+            ucx!(),
+            "for t in 'tag_bw -s 65537' 'ucp_put_bw -s 16385' 'ucp_put_bw -s 65537' 'ucp_get -s 65537'; do\n\
+             echo $t; ucx $t || exit 1; done; echo all of them"
+        ),
+    ),
+    // Each unloads rdma_rxe when it is done, and takes the module that is loaded, which is the patched one.
+    case(
+        "kernel_selftests_of_rdma",
+        300,
+        "modprobe -a tun veth; failed=\n\
+         for t in /selftests/rdma/*.sh; do\n\
+         rdma link delete rxe0 2> /dev/null; rmmod rdma_rxe 2> /dev/null\n\
+         insmod /emm/modules/rdma_rxe.ko mr_backend=emm || exit 1\n\
+         timeout 60 bash $t > /tmp/peers/selftest 2>&1; status=$?\n\
+         echo \"${t##*/}: status $status\"; tail -n 3 /tmp/peers/selftest\n\
+         [ $status = 0 ] || failed=\"$failed ${t##*/}\"; done\n\
+         rmmod rdma_rxe 2> /dev/null; insmod /emm/modules/rdma_rxe.ko mr_backend=emm\n\
+         rdma link add rxe0 type rxe netdev eth9\n\
+         [ -z \"$failed\" ] && echo all of them",
+    ),
+    // The last one: what hangs here may hold on to the device.
+    Case {
+        name: "ucx_hangs_on_in_tree_odp",
+        seconds: 120,
+        script: concat!(
+            "backend odp\n",
+            ucx!(),
+            "ucx ucp_put_bw -s 65537; echo status $?"
+        ),
+        wants: &["status 124"],
+        long: false,
+    },
+];

@@ -1,0 +1,322 @@
+//! The peers' own suites, unchanged, on EMM, beside pinned regions and in-tree on-demand paging: rdma-core's
+//! pyverbs tests of two releases, and programs that ask for on-demand regions by themselves.
+
+mod cases;
+mod pyverbs;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use self::pyverbs::Run;
+use super::guest::{self, Collected};
+use super::report::Said;
+use super::tally::{Outcome, Tally};
+use crate::build::{self, BuildOptions, forky, selftests};
+use crate::cli::{Backend, Clock, Share, Size};
+use crate::context::Context;
+use crate::guest::{End, Guest, Job, Spec};
+use crate::signal;
+
+const PROLOGUE: &str = include_str!("prologue.sh");
+const RUNNER: &str = include_str!("runner.py");
+/// Longest time of one module of a suite, in seconds.
+const MODULE: u64 = 120;
+/// Longest time of one run of a suite.
+const SUITE: Duration = Duration::from_secs(900);
+
+/// A user space of the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Space {
+    /// The root's: rdma-core 56.1, which has no prefetch for rxe.
+    Trixie,
+    /// rdma-core 65 or newer.
+    Forky,
+}
+
+impl Space {
+    const ALL: [Self; 2] = [Self::Forky, Self::Trixie];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Trixie => "trixie",
+            Self::Forky => "forky",
+        }
+    }
+
+    /// Whether a test of `tests.test_odp` need not pass on EMM: rxe has no XRC, and trixie's user space can't
+    /// ask rxe for a prefetch.
+    fn excused(self, id: &str, why: &str) -> bool {
+        let says = |word| id.to_lowercase().contains(word) || why.to_lowercase().contains(word);
+        says("xrc") || (self == Self::Trixie && (says("prefetch") || says("advise")))
+    }
+}
+
+/// How memory is registered in a run of a suite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Regions {
+    /// As the tests ask; that is pinned, but for those that want on-demand regions, and these are EMM's.
+    Asked,
+    /// As the tests ask, and on-demand ones are the in-tree implementation's.
+    InTree,
+    /// All on demand by the shim, and EMM's.
+    Shim,
+}
+
+/// What is compared in a user space.
+#[derive(Debug, Clone, Copy)]
+enum Comparison {
+    /// `tests.test_odp` on EMM passes, but for what is excused, and passes where in-tree paging passes.
+    Odp,
+    /// No test of all modules passes pinned and fails on EMM.
+    Whole,
+}
+
+/// Runs the suites on the kernel `series`.
+pub fn run(context: &Context, series: &str, tally: &mut Tally, said: &mut Said) -> Result<()> {
+    let name = |what: &str| format!("guest::{series}::peers::{what}");
+    let mut comparisons = Vec::new();
+    for space in Space::ALL {
+        for (what, comparison) in [("test_odp", Comparison::Odp), ("all", Comparison::Whole)] {
+            comparisons.push((
+                name(&format!("pyverbs_{}_{what}", space.name())),
+                space,
+                comparison,
+            ));
+        }
+    }
+    comparisons.retain(|c| tally.wants(&c.0));
+    let cases: Vec<_> = cases::CASES
+        .iter()
+        .filter(|case| tally.wants(&name(case.name)))
+        .collect();
+    if comparisons.is_empty() && cases.is_empty() {
+        return Ok(());
+    }
+    let selftests = cases.iter().any(|case| case.script.contains("/selftests"));
+    let mut guests = Guests::new(context, series, selftests)?;
+    for (name, space, comparison) in comparisons {
+        signal::check()?;
+        let start = Instant::now();
+        let (outcome, text) = guests.compare(space, comparison)?;
+        said.keep(name.clone(), text);
+        tally.add(&name, start.elapsed(), outcome);
+    }
+    for case in cases {
+        signal::check()?;
+        let start = Instant::now();
+        let mut usable = guests.take()?;
+        let script = format!("{PROLOGUE}{}", case.script);
+        let (outcome, text) = guest::script(&mut usable, &script, case.seconds, case.wants)?;
+        guests.give_back(usable, !matches!(outcome, Outcome::Failed(_)));
+        said.keep(name(case.name), text);
+        tally.add(&name(case.name), start.elapsed(), outcome);
+    }
+    Ok(())
+}
+
+/// The guest of the suites: with forky's tree.
+struct Guests<'a> {
+    context: &'a Context,
+    artifacts: crate::artifacts::Artifacts,
+    spec: Spec,
+    up: Option<Guest>,
+}
+
+impl<'a> Guests<'a> {
+    fn new(context: &'a Context, series: &str, selftests: bool) -> Result<Self> {
+        let options = BuildOptions {
+            kernel: Some(series.to_owned()),
+            ..BuildOptions::default()
+        };
+        let mut shares = vec![Share {
+            host: forky::ensure(context)?,
+            guest: "/forky".into(),
+        }];
+        if selftests {
+            // They come out of the kernel's packages.
+            drop(build::ensure(context, &options)?);
+            shares.push(Share {
+                host: selftests::ensure(context, series)?,
+                guest: "/selftests".into(),
+            });
+        }
+        Ok(Self {
+            context,
+            artifacts: build::ensure(context, &options)?,
+            spec: Spec {
+                backend: Backend::Emm,
+                clock: Clock::Wall,
+                smp: 2,
+                mem: Size(2 << 30),
+                shares,
+                disk: None,
+                append: None,
+                terminal: false,
+            },
+            up: None,
+        })
+    }
+
+    fn take(&mut self) -> Result<Guest> {
+        match self.up.take() {
+            Some(guest) if guest.alive() => Ok(guest),
+            _ => Guest::boot(self.context, &self.artifacts, &self.spec),
+        }
+    }
+
+    /// What a failed run left behind must not fail the next.
+    fn give_back(&mut self, guest: Guest, clean: bool) {
+        self.up = clean.then_some(guest);
+    }
+
+    /// Runs a suite the ways that are compared. Returns also what was counted.
+    fn compare(&mut self, space: Space, comparison: Comparison) -> Result<(Outcome, String)> {
+        let (modules, ways): (&str, &[Regions]) = match comparison {
+            Comparison::Odp => ("test_odp", &[Regions::Asked, Regions::InTree]),
+            Comparison::Whole => ("", &[Regions::Asked, Regions::Shim]),
+        };
+        let mut runs = BTreeMap::new();
+        let mut text = String::new();
+        for way in ways {
+            let (run, ended) = self.suite(space, modules, *way)?;
+            text.push_str(&format!("{way:?}: {}\n", run.counts()));
+            if let Some(problem) = ended {
+                return Ok((Outcome::Failed(format!("{way:?}: {problem}")), text));
+            }
+            runs.insert(*way, run);
+        }
+        let mut wrong = match comparison {
+            Comparison::Odp => odp_is_whole(space, &runs[&Regions::Asked], &runs[&Regions::InTree]),
+            Comparison::Whole => all_pass_unpinned(&runs[&Regions::Asked], &runs[&Regions::Shim]),
+        };
+        for (way, run) in &runs {
+            for (id, why) in run.others() {
+                text.push_str(&format!("{way:?}: {id}: {why}\n"));
+            }
+        }
+        if wrong.is_empty() {
+            return Ok((Outcome::Passed, text));
+        }
+        wrong.insert(
+            0,
+            text.lines().take(ways.len()).collect::<Vec<_>>().join("; "),
+        );
+        Ok((Outcome::Failed(wrong.join("\n")), text))
+    }
+
+    /// One run of a suite. Returns also why it is not whole, if so.
+    fn suite(
+        &mut self,
+        space: Space,
+        modules: &str,
+        way: Regions,
+    ) -> Result<(Run, Option<String>)> {
+        let backend = match way {
+            Regions::Asked | Regions::Shim => "emm",
+            Regions::InTree => "odp",
+        };
+        // Python loads verbs in a way that a preload alone does not meet.
+        let shim = match way {
+            Regions::Asked | Regions::InTree => "",
+            Regions::Shim => {
+                "LD_PRELOAD=/emm/lib/libverbs_shim.so LD_AUDIT=/emm/lib/libverbs_shim.so VERBS_SHIM_STATS=1"
+            }
+        };
+        let name = space.name();
+        let script = format!(
+            "{PROLOGUE}backend {backend}\ncat > /tmp/peers/runner.py <<'END'\n{RUNNER}END\n\
+             {name} env {shim} python3 /tmp/peers/runner.py /tmp/peers/{name} rxe0 1 {MODULE} {modules} 2>&1\n"
+        );
+        let output = Collected::default();
+        let job = Job {
+            script,
+            stdin: false,
+            silence: SUITE,
+            limit: Some(SUITE),
+        };
+        let mut guest = self.take()?;
+        let end = guest.run(&job, Box::new(output.clone()), Box::new(output.clone()))?;
+        let text = output.text();
+        let run = Run::parse(&text);
+        let problem = match end {
+            End::Exited(0) if run.tests.is_empty() => Some("no test was run".to_owned()),
+            End::Exited(0) => None,
+            End::Exited(status) => Some(format!("the runner left with status {status}")),
+            other => Some(guest.describe(&other)),
+        };
+        let problem = problem.map(|what| format!("{what}\n{}", guest::tail(&text)));
+        self.give_back(guest, problem.is_none());
+        Ok((run, problem))
+    }
+}
+
+/// What is wrong with `tests.test_odp`.
+fn odp_is_whole(space: Space, emm: &Run, in_tree: &Run) -> Vec<String> {
+    let mut wrong: Vec<String> = emm
+        .others()
+        .filter(|(id, why)| !space.excused(id, why))
+        .map(|(id, why)| format!("{id}: {why}"))
+        .collect();
+    let lost = emm.lost(in_tree);
+    wrong.extend(
+        lost.into_iter()
+            .map(|line| format!("passes on in-tree paging: {line}")),
+    );
+    wrong
+}
+
+/// What is wrong with the whole suite.
+fn all_pass_unpinned(pinned: &Run, shim: &Run) -> Vec<String> {
+    let mut wrong = shim.lost(pinned);
+    if shim.on_demand == 0 {
+        wrong.push("the shim met no registration".to_owned());
+    }
+    wrong
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(results: &[(&str, &str)]) -> Run {
+        let text: String = results
+            .iter()
+            .map(|(id, result)| {
+                format!("{{\"t\":\"test\",\"id\":\"{id}\",\"result\":\"{result}\",\"why\":\"\"}}\n")
+            })
+            .collect();
+        Run::parse(&text)
+    }
+
+    #[test]
+    fn what_odp_tests_must_pass() {
+        let emm = run(&[
+            ("rc", "passed"),
+            ("odp_xrc", "skipped"),
+            ("rc_prefetch", "skipped"),
+        ]);
+        let in_tree = run(&[("rc", "passed")]);
+        assert!(odp_is_whole(Space::Trixie, &emm, &in_tree).is_empty());
+        assert_eq!(
+            odp_is_whole(Space::Forky, &emm, &in_tree),
+            ["rc_prefetch: "]
+        );
+        let worse = run(&[("rc", "failed")]);
+        assert_eq!(odp_is_whole(Space::Trixie, &worse, &in_tree).len(), 2);
+    }
+
+    #[test]
+    fn what_the_shim_must_not_lose() {
+        let pinned = run(&[("a", "passed"), ("b", "failed")]);
+        let mut shim = run(&[("a", "passed"), ("b", "failed")]);
+        assert_eq!(
+            all_pass_unpinned(&pinned, &shim),
+            ["the shim met no registration"]
+        );
+        shim.on_demand = 1;
+        assert!(all_pass_unpinned(&pinned, &shim).is_empty());
+        assert_eq!(all_pass_unpinned(&shim, &run(&[("a", "skipped")])).len(), 2);
+    }
+}

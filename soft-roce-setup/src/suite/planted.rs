@@ -1,0 +1,126 @@
+//! Tests of the tests: each fault that a region must not have is planted into `ib_emm` by a patch of `tests/planted`, and a test
+//! has to catch it. A check that passes with the fault would pass without the code.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use super::guest::{Collected, spec, tail};
+use super::tally::{Outcome, Tally};
+use crate::build::{self, BuildOptions};
+use crate::context::Context;
+use crate::guest::{End, Guest, Job};
+use crate::signal;
+
+/// A planted fault, and who has to catch it.
+struct Planted {
+    /// The patch, without its ending.
+    name: &'static str,
+    /// For /bin/sh: the checks.
+    script: &'static str,
+    /// The case that must fail, as it begins in the line behind `FAIL`, unless the kernel reports a problem first.
+    catcher: &'static str,
+}
+
+const PLANTED: &[Planted] = &[
+    Planted {
+        name: "drop-invalidation",
+        script: "emm-check event dontneed --mr emm",
+        catcher: "emm    dontneed: in turn with traffic",
+    },
+    Planted {
+        name: "skip-dirty-marking",
+        script: "emm-check matrix free-reclaim --verb write --mr emm",
+        catcher: "emm    matrix: WRITE x free-reclaim",
+    },
+    Planted {
+        name: "ignore-read-only",
+        script: "emm-check event readonly --mr emm",
+        catcher: "emm    readonly: ",
+    },
+    Planted {
+        name: "skip-hold-off",
+        script: "insmod /emm/modules/emm_client.ko; emm-check event holdoff --mr emm",
+        catcher: "emm    holdoff: WRITE, ",
+    },
+    Planted {
+        name: "leak-page-reference",
+        script: "emm-check matrix move-pages --verb write --mr emm",
+        catcher: "emm    matrix: WRITE x move-pages",
+    },
+    Planted {
+        name: "lose-accessed-bits",
+        script: "emm-check event aging --mr emm",
+        catcher: "emm    aging: what the device reads stays",
+    },
+];
+
+/// Longest time of one.
+const LIMIT: Duration = Duration::from_secs(240);
+
+/// Plants each fault into the modules of the kernel `series` and sees it caught.
+pub fn run(context: &Context, series: &str, tally: &mut Tally) -> Result<()> {
+    for planted in PLANTED {
+        let name = format!("planted::{}", planted.name);
+        if !tally.wants(&name) {
+            continue;
+        }
+        signal::check()?;
+        let start = Instant::now();
+        let outcome = caught(context, series, planted)?;
+        tally.add(&name, start.elapsed(), outcome);
+    }
+    Ok(())
+}
+
+fn caught(context: &Context, series: &str, planted: &Planted) -> Result<Outcome> {
+    let options = BuildOptions {
+        kernel: Some(series.to_owned()),
+        plant: Some(format!("{}.patch", planted.name)),
+        ..BuildOptions::default()
+    };
+    let artifacts = build::ensure(context, &options)?;
+    let mut guest = Guest::boot(context, &artifacts, &spec())?;
+    let output = Collected::default();
+    let job = Job {
+        script: format!("cd /root\n{}\n", planted.script),
+        stdin: false,
+        silence: LIMIT,
+        limit: Some(LIMIT),
+    };
+    let end = guest.run(&job, Box::new(output.clone()), Box::new(output.clone()))?;
+    let text = output.text();
+    let line = format!("FAIL  {}", planted.catcher);
+    // Some faults corrupt the kernel's memory, and it may say so before the check compares.
+    let held = matches!(end, End::Report(_)) || text.lines().any(|l| l.starts_with(&line));
+    Ok(if held {
+        Outcome::Passed
+    } else {
+        let how = match end {
+            End::Exited(status) => format!("the checks ended with status {status}"),
+            other => guest.describe(&other),
+        };
+        Outcome::Failed(format!("no line `{line}`; {how}\n{}", tail(&text)))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_patch_has_its_catcher() {
+        let folder = build::workspace().join("tests/planted");
+        let mut files: Vec<String> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        files.sort();
+        let mut named: Vec<String> = PLANTED
+            .iter()
+            .map(|p| format!("{}.patch", p.name))
+            .collect();
+        named.sort();
+        assert_eq!(files, named);
+    }
+}

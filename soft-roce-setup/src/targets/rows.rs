@@ -1,0 +1,202 @@
+//! The targets: what is measured where, and what it must reach.
+
+use super::judge::Bound::{
+    self, AtLeast, AtLeastTimes, AtMost, AtMostTimes, AtMostTimesCase, WithinSpread,
+};
+use crate::cli::Clock;
+
+/// The guest that a row is measured in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Machine {
+    /// What drives its clock.
+    pub clock: Clock,
+    /// Its CPUs.
+    pub smp: u32,
+}
+
+/// One CPU whose clock counts instructions: costs are repeatable.
+const INSTRUCTIONS: Machine = Machine {
+    clock: Clock::Icount,
+    smp: 1,
+};
+
+/// A bound for some of a row's cases.
+#[derive(Debug, Clone, Copy)]
+pub struct Check {
+    /// What the names of the cases begin with.
+    case: &'static str,
+    unit: &'static str,
+    /// What they are held against.
+    pub bound: Bound,
+}
+
+impl Check {
+    /// Holds the cases whose names begin with `case` against `bound`.
+    pub const fn new(case: &'static str, unit: &'static str, bound: Bound) -> Self {
+        Self { case, unit, bound }
+    }
+
+    /// Whether this bound is for that case.
+    pub fn concerns(&self, case: &str, unit: &str) -> bool {
+        case.starts_with(self.case) && unit == self.unit
+    }
+}
+
+/// A row of the table.
+#[derive(Debug, Clone, Copy)]
+pub struct Row {
+    /// The name, which is also the subcommand of `emm-bench`.
+    pub name: &'static str,
+    /// What is measured.
+    pub what: &'static str,
+    /// What must be reached.
+    pub reach: &'static str,
+    /// The guests, one after the other.
+    pub machines: &'static [Machine],
+    /// What the cases are held against.
+    pub checks: &'static [Check],
+}
+
+/// Wall clock, for what depends on how CPUs get into each other's way.
+const TWO_CPUS: Machine = Machine {
+    clock: Clock::Wall,
+    smp: 2,
+};
+const FOUR_CPUS: Machine = Machine {
+    clock: Clock::Wall,
+    smp: 4,
+};
+
+/// Repeated runs on the instruction clock agree within this: what is closer is equal.
+const NOISE: f64 = 0.01;
+
+/// All rows.
+pub const ROWS: &[Row] = &[
+    Row {
+        name: "registration",
+        what: "registration, 4 KiB to 1 TiB and implicit, resident or not",
+        reach: "flat: each within 1.2 × in-tree ODP's 4 KiB registration",
+        machines: &[INSTRUCTIONS],
+        checks: &[Check::new(
+            "",
+            "µs",
+            AtMostTimesCase(1.2, "odp", "4 KiB, untouched"),
+        )],
+    },
+    Row {
+        name: "table",
+        what: "table memory",
+        reach: "at most 4 KiB per untouched GiB; 2.1 MiB per resident GiB of 4 KiB pages; 64 KiB per GiB of THP; \
+                all of it back after MADV_DONTNEED",
+        machines: &[INSTRUCTIONS],
+        checks: &[
+            Check::new("64 GiB, reserved", "KiB a GiB", AtMost(4.0)),
+            Check::new("256 MiB of 4 KiB", "KiB a GiB", AtMost(2.1 * 1024.0)),
+            Check::new("256 MiB of THP", "KiB a GiB", AtMost(64.0)),
+            Check::new("", "KiB left after MADV_DONTNEED", AtMost(0.0)),
+        ],
+    },
+    Row {
+        name: "throughput",
+        what: "hot WRITE and READ, 64 B to 1 MiB, 1 QP",
+        reach: "at least 0.98 of pinned throughput, and not below in-tree ODP (by more than the clock's noise, 1 %)",
+        machines: &[INSTRUCTIONS],
+        checks: &[
+            Check::new("", "MiB/s", AtLeastTimes(0.98, "pinned")),
+            Check::new("", "MiB/s", AtLeastTimes(1.0 - NOISE, "odp")),
+        ],
+    },
+    Row {
+        name: "latency",
+        what: "hot 8-byte WRITE and READ latency",
+        reach: "not above pinned by more than the noise: what its own rounds lie apart",
+        machines: &[INSTRUCTIONS],
+        checks: &[Check::new("", "µs", WithinSpread("pinned"))],
+    },
+    Row {
+        name: "cold",
+        what: "cold 4 MiB WRITE to untouched 4 KiB pages, MTU 4096: time added over the same WRITE hot",
+        reach: "at most 0.7 × in-tree ODP's",
+        machines: &[INSTRUCTIONS],
+        checks: &[Check::new("untouched", "ms added", AtMostTimes(0.7, "odp"))],
+    },
+    Row {
+        name: "faults",
+        what: "VM fault calls for one cold 4 MiB message, sequential; and for 10^4 random 4 KiB reads of a cold GiB",
+        reach: "at most 16; at most one each, with at most 25 % more pages brought in than asked for",
+        machines: &[INSTRUCTIONS],
+        checks: &[
+            Check::new("one cold 4 MiB WRITE", "fault calls", AtMost(16.0)),
+            Check::new("", "fault calls a READ", AtMost(1.0)),
+            Check::new("", "pages in, of those asked for", AtMost(1.25)),
+        ],
+    },
+    Row {
+        name: "invalidation",
+        what: "MADV_DONTNEED of 256 MiB resident and fully translated",
+        reach: "at most 1.10 × the same without any MR",
+        machines: &[INSTRUCTIONS],
+        checks: &[Check::new("", "ms", AtMostTimes(1.10, "none"))],
+    },
+    Row {
+        name: "munmap",
+        what: "unrelated munmap with 10^5 regions",
+        reach: "at most 1.1 × with none",
+        machines: &[INSTRUCTIONS],
+        checks: &[Check::new("", "µs", AtMostTimes(1.1, "none"))],
+    },
+    Row {
+        name: "many",
+        what: "register/deregister of 10^5 regions of 4 KiB",
+        reach: "each at most 1.1 × in-tree ODP",
+        machines: &[INSTRUCTIONS],
+        checks: &[Check::new("", "µs", AtMostTimes(1.1, "odp"))],
+    },
+    Row {
+        name: "sharing",
+        what: "8 QPs on one shared MR, 2 and 4 CPUs, wall clock, interleaved",
+        reach: "at least 0.95 of pinned, and above in-tree ODP",
+        machines: &[TWO_CPUS, FOUR_CPUS],
+        checks: &[
+            Check::new("", "of pinned", AtLeast(0.95)),
+            Check::new("", "of pinned", AtLeastTimes(1.0, "odp")),
+        ],
+    },
+    Row {
+        name: "pressure",
+        what: "memory pressure: memory read only by RDMA, twice per scan of other memory, in a memory cgroup with zram swap",
+        reach: "at least 90 % of it resident and at most 1.08 × pinned's time, with MGLRU and with the classic LRU",
+        machines: &[INSTRUCTIONS],
+        checks: &[
+            Check::new("", "% resident", AtLeast(90.0)),
+            Check::new("", "s", AtMostTimes(1.08, "pinned")),
+        ],
+    },
+    Row {
+        name: "overcommit",
+        what: "MR of 4 × the memory limit, written and read back whole by RDMA through zram swap",
+        reach: "every byte right",
+        machines: &[INSTRUCTIONS],
+        checks: &[Check::new("", "wrong bytes", AtMost(0.0))],
+    },
+    Row {
+        name: "oom",
+        what: "OOM reaper on a process with regions",
+        reach: "reaps their memory: at most 4 of 64 MiB stay charged while the process can't exit",
+        machines: &[INSTRUCTIONS],
+        checks: &[Check::new("", "MiB charged after the reaper", AtMost(4.0))],
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique() {
+        for (at, row) in ROWS.iter().enumerate() {
+            assert!(ROWS[..at].iter().all(|other| other.name != row.name));
+            assert!(!row.checks.is_empty(), "{}", row.name);
+        }
+    }
+}
