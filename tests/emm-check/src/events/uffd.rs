@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use super::Ctx;
+use crate::ffi;
 use crate::mem::{Map, PAGE, pattern};
+use crate::pair::{Pair, Work};
 use crate::qp::{Op, OpError};
 use crate::system::Kind;
 use crate::target::{Env, Target};
@@ -28,6 +30,7 @@ pub fn uffd(c: &Ctx<'_>) -> Result<()> {
     c.case("a handler answers", answered(c));
     c.case("silent handler: the others work on", others(c));
     c.case("silent handler: its queue pair goes", queue_pair_goes(c));
+    c.case("silent handler: its peer goes", peer_goes(c));
     c.case("silent handler: the region goes", region_goes(c));
     for order in ["first", "last", "taken"] {
         c.case(
@@ -130,6 +133,28 @@ fn queue_pair_goes(c: &Ctx<'_>) -> Result<String> {
     soon("destroying the queue pair", || t.new_qp())??;
     t.read(1, THERE - 1, c.seed(1))?;
     Ok("destroyed without waiting; a new one works".into())
+}
+
+/// The requester waits for its own page, with the responder's packet in hand.
+fn peer_goes(c: &Ctx<'_>) -> Result<String> {
+    let (t, handler) = watched(c)?;
+    let pair = Pair::new(&c.env.pd, c.env.mtu, None)?;
+    let local = t.local(THERE + 3 * PAGE + 5);
+    let element = ffi::ibv_sge {
+        addr: local.addr,
+        length: 64,
+        lkey: local.key,
+    };
+    let work = Work::Read(t.remote(5));
+    pair.near.post(&[(work, &[element])])?;
+    if handler.next(HEARD)?.is_none() {
+        bail!("the handler heard of no fault");
+    }
+    let Pair { near, far, .. } = pair;
+    soon("destroying the responder", || drop(far))?;
+    soon("destroying the requester", || drop(near))?;
+    t.read(1, THERE - 1, c.seed(1))?;
+    Ok("both ends destroyed without waiting".into())
 }
 
 fn region_goes(c: &Ctx<'_>) -> Result<String> {

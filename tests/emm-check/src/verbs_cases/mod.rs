@@ -11,6 +11,7 @@ mod memcg;
 mod mixed;
 mod rereg;
 mod srq;
+mod teardown;
 mod window;
 mod windows;
 
@@ -47,9 +48,11 @@ pub enum Family {
     Input,
     /// The table's memory is charged to its owner
     Memcg,
+    /// Queue pairs destroyed with work in flight
+    Teardown,
 }
 
-const ALL: [Family; 9] = [
+const ALL: [Family; 10] = [
     Family::Extended,
     Family::Datagram,
     Family::Srq,
@@ -59,6 +62,7 @@ const ALL: [Family; 9] = [
     Family::Advise,
     Family::Input,
     Family::Memcg,
+    Family::Teardown,
 ];
 
 /// What a case works with.
@@ -112,6 +116,7 @@ pub fn run(env: &Env, kind: Kind, names: &[Family]) {
             Family::Advise => ("advise", advise::advise),
             Family::Input => ("input", input::input),
             Family::Memcg => ("memcg", memcg::memcg),
+            Family::Teardown => ("teardown", teardown::teardown),
         };
         if kind.resolve() != Kind::Emm && family == Family::Memcg {
             env.report
