@@ -210,6 +210,7 @@ impl Guest {
                 return Err(coded(KERNEL, self.describe(&End::Report(report))));
             }
             if self.closed {
+                signal::check()?;
                 let status = self
                     .running
                     .try_wait()?
@@ -340,6 +341,8 @@ impl Guest {
                 continue;
             }
             if self.closed {
+                // A signal ends the guest as well, and may do so while this thread waits.
+                signal::check()?;
                 return Ok(End::Gone);
             }
             let silent = last.elapsed() > job.silence;
