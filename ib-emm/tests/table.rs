@@ -9,7 +9,7 @@ use common::{
     HostNodes,
     table::{Model, Op, Page, SIZES},
 };
-use ib_emm::emm::{Entry, Pool, Table, table::NeedNodes};
+use ib_emm::emm::{Entry, PageRange, Pool, Table, table::NeedNodes};
 use proptest::prelude::*;
 
 const CASES: u32 = if cfg!(debug_assertions) { 256 } else { 8192 };
@@ -70,6 +70,25 @@ fn an_insertion_without_nodes_changes_nothing() {
         !Pool::new(&own).fill(1),
         "the pool says that memory ran dry"
     );
+}
+
+#[test]
+fn a_use_lasts_for_so_many_looks() {
+    let mem = HostNodes::default();
+    let mut table = Table::new(512, mem.clone());
+    let mut pool = Pool::new(&mem);
+    assert!(pool.fill(table.missing(7)));
+    table.insert(7, Entry::new(70, true), &mut pool).unwrap();
+    let all = PageRange::new(0, 512);
+    assert!(!table.young(all, true), "nobody used it yet");
+    for _ in 0..2 {
+        assert!(table.access(7, false).is_some());
+        for look in 0..Entry::LOOKS {
+            assert!(table.young(all, false), "asking costs nothing");
+            assert!(table.young(all, true), "look {look}");
+        }
+        assert!(!table.young(all, true), "one look too many");
+    }
 }
 
 #[test]

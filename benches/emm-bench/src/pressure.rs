@@ -1,6 +1,7 @@
-//! Memory that only the device uses, beside a CPU that scans more than fits: does the VM keep it?
+//! Memory that only the device uses, beside a CPU that scans more than fits: does the VM keep it? And would it, if the CPU used
+//! it as much?
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use emm_check::mem::{Map, PAGE};
 use emm_check::qp::{Op, Qp};
 use emm_check::system::{Kind, ensure_swap, vmstat};
@@ -62,12 +63,15 @@ pub fn all() -> Result<()> {
         .iter()
         .flat_map(|(case, ..)| UNITS.map(|unit| subject(case, unit)))
         .collect();
-    isolated::each(ROW, &[Who::Pinned, Who::Odp, Who::Emm], &subjects)
+    isolated::each(
+        ROW,
+        &[Who::None, Who::Pinned, Who::Odp, Who::Emm],
+        &subjects,
+    )
 }
 
 /// Measures one kind.
 pub fn one(who: Who) -> Result<()> {
-    let kind = who.kind().context("this row is about regions")?;
     let rig = Rig::open()?;
     let sink = rig.source(CHUNK)?;
     ensure_swap()?;
@@ -75,7 +79,7 @@ pub fn one(who: Who) -> Result<()> {
         lru.select()?;
         let group = Cgroup::new(&format!("{ROW}-{}-{number}", who.label()), shape.limit)?;
         group.take(std::process::id())?;
-        let seen = scan(&rig, &sink, kind, shape)?;
+        let seen = scan(&rig, &sink, who.kind(), shape)?;
         for (unit, value) in UNITS.into_iter().zip(seen) {
             subject(case, unit).tell(who.label(), Ok(value));
         }
@@ -83,19 +87,52 @@ pub fn one(who: Who) -> Result<()> {
     Lru::Generations.select()
 }
 
-/// Percent resident when the device comes back, seconds, and pages swapped in.
-fn scan(rig: &Rig, sink: &Area, kind: Kind, shape: Shape) -> Result<[f64; 3]> {
+/// Who reads the hot pages.
+enum Reader<'a> {
+    /// The device, and nobody else.
+    Device(&'a Qp, &'a Area, Area),
+    /// The CPU: what the VM does for pages that it sees used.
+    Cpu(Map),
+}
+
+impl Reader<'_> {
+    fn map(&self) -> &Map {
+        match self {
+            Self::Device(_, _, hot) => &hot.map,
+            Self::Cpu(hot) => hot,
+        }
+    }
+
+    fn read(&self) -> Result<()> {
+        match self {
+            Self::Device(qp, sink, hot) => cover(qp, Op::Read, sink, hot),
+            Self::Cpu(hot) => {
+                let mut page = [0; PAGE];
+                (0..hot.len())
+                    .step_by(PAGE)
+                    .for_each(|off| hot.read(off, &mut page));
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Percent resident when the reader comes back, seconds, and pages swapped in. Without a kind, the CPU reads.
+fn scan(rig: &Rig, sink: &Area, kind: Option<Kind>, shape: Shape) -> Result<[f64; 3]> {
     let qp = rig.qp()?;
     let map = small_pages(shape.hot)?;
     fill(&map);
-    let hot = rig.area(kind, map)?;
+    let hot = match kind {
+        Some(kind) => Reader::Device(&qp, sink, rig.area(kind, map)?),
+        None => Reader::Cpu(map),
+    };
     let other = small_pages(shape.scanned)?;
     fill(&other);
-    one_scan(&qp, sink, &hot, &other)?;
+    one_scan(&hot, &other)?;
     let swapped = vmstat("pswpin");
     let (resident, time) = timed(|| {
         (0..SCANS).try_fold(0, |sum, _| {
-            Ok::<_, anyhow::Error>(sum + one_scan(&qp, sink, &hot, &other)?)
+            Ok::<_, anyhow::Error>(sum + one_scan(&hot, &other)?)
         })
     });
     let looked_at = 2 * SCANS * shape.hot / PAGE;
@@ -106,17 +143,17 @@ fn scan(rig: &Rig, sink: &Area, kind: Kind, shape: Shape) -> Result<[f64; 3]> {
     ])
 }
 
-/// The CPU scans `other`, and after each half the device reads all of `hot`. Returns how many of the latter's pages were
+/// The CPU scans `other`, and after each half all of `hot` is read. Returns how many of the latter's pages were
 /// resident before, added for both times.
-fn one_scan(qp: &Qp, sink: &Area, hot: &Area, other: &Map) -> Result<usize> {
+fn one_scan(hot: &Reader<'_>, other: &Map) -> Result<usize> {
     let half = other.len() / 2;
     let mut resident = 0;
     for start in [0, half] {
         for off in (start..start + half).step_by(PAGE) {
             other.write(off, &[1; 8]);
         }
-        resident += resident_pages(&hot.map)?;
-        cover(qp, Op::Read, sink, hot)?;
+        resident += resident_pages(hot.map())?;
+        hot.read()?;
     }
     Ok(resident)
 }

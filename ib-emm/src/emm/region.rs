@@ -402,7 +402,7 @@ impl<M: NodeMem> RegionState<M> {
         self.windows.invalidate(&self.geometry.pages());
     }
 
-    /// Whether a page of `range` was used since the last clearing call. See [`Table::young`].
+    /// Whether a page of `range` was used lately. See [`Table::young`].
     pub fn young(&self, range: PageRange, clear: bool) -> bool {
         self.table.young(range, clear)
     }

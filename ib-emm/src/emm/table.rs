@@ -341,7 +341,8 @@ impl<M: NodeMem> Table<M> {
         Some(PageRange::part_of(page).intersect(&range))
     }
 
-    /// Whether a translation in `range` was used since the last clearing call; `clear` forgets it.
+    /// Whether a translation in `range` was used lately. With `clear` this is a look of the VM's
+    /// aging: a use lasts for [`Entry::LOOKS`] of them.
     ///
     /// Runs with the lock shared: a mark that an access sets at the same time may stay or go, as
     /// with the accessed bit of a CPU's page table.
@@ -351,14 +352,15 @@ impl<M: NodeMem> Table<M> {
         while let Some(part) = self.first_part(rest) {
             for page in part.start..part.end {
                 let Some(slot) = self.slot(page) else { break };
-                if slot.load(Relaxed) & Entry::ACCESSED != 0 {
+                let raw = slot.load(Relaxed);
+                if raw & Entry::ACCESSED != 0 {
                     young = true;
                     if !clear {
                         return true;
                     }
-                    slot.fetch_and(!Entry::ACCESSED, Relaxed);
+                    slot.fetch_and(!(raw ^ Entry::looked_at(raw)), Relaxed);
                 }
-                if slot.load(Relaxed) & Entry::HUGE != 0 {
+                if raw & Entry::HUGE != 0 {
                     break;
                 }
             }

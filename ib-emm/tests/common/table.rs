@@ -284,7 +284,7 @@ impl Model {
         let mut ask = |raw: &mut u64| {
             young |= *raw & Entry::ACCESSED != 0;
             if clear {
-                *raw &= !Entry::ACCESSED;
+                *raw = Entry::looked_at(*raw);
             }
         };
         for part in self.overlapping(range).collect::<Vec<_>>() {
