@@ -21,12 +21,24 @@ kill_others() {
 	done
 }
 
+# The bytes that dd says it has copied. Never those of an earlier run: the host would stop too early.
 bytes_of() {
+	bytes=
 	{
 		read -r _
 		read -r _
 		read -r bytes _
 	} < "$1"
+	[ -n "$bytes" ] && return
+	mark "no count of bytes in $1: $(cat "$1")"
+	bytes=0
+}
+
+# Waits for a child also if a signal ends the wait.
+wait_for() {
+	while kill -0 "$1" 2> /dev/null; do
+		wait "$1"
+	done
 }
 
 run() {
@@ -47,7 +59,8 @@ run() {
 	$bb setsid /bin/sh $dir/command < $input > $dir/out 2> $dir/err 3>&- 4>&- 5>&- 6>&-
 	status=$?
 	kill_others $out $err
-	wait $out $err
+	wait_for $out
+	wait_for $err
 	bytes_of $dir/out.bytes
 	out=$bytes
 	bytes_of $dir/err.bytes
