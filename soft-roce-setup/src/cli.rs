@@ -88,7 +88,8 @@ pub struct BuildArgs {
 /// The choice of a kernel, common to all that build or boot.
 #[derive(Debug, Clone, Default, Args)]
 pub struct KernelArg {
-    /// Kernel series (7.3, 7.2) or a full version [default: the newest series that is complete]
+    /// Kernel series (7.3, 7.2), a full version, or `debug`: one built here with KASAN, lockdep, kmemleak and fault injection
+    /// [default: the newest series that is complete]
     #[arg(long = "kernel", value_name = "SERIES")]
     pub kernel: Option<String>,
 }
