@@ -182,6 +182,9 @@ pub struct TestArgs {
     /// Also what takes hours: ten million operations, in-tree on-demand paging in the matrix
     #[arg(long)]
     pub long: bool,
+    /// Also on the debug kernel, which is built if it is not in the cache (if it is, its tests run anyway)
+    #[arg(long)]
+    pub debug: bool,
     /// Write what the tests showed to this file, in Markdown
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
