@@ -155,7 +155,9 @@ impl<'a> Actor<'a> {
                     return Ok(Said::Nothing);
                 };
                 let change = Change {
-                    pd: other_pd.then_some(&*self.inside.other),
+                    // libibverbs looks at the domain whenever the flag is there.
+                    pd: (other_pd || flags & ffi::IBV_REREG_MR_CHANGE_PD != 0)
+                        .then_some(&*self.inside.other),
                     access,
                     range: range.map(|(addr, len)| (self.addr(addr), len as usize)),
                     flags,
@@ -254,8 +256,12 @@ impl<'a> Actor<'a> {
                 inside.pair = Some(pair);
                 Ok(Said::Errno(errno))
             }
-            // That ended the queue pair.
-            Err(OpError::Status(status)) => Ok(Said::Status(status)),
+            Err(OpError::Status(status)) => {
+                // That ended the queue pair, and windows bound to it go first: in-tree rxe waits for them 50 s.
+                inside.windows = Default::default();
+                drop(pair);
+                Ok(Said::Status(status))
+            }
             Err(OpError::Hang) => bail!("the bind never completed"),
         }
     }
