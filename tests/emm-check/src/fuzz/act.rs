@@ -256,12 +256,8 @@ impl<'a> Actor<'a> {
                 inside.pair = Some(pair);
                 Ok(Said::Errno(errno))
             }
-            Err(OpError::Status(status)) => {
-                // That ended the queue pair, and windows bound to it go first: in-tree rxe waits for them 50 s.
-                inside.windows = Default::default();
-                drop(pair);
-                Ok(Said::Status(status))
-            }
+            // That ended the queue pair, to which other windows may be bound.
+            Err(OpError::Status(status)) => Ok(Said::Status(status)),
             Err(OpError::Hang) => bail!("the bind never completed"),
         }
     }
