@@ -19,13 +19,15 @@ pub struct Artifacts {
     pub(crate) lock: CacheLock,
 }
 
-/// A stock kernel and the modules built for it.
+/// A kernel and the modules built for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KernelArtifacts {
     /// `7.3`
     pub series: String,
     /// `uname -r`, for example `7.3.4+deb13-amd64`.
     pub version: String,
+    /// Whether it is the debug kernel, which is several times slower.
+    pub debug: bool,
     /// The bootable image.
     pub vmlinuz: PathBuf,
     /// The stock modules: the folder `usr/lib/modules/VERSION`, with `modules.dep`.

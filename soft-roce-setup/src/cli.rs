@@ -88,7 +88,8 @@ pub struct BuildArgs {
 /// The choice of a kernel, common to all that build or boot.
 #[derive(Debug, Clone, Default, Args)]
 pub struct KernelArg {
-    /// Kernel series (7.3, 7.2) or a full version [default: the newest series that is complete]
+    /// Kernel series (7.3, 7.2), a full version, or `debug`: one built here with KASAN, lockdep, kmemleak and fault injection
+    /// [default: the newest series that is complete]
     #[arg(long = "kernel", value_name = "SERIES")]
     pub kernel: Option<String>,
 }
@@ -181,6 +182,9 @@ pub struct TestArgs {
     /// Also what takes hours: ten million operations, in-tree on-demand paging in the matrix
     #[arg(long)]
     pub long: bool,
+    /// Also on the debug kernel, which is built if it is not in the cache (if it is, its tests run anyway)
+    #[arg(long)]
+    pub debug: bool,
     /// Write what the tests showed to this file, in Markdown
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use super::debug;
 use super::key::Key;
 use super::root::{self, Apt};
 use super::versions::{self, Kernel};
@@ -21,12 +22,12 @@ const RECIPE: u32 = 1;
 
 /// Where the prepared source is in the root, always: its build leaves absolute paths behind.
 pub const SOURCE_INSIDE: &str = "/mnt/linux";
-/// Arguments of every make in the kernel's tree.
+/// Arguments of every make in a stock kernel's tree.
 pub const MAKE_ARGS: [&str; 2] = ["CC=gcc-14", "HOSTCC=gcc-14"];
 
 /// Parts of the source that no module of ours reads. Kconfig stays, for the configuration.
 /// tar's `*` matches slashes, so each pattern begins at the top (`tools/objtool/arch` must stay).
-const LEFT_OUT: &[&str] = &[
+pub(super) const LEFT_OUT: &[&str] = &[
     "linux-source-?.?/Documentation/[a-z]*",
     "linux-source-?.?/tools/testing",
     "linux-source-?.?/drivers/gpu/drm/amd/include/*",
@@ -41,9 +42,52 @@ pub struct Chosen {
     pub release: String,
     /// Version of the packages.
     pub package_version: String,
+    /// For the debug kernel, the release of the stock one whose source it is made of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub debug_of: Option<String>,
 }
 
 impl Chosen {
+    /// The debug kernel from the source of `stock`.
+    pub fn debug(stock: &Self) -> Self {
+        let version = stock
+            .package_version
+            .split_once('-')
+            .map_or(stock.package_version.as_str(), |(version, _)| version);
+        Self {
+            series: stock.series.clone(),
+            release: format!("{version}{}", debug::SUFFIX),
+            package_version: stock.package_version.clone(),
+            debug_of: Some(stock.release.clone()),
+        }
+    }
+
+    /// The stock kernel that a debug kernel is made of, or the kernel itself.
+    fn stock(&self) -> Self {
+        Self {
+            release: self
+                .debug_of
+                .clone()
+                .unwrap_or_else(|| self.release.clone()),
+            debug_of: None,
+            ..self.clone()
+        }
+    }
+
+    /// Whether it is the debug kernel.
+    pub fn is_debug(&self) -> bool {
+        self.debug_of.is_some()
+    }
+
+    /// What make is given in its tree.
+    fn make_args(&self) -> &'static [&'static str] {
+        if self.is_debug() {
+            &debug::MAKE_ARGS
+        } else {
+            &MAKE_ARGS
+        }
+    }
+
     /// Its place in the cache.
     pub fn place(&self) -> String {
         format!("kernels/{}", self.release)
@@ -51,6 +95,9 @@ impl Chosen {
 
     /// The key of its preparation.
     pub fn key(&self) -> String {
+        if self.is_debug() {
+            return debug::key(&self.stock());
+        }
         Key::new("kernel", RECIPE)
             .text(&self.release)
             .text(&self.package_version)
@@ -75,6 +122,7 @@ impl From<Kernel> for Chosen {
             series: kernel.series,
             release: kernel.release,
             package_version: kernel.package_version,
+            debug_of: None,
         }
     }
 }
@@ -109,6 +157,9 @@ fn memory(context: &Context) -> PathBuf {
 
 /// What the choice `wanted` was resolved to, if it ever was.
 pub fn remembered(context: &Context, wanted: Option<&str>) -> Option<Chosen> {
+    if wanted == Some(debug::NAME) {
+        return Some(Chosen::debug(&remembered(context, None)?));
+    }
     let all = all_remembered(context);
     all.into_iter()
         .find(|(asked, _)| asked == wanted.unwrap_or(""))
@@ -143,11 +194,11 @@ fn remember(context: &Context, wanted: Option<&str>, chosen: &Chosen) -> Result<
 /// Refuses a choice that can name no kernel.
 pub fn check_choice(wanted: Option<&str>) -> Result<()> {
     match wanted {
-        Some(wanted) if !versions::is_plausible(wanted) => Err(coded(
+        Some(wanted) if wanted != debug::NAME && !versions::is_plausible(wanted) => Err(coded(
             2,
             format!(
                 "--kernel {wanted}: not a kernel that the modules are written for\n  \
-                 what to do: take a series ({}) or a version of one",
+                 what to do: take a series ({}), a version of one, or `debug`",
                 versions::SERIES.join(", ")
             ),
         )),
@@ -157,6 +208,9 @@ pub fn check_choice(wanted: Option<&str>) -> Result<()> {
 
 /// Resolves the choice: from memory, or by asking the archive.
 pub fn resolve(context: &Context, wanted: Option<&str>, refresh: bool) -> Result<Chosen> {
+    if wanted == Some(debug::NAME) {
+        return Ok(Chosen::debug(&resolve(context, None, refresh)?));
+    }
     if let (false, Some(chosen)) = (refresh, remembered(context, wanted)) {
         return Ok(chosen);
     }
@@ -191,6 +245,9 @@ const REACH: &str = "check the network and the archive's address (--mirror URL c
 
 /// Fetches, unpacks and prepares the kernel if it is not there.
 pub fn ensure(context: &Context, chosen: Chosen) -> Result<Prepared> {
+    if chosen.is_debug() {
+        return debug::ensure(context, &chosen.stock());
+    }
     let place = chosen.place();
     let key = chosen.key();
     if !context.cache.is_fresh(&place, &key) {
@@ -362,7 +419,7 @@ pub fn make_module(enter: &Enter, kernel: &Prepared, module: &str) -> Cmd {
             "-j{}",
             std::thread::available_parallelism().map_or(1, usize::from)
         ))
-        .args(MAKE_ARGS)
+        .args(kernel.chosen.make_args())
         .args([
             "CONFIG_DEBUG_INFO=",
             "CONFIG_DEBUG_INFO_BTF=",

@@ -2,6 +2,7 @@
 //! guest's programs. Each is a step of the cache.
 
 mod debian;
+pub mod debug;
 pub mod forky;
 pub mod kernel;
 mod key;
@@ -30,12 +31,18 @@ pub fn workspace() -> PathBuf {
 /// What to build.
 #[derive(Debug, Clone, Default)]
 pub struct BuildOptions {
-    /// A kernel series or a full version; the newest complete series if not given.
+    /// A kernel series, a full version or [`debug::NAME`]; the newest complete series if not given.
     pub kernel: Option<String>,
     /// Whether to ask the archive again for the newest version of the series.
     pub refresh: bool,
     /// A fault to be planted into `ib_emm`, for tests of the tests: a file of `tests/planted`.
     pub plant: Option<String>,
+}
+
+/// Whether the kernel `wanted` is in the cache as it would be built now; its modules may be older.
+pub fn has_kernel(context: &Context, wanted: Option<&str>) -> bool {
+    kernel::remembered(context, wanted)
+        .is_some_and(|chosen| context.cache.is_fresh(&chosen.place(), &chosen.key()))
 }
 
 /// Builds what is missing or outdated, and returns where everything is.
@@ -87,6 +94,7 @@ fn fresh(
         kernel: KernelArtifacts {
             series: kernel.chosen.series.clone(),
             version: kernel.chosen.release.clone(),
+            debug: kernel.chosen.is_debug(),
             vmlinuz: kernel.modules.join("vmlinuz"),
             modules: kernel.modules,
             emm: cache.path(place),

@@ -21,6 +21,10 @@ use crate::proc::{Cmd, Running};
 const KERNEL_ARGS: &str = "console=ttyS0 loglevel=5 panic=-1 nokaslr mitigations=off audit=0 lsm= \
     rcupdate.rcu_expedited=1 cryptomgr.notests=1 random.trust_cpu=on no_timer_check 8250.nr_uarts=1";
 
+/// What the debug kernel is told besides. Slow is no lockup: its limits are long, in seconds. kmemleak is on.
+const DEBUG_ARGS: &str = " kmemleak=on watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120 \
+    rcupdate.rcu_exp_cpu_stall_timeout=120000 workqueue.watchdog_thresh=0";
+
 /// Where the image, the archive and the exported trees are for QEMU.
 const IMAGE: &str = "/tmp/image";
 /// Parent of all that the guest sees read-only.
@@ -92,7 +96,15 @@ impl Machine<'_> {
             .args(["-device", "virtio-9p-pci,fsdev=host,mount_tag=host"]);
         let append = self.append.unwrap_or("");
         let clock = self.accel.kernel_args(self.clock);
-        cmd = cmd.args(["-append", format!("{KERNEL_ARGS}{clock} {append}").trim()]);
+        let debug = if artifacts.kernel.debug {
+            DEBUG_ARGS
+        } else {
+            ""
+        };
+        cmd = cmd.args([
+            "-append",
+            format!("{KERNEL_ARGS}{clock}{debug} {append}").trim(),
+        ]);
         inherited(&self.channels.console)?;
         cmd = cmd.args([
             "-chardev".to_owned(),

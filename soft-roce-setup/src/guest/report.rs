@@ -1,10 +1,15 @@
 //! What in a guest's kernel log is a problem: panic, oops, warning, hung task, lockdep, KASAN and their like.
+//!
+//! kmemleak's "new suspected memory leaks" is none by itself: it counts what the whole kernel leaked or seems to have. Whether
+//! an object is ours, its backtrace says, and `emm-check leaks` reads that.
 
 /// Beginnings of a line, after its time, that start a report.
 const BEGINS: &[&str] = &[
     "Kernel panic",
     "Oops",
     "BUG:",
+    // A slab object that was written where it must not be: "BUG kmalloc-64 (Tainted: …): Poison overwritten".
+    "BUG ",
     "kernel BUG at",
     "WARNING:",
     "general protection fault",
@@ -20,6 +25,11 @@ const BEGINS: &[&str] = &[
     "INFO: possible ",
     "INFO: trying to register non-static key",
     "INFO: Slab ",
+    "INFO: Object ",
+    "ODEBUG:",
+    "DEBUG_LOCKS_WARN_ON",
+    "page dumped because:",
+    "refcount_t:",
     "kasan:",
 ];
 
@@ -29,7 +39,6 @@ const PAIRS: &[(&str, &str)] = &[
     ("INFO: task ", "blocked in I/O wait for more than"),
     ("rcu: INFO:", "stall"),
     ("INFO: rcu", "stall"),
-    ("kmemleak:", "new suspected memory leak"),
     ("watchdog:", "LOCKUP"),
 ];
 
@@ -154,7 +163,23 @@ mod tests {
             "[   60.000000] rcu: INFO: rcu_preempt self-detected stall on CPU",
             "[   60.000000] rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:",
             "[   60.000000] watchdog: BUG: soft lockup - CPU#0 stuck for 26s! [x:1]",
-            "[   60.000000] kmemleak: 3 new suspected memory leaks (see /sys/kernel/debug/kmemleak)",
+            "[   70.000000] WARNING: possible recursive locking detected",
+            "[   70.000000] WARNING: inconsistent lock state",
+            "[   70.000000] WARNING: possible irq lock inversion dependency detected",
+            "[   70.000000] WARNING: suspicious RCU usage",
+            "[   70.000000] WARNING: bad unlock balance detected!",
+            "[   70.000000] WARNING: lock held when returning to user space!",
+            "[   70.000000] [ BUG: Invalid wait context ]",
+            "[   70.000000] DEBUG_LOCKS_WARN_ON(!test_bit(class_idx, lock_classes_in_use))",
+            "[   70.000000] INFO: trying to register non-static key.",
+            "[   70.000000] BUG: sleeping function called from invalid context at mm/page_alloc.c:1",
+            "[   70.000000] BUG: scheduling while atomic: x/12/0x00000002",
+            "[   70.000000] BUG: workqueue leaked atomic, lock or RCU: kworker/0:1[9]",
+            "[   70.000000] BUG kmalloc-64 (Tainted: G O): Poison overwritten",
+            "[   70.000000] BUG: KFENCE: use-after-free read in x",
+            "[   70.000000] ODEBUG: free active (active state 0) object: 1 object type: work_struct hint: x",
+            "[   70.000000] page dumped because: VM_BUG_ON_FOLIO(1)",
+            "[   70.000000] refcount_t: underflow; use-after-free.",
             "[   60.000000] UBSAN: array-index-out-of-bounds in a.c:1:2",
             "[   60.000000] rust_kernel: panicked at a.rs:1:2:",
             "WARNING: no time on this line\r",
@@ -176,6 +201,8 @@ mod tests {
             "[    3.000000] eth9 speed is unknown, defaulting to 1000",
             "[    3.000000] x86/mm: Checked W+X mappings: passed, no W+X pages found.",
             "[    3.000000] INFO: lockdep is turned off.",
+            "[   60.000000] kmemleak: 3 new suspected memory leaks (see /sys/kernel/debug/kmemleak)",
+            "[   60.000000] FAULT_INJECTION: forcing a failure.",
             "[    3.000000] kmemleak: Kernel memory leak detector initialized (mem pool available: 1)",
             "[    3.000000] kasan: KernelAddressSanitizer initialized (generic)",
             "",

@@ -40,6 +40,8 @@ const QUIET: Duration = Duration::from_millis(300);
 const DRAIN: Duration = Duration::from_secs(10);
 /// A task that sleeps uninterruptibly for so many seconds is reported.
 const HUNG_TASK_SECONDS: u32 = 30;
+/// The same on the debug kernel, which is several times slower.
+const HUNG_TASK_SECONDS_DEBUG: u32 = 120;
 
 /// How a guest is made.
 #[derive(Debug, Clone)]
@@ -487,7 +489,12 @@ fn first_files(artifacts: &Artifacts, kernel: &GuestKernel, spec: &Spec) -> Resu
     let mut settings = Settings::default();
     settings.set("series", &artifacts.kernel.series);
     settings.set("want_backend", spec.backend.as_str());
-    settings.set("hung_task", HUNG_TASK_SECONDS.to_string());
+    let hung = if artifacts.kernel.debug {
+        HUNG_TASK_SECONDS_DEBUG
+    } else {
+        HUNG_TASK_SECONDS
+    };
+    settings.set("hung_task", hung.to_string());
     let mut tags = Vec::new();
     for (at, share) in spec.shares.iter().enumerate() {
         let tag = format!("share{at}");

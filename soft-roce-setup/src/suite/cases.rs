@@ -18,7 +18,7 @@ pub struct Case {
 
 impl Case {
     /// The same case, for `--long` only.
-    const fn long(self) -> Self {
+    pub(super) const fn long(self) -> Self {
         Self { long: true, ..self }
     }
 }

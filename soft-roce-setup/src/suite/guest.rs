@@ -55,31 +55,54 @@ pub fn run(
     if wanted.is_empty() {
         return Ok(None);
     }
+    all(
+        context,
+        series,
+        &wanted,
+        &spec(),
+        str::to_owned,
+        tally,
+        said,
+    )
+    .map(Some)
+}
+
+/// Runs these cases on the kernel `kernel`, in guests made by `spec`, each script as `wrap` makes it.
+///
+/// # Returns
+///
+/// The kernel's release.
+pub(super) fn all(
+    context: &Context,
+    kernel: &str,
+    cases: &[&Case],
+    spec: &Spec,
+    wrap: fn(&str) -> String,
+    tally: &mut Tally,
+    said: &mut Said,
+) -> Result<String> {
     let options = BuildOptions {
-        kernel: Some(series.to_owned()),
+        kernel: Some(kernel.to_owned()),
         ..BuildOptions::default()
     };
     let artifacts = build::ensure(context, &options)?;
     let mut guest: Option<Guest> = None;
-    for case in wanted {
+    for case in cases {
         signal::check()?;
         let mut usable = match guest.take() {
             Some(guest) if guest.alive() => guest,
-            _ => Guest::boot(context, &artifacts, &spec())?,
+            _ => Guest::boot(context, &artifacts, spec)?,
         };
+        let name = format!("guest::{kernel}::{}", case.name);
         let start = Instant::now();
-        let (outcome, text) = one(&mut usable, case)?;
-        said.keep(name(case), text);
+        let text = wrap(case.script);
+        let (outcome, text) = script(&mut usable, &text, case.seconds, case.wants)?;
+        said.keep(name.clone(), text);
         // What a failed test left behind must not fail the next.
         guest = (!matches!(outcome, Outcome::Failed(_))).then_some(usable);
-        tally.add(&name(case), start.elapsed(), outcome);
+        tally.add(&name, start.elapsed(), outcome);
     }
-    Ok(Some(artifacts.kernel.version))
-}
-
-/// How a case ended, and what it printed.
-fn one(guest: &mut Guest, case: &Case) -> Result<(Outcome, String)> {
-    script(guest, case.script, case.seconds, case.wants)
+    Ok(artifacts.kernel.version)
 }
 
 /// How a script ended that has `seconds` and must print all of `wants`, and what it printed.

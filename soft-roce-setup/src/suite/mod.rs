@@ -3,6 +3,7 @@
 //! One line a test, and a last line that counts them.
 
 mod cases;
+mod debug;
 mod guest;
 mod host;
 mod peers;
@@ -33,22 +34,33 @@ pub fn run(context: &Context, args: &TestArgs) -> Result<ExitCode> {
     if tally.wants_group("host::") {
         host::run(context, &mut tally)?;
     }
+    let (mut kernels, mut said) = (Vec::new(), Said::default());
+    let only_debug = args.kernel.kernel.as_deref() == Some(crate::build::debug::NAME);
     let series: Vec<&str> = match &args.kernel.kernel {
+        // Its tests are others.
+        Some(_) if only_debug => Vec::new(),
         Some(one) => vec![one],
         None => SERIES.to_vec(),
     };
-    let (mut kernels, mut said) = (Vec::new(), Said::default());
     for series in &series {
         kernels.extend(guest::run(
             context, series, args.long, &mut tally, &mut said,
         )?);
     }
-    programs::run(context, series[0], &mut tally, &mut said)?;
-    if args.long {
-        peers::run(context, series[0], &mut tally, &mut said)?;
+    if let Some(first) = series.first().copied() {
+        programs::run(context, first, &mut tally, &mut said)?;
+        if args.long {
+            peers::run(context, first, &mut tally, &mut said)?;
+        }
+        planted::run(context, first, &mut tally)?;
+        tool::run(context, Some(first), &mut tally)?;
     }
-    planted::run(context, series[0], &mut tally)?;
-    tool::run(context, series.first().copied(), &mut tally)?;
+    if args.kernel.kernel.is_none() || only_debug {
+        let asked = only_debug || args.debug || args.long || debug::named(args.filter.as_deref());
+        kernels.extend(debug::run(
+            context, asked, args.long, &mut tally, &mut said,
+        )?);
+    }
     if let Some(path) = &args.report {
         report::write(path, &command(args), &kernels, &said, &tally)?;
     }
@@ -64,6 +76,9 @@ fn command(args: &TestArgs) -> String {
     let mut words = vec!["cargo run -r -- test".to_owned()];
     if args.long {
         words.push("--long".to_owned());
+    }
+    if args.debug {
+        words.push("--debug".to_owned());
     }
     if let Some(path) = &args.report {
         words.push(format!("--report {}", path.display()));

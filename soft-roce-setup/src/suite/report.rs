@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, Result};
 
 use super::tally::{Outcome, Tally};
+use crate::build::debug;
 
 /// How a cell of the matrix came out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -218,6 +219,9 @@ fn summary(out: &mut String, kernels: &[String], said: &Said) {
 
 /// The name that tests have for a kernel: its series.
 fn series(kernel: &str) -> String {
+    if kernel.ends_with(debug::SUFFIX) {
+        return debug::NAME.to_owned();
+    }
     match kernel.split_once('.') {
         Some((major, rest)) if kernel.starts_with(|c: char| c.is_ascii_digit()) => {
             let minor = rest.split(['.', '-', '+']).next().unwrap_or(rest);
@@ -291,6 +295,7 @@ mod tests {
         );
         assert_eq!(series("7.3.4+deb13-amd64"), "7.3");
         assert_eq!(series("debug"), "debug");
+        assert_eq!(series("7.3.4-debug"), "debug");
         let whole = document("x", &["7.3.4+deb13-amd64".into()], &said, &Tally::new(None));
         assert!(
             whole.contains("| 7.3.4+deb13-amd64 | EMM | `emm-check matrix --mr emm` | 1 | 2 |")

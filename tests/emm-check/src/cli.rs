@@ -179,6 +179,16 @@ pub enum Cmd {
         #[arg(long, default_value = "ondemand")]
         mr: Kind,
     },
+    /// Lets each allocation of registering, prefetching, binding, faulting and deregistering fail once (needs fault injection)
+    Inject,
+    /// Random and edge arguments through uverbs, with verified traffic beside; the seed decides what is done
+    Fuzz {
+        /// How long
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+    },
+    /// What our modules leaked, as kmemleak sees it (needs kmemleak)
+    Leaks,
     /// Unmodified programs of the distribution, pinned as root, and unpinned as a user who may not lock a byte
     Programs {
         /// Only programs whose name contains one of these

@@ -4,7 +4,10 @@
 mod cli;
 mod demo;
 mod events;
+mod fuzz;
+mod inject;
 mod kill;
+mod leaks;
 mod matrix;
 mod notifier;
 mod pair;
@@ -96,6 +99,11 @@ fn run(cli: Cli) -> Result<bool> {
             return Ok(report.verdict());
         }
         Cmd::NotifierChild => return notifier::child().map(|()| true),
+        Cmd::Leaks => {
+            let report = Report::new(cli.common.json);
+            leaks::leaks(&report)?;
+            return Ok(report.verdict());
+        }
         Cmd::Matrix {
             ref events,
             ref verb,
@@ -211,9 +219,12 @@ fn run(cli: Cli) -> Result<bool> {
             Kind::Emm.select(false)?;
             programs::programs(&env, &shim, &names, page.as_deref())?;
         }
+        Cmd::Inject => inject::inject(&env)?,
+        Cmd::Fuzz { seconds } => fuzz::fuzz(&env, seconds)?,
         Cmd::Demo { size, shim } => demo::demo(&env, size, &shim),
         Cmd::Notifier
         | Cmd::NotifierChild
+        | Cmd::Leaks
         | Cmd::Matrix { .. }
         | Cmd::MatrixChild { .. }
         | Cmd::TrafficChild { .. }

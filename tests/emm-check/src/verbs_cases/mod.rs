@@ -6,13 +6,13 @@ mod area;
 mod datagram;
 mod extended;
 mod input;
-mod kmsg;
+pub mod kmsg;
 mod memcg;
 mod mixed;
 mod rereg;
 mod srq;
 mod teardown;
-mod window;
+pub mod window;
 mod windows;
 
 use std::io;

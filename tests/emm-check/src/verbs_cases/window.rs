@@ -22,7 +22,8 @@ pub struct Bounds<'a> {
 }
 
 impl Bounds<'_> {
-    fn info(&self) -> ffi::ibv_mw_bind_info {
+    /// The same, as libibverbs has it.
+    pub fn info(&self) -> ffi::ibv_mw_bind_info {
         ffi::ibv_mw_bind_info {
             mr: self.mr.as_raw(),
             addr: self.addr as u64,
@@ -54,6 +55,11 @@ impl Window {
     fn is_type_1(&self) -> bool {
         // SAFETY: the window is allocated.
         unsafe { self.raw.as_ref() }.type_ == ffi::IBV_MW_TYPE_1
+    }
+
+    /// The window, which stays this object's.
+    pub fn as_raw(&self) -> *mut ffi::ibv_mw {
+        self.raw.as_ptr()
     }
 
     /// Its remote key now.

@@ -1,5 +1,7 @@
 //! Memory windows of both types on unpinned regions.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context as _, Result, bail};
 
 use super::area::Area;
@@ -18,6 +20,8 @@ const LEN: usize = 50_003;
 const ACCESS: u32 =
     ffi::IBV_ACCESS_REMOTE_WRITE | ffi::IBV_ACCESS_REMOTE_READ | ffi::IBV_ACCESS_REMOTE_ATOMIC;
 const BINDABLE: u32 = ALL_ACCESS | ffi::IBV_ACCESS_MW_BIND;
+/// rxe gives up waiting for a reference after 50 s; a queue pair is gone, and another one made, in far less.
+const LATE: Duration = Duration::from_secs(10);
 const REFUSED: u32 = ffi::IBV_WC_REM_ACCESS_ERR;
 
 /// The cases.
@@ -39,6 +43,7 @@ pub fn windows(c: &Ctx<'_>) -> Result<()> {
     c.case("type 2: invalidated", invalidated(c));
     c.case("type 2: of another queue pair", foreign(c));
     c.case("type 2: zero based", zero_based(c));
+    c.case("type 2: its queue pair goes first", orphaned(c));
     Ok(())
 }
 
@@ -280,6 +285,26 @@ fn foreign(c: &Ctx<'_>) -> Result<String> {
     let base = scene.area.addr();
     scene.use_it(base).context("its own queue pair")?;
     Ok("refused; its own works on".into())
+}
+
+/// A window bound to a queue pair neither holds that up nor stays bound.
+fn orphaned(c: &Ctx<'_>) -> Result<String> {
+    let mut scene = Scene::new(c, ffi::IBV_MW_TYPE_2, ACCESS)?;
+    let old = scene.at(START);
+    let start = Instant::now();
+    scene.pair = c.pair()?;
+    let took = start.elapsed();
+    if took > LATE {
+        bail!("destroying its queue pair took {took:.1?}");
+    }
+    scene.bind(ACCESS).context("to the next queue pair")?;
+    let base = scene.area.addr();
+    scene.use_it(base).context("bound again")?;
+    scene.refuses(Work::Write(old), 1, "WRITE with the old key")?;
+    Ok(format!(
+        "gone in {} ms, the key is refused, bound again it works",
+        took.as_millis()
+    ))
 }
 
 fn zero_based(c: &Ctx<'_>) -> Result<String> {
