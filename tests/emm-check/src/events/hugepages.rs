@@ -1,14 +1,17 @@
 //! The same bytes on other pages: huge pages made and split, compaction.
 
 use std::fs;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result, bail};
 
 use super::Ctx;
+use crate::ffi;
 use crate::mem::{Map, PAGE};
 use crate::system::{Kind, region, smaps_kib, vmstat};
 use crate::target::Target;
+use crate::verbs::{ALL_ACCESS, Mr};
 
 const SIZE: usize = 8 << 20;
 const HUGE: usize = 2 << 20;
@@ -133,6 +136,20 @@ fn one_entry(t: &Target) -> Result<String> {
     ))
 }
 
+/// With the flag that says so, which has to be true of the memory.
+fn as_huge_pages(c: &Ctx<'_>, t: &Target) -> Result<String> {
+    let access = ALL_ACCESS | c.kind.flags() | ffi::IBV_ACCESS_HUGETLB;
+    let mr = Mr::new(&c.env.pd, t.map.addr() + HUGE, HUGE, access).context("ibv_reg_mr")?;
+    let huge = Target::sharing(c.env, t.map.clone(), Arc::new(mr))?;
+    huge.round(HUGE + 3, HUGE - 4, c.seed(3))?;
+    t.round(1, SIZE - 1, c.seed(1))?;
+    let small = Map::anon(HUGE)?;
+    match Mr::new(&c.env.pd, small.addr(), HUGE, access) {
+        Ok(_) => bail!("small pages were registered as huge ones"),
+        Err(e) => Ok(format!("0 wrong bytes; small pages are refused ({e})")),
+    }
+}
+
 /// Explicit huge pages.
 pub fn hugetlb(c: &Ctx<'_>) -> Result<()> {
     const POOL: &str = "/proc/sys/vm/nr_hugepages";
@@ -148,6 +165,7 @@ pub fn hugetlb(c: &Ctx<'_>) -> Result<()> {
     };
     c.case("first touch by RDMA", work());
     if c.kind.resolve() == Kind::Emm {
+        c.case("registered as huge pages", as_huge_pages(c, &t));
         c.case("one entry for a huge page", one_entry(&t));
     }
     let work = || {
