@@ -1,6 +1,7 @@
 # Runs in the guest as process 1 and does what the host asks for on the channel "ctl" (3), one line
 # each. Output of a command goes to the channels "out" (4) and "err" (5), its input comes from "in" (6).
-# The answer to `run` is `exit STATUS OUT ERR`, with the bytes written, so that the host can wait for them.
+# The answer to `run` is `exit STATUS OUT ERR`, with the bytes written, so that the host can wait for them;
+# `lost …` comes first if they could not be counted.
 bb=/emm/boot/busybox
 dir=/emm/boot
 mkfifo $dir/out $dir/err $dir/in
@@ -21,7 +22,12 @@ kill_others() {
 	done
 }
 
-# The bytes that dd says it has copied. Never those of an earlier run: the host would stop too early.
+# Copies input to output, and says how many bytes. The root's dd: busybox's may be built without that line.
+copy() {
+	exec /usr/bin/dd bs=65536
+}
+
+# The bytes that a copy says it has copied. Without them the host would stop too early.
 bytes_of() {
 	bytes=
 	{
@@ -30,7 +36,7 @@ bytes_of() {
 		read -r bytes _
 	} < "$1"
 	[ -n "$bytes" ] && return
-	mark "no count of bytes in $1: $(cat "$1")"
+	echo "lost the count of bytes in $1: $(cat "$1" | tr '\n' ' ')" >&3
 	bytes=0
 }
 
@@ -45,9 +51,9 @@ run() {
 	number=$1
 	echo "$3" | $bb base64 -d > $dir/command
 	mark "run $number begins"
-	$bb dd bs=65536 < $dir/out >&4 2> $dir/out.bytes 3>&- 5>&- 6>&- &
+	copy < $dir/out >&4 2> $dir/out.bytes 3>&- 5>&- 6>&- &
 	out=$!
-	$bb dd bs=65536 < $dir/err >&5 2> $dir/err.bytes 3>&- 4>&- 6>&- &
+	copy < $dir/err >&5 2> $dir/err.bytes 3>&- 4>&- 6>&- &
 	err=$!
 	input=/dev/null
 	feeder=

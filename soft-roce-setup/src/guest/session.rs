@@ -310,6 +310,12 @@ impl Guest {
         let mut status = None;
         loop {
             let answer = self.step()?;
+            if let Some(what) = answer.as_deref().and_then(|a| a.strip_prefix("lost ")) {
+                return Err(coded(
+                    SETUP,
+                    format!("the guest lost {what}{}", self.tail()),
+                ));
+            }
             if let Some(answer) = answer.as_deref().and_then(Answer::parse) {
                 status = Some((answer, Instant::now()));
             }
