@@ -189,17 +189,18 @@ fn payload(image: &Path) -> Result<Option<Payload>> {
         return Ok(None);
     }
     let start = (usize::from(*setup) + 1) * 512 + offset;
-    // The last four bytes are the unpacked length.
-    let Some(packed) = start
+    let Some(whole) = start
         .checked_add(length)
-        .and_then(|end| bytes.get(start..end.checked_sub(4)?))
+        .and_then(|end| bytes.get(start..end))
     else {
         return Ok(None);
     };
-    let unpack = match packed {
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => "zstd -qdc",
-        [0xfd, b'7', b'z', b'X', b'Z', ..] => "xz -dc --single-stream",
-        [0x1f, 0x8b, ..] => "gzip -dc",
+    // The last four bytes are the unpacked length: gzip's own, or put behind what the others make.
+    let bare = &whole[..whole.len().saturating_sub(4)];
+    let (unpack, packed) = match whole {
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => ("zstd -qdc", bare),
+        [0xfd, b'7', b'z', b'X', b'Z', ..] => ("xz -dc --single-stream", bare),
+        [0x1f, 0x8b, ..] => ("gzip -dc", whole),
         _ => return Ok(None),
     };
     Ok(Some(Payload {
