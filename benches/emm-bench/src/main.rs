@@ -10,6 +10,7 @@ mod isolated;
 mod many;
 mod oom;
 mod overcommit;
+mod plan;
 mod pressure;
 mod probe;
 mod registration;
@@ -24,6 +25,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
 
+use plan::Plan;
 use who::Who;
 
 /// Measures one row of the targets' table.
@@ -35,6 +37,8 @@ struct Cli {
     /// Measure one kind of region in this process; for rows that have a process for each
     #[arg(long, hide = true)]
     mr: Option<Who>,
+    #[command(flatten)]
+    plan: Plan,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -43,15 +47,17 @@ enum Row {
     Registration,
     /// Memory that the kernel keeps for a region
     Table,
-    /// Hot WRITE and READ, 64 B to 1 MiB
+    /// Hot WRITE, READ and SEND against the size
     Throughput,
     /// Eight queue pairs on one region
     Sharing,
+    /// Throughput against the number of queue pairs
+    Qps,
     /// Time that a 4 MiB WRITE takes longer on cold memory
     Cold,
     /// Fault calls and pages brought in
     Faults,
-    /// Hot WRITE and READ of 8 bytes
+    /// Hot operations one at a time, atomics too
     Latency,
     /// MADV_DONTNEED of translated memory
     Invalidation,
@@ -68,25 +74,27 @@ enum Row {
 }
 
 fn run(cli: &Cli) -> Result<()> {
+    let plan = cli.plan;
     match (cli.row, cli.mr) {
-        (Row::Registration, _) => registration::run(),
-        (Row::Table, _) => table::run(),
-        (Row::Throughput, _) => hot::throughput(),
-        (Row::Sharing, _) => sharing::run(),
-        (Row::Cold, _) => cold::time(),
-        (Row::Faults, _) => cold::faults(),
-        (Row::Latency, _) => hot::latency(),
-        (Row::Invalidation, None) => invalidation::all(),
-        (Row::Invalidation, Some(who)) => invalidation::one(who),
-        (Row::Munmap, None) => many::munmap_all(),
-        (Row::Munmap, Some(who)) => many::munmap_one(who),
-        (Row::Many, None) => many::all(),
-        (Row::Many, Some(who)) => many::one(who),
-        (Row::Pressure, None) => pressure::all(),
-        (Row::Pressure, Some(who)) => pressure::one(who),
-        (Row::Overcommit, None) => overcommit::all(),
-        (Row::Overcommit, Some(who)) => overcommit::one(who),
-        (Row::Oom, None) => oom::all(),
+        (Row::Registration, _) => registration::run(plan),
+        (Row::Table, _) => table::run(plan),
+        (Row::Throughput, _) => hot::throughput(plan),
+        (Row::Sharing, _) => sharing::run(plan),
+        (Row::Qps, _) => sharing::qps(plan),
+        (Row::Cold, _) => cold::time(plan),
+        (Row::Faults, _) => cold::faults(plan),
+        (Row::Latency, _) => hot::latency(plan),
+        (Row::Invalidation, None) => invalidation::all(plan),
+        (Row::Invalidation, Some(who)) => invalidation::one(plan, who),
+        (Row::Munmap, None) => many::munmap_all(plan),
+        (Row::Munmap, Some(who)) => many::munmap_one(plan, who),
+        (Row::Many, None) => many::all(plan),
+        (Row::Many, Some(who)) => many::one(plan, who),
+        (Row::Pressure, None) => pressure::all(plan),
+        (Row::Pressure, Some(who)) => pressure::one(plan, who),
+        (Row::Overcommit, None) => overcommit::all(plan),
+        (Row::Overcommit, Some(who)) => overcommit::one(plan, who),
+        (Row::Oom, None) => oom::all(plan),
         (Row::Oom, Some(who)) => oom::one(who),
     }
 }

@@ -3,14 +3,15 @@
 use anyhow::{Context as _, Result};
 use emm_check::mem::{Map, PAGE};
 use emm_check::qp::{Op, Qp};
-use emm_check::system::{Kind, ensure_swap, vmstat};
+use emm_check::system::{ensure_swap, vmstat};
 
 use crate::facts::Subject;
 use crate::guest::{Cgroup, Lru, resident_pages};
 use crate::isolated;
+use crate::plan::Plan;
 use crate::rig::{Area, Rig, small_pages, timed};
 use crate::traffic::{CHUNK, cover};
-use crate::who::Who;
+use crate::who::{Kind, Who};
 
 /// The name of the row.
 pub const ROW: &str = "pressure";
@@ -40,44 +41,55 @@ const SMALL: Shape = Shape {
     scanned: 96 << 20,
     limit: 32 << 20,
 };
-const CASES: [(&str, Shape, Lru); 4] = [
+/// The same again, for a first look.
+const TINY: Shape = Shape {
+    hot: 4 << 20,
+    scanned: 36 << 20,
+    limit: 16 << 20,
+};
+/// A case: its name, its shape, and how the VM chooses.
+type Case = (&'static str, Shape, Lru);
+const CASES: [Case; 4] = [
     ("16 MiB of 64 beside 144, MGLRU", USUAL, Lru::Generations),
     ("16 MiB of 64 beside 144, classic LRU", USUAL, Lru::Lists),
     ("8 MiB of 32 beside 96, MGLRU", SMALL, Lru::Generations),
     ("8 MiB of 32 beside 96, classic LRU", SMALL, Lru::Lists),
 ];
+const QUICK: [Case; 2] = [
+    ("4 MiB of 16 beside 36, MGLRU", TINY, Lru::Generations),
+    ("4 MiB of 16 beside 36, classic LRU", TINY, Lru::Lists),
+];
 const UNITS: [&str; 3] = ["% resident", "s", "pages swapped in"];
 
-fn subject(case: &'static str, unit: &'static str) -> Subject<'static> {
-    Subject {
-        row: ROW,
-        case,
-        unit,
-    }
+fn cases(plan: Plan) -> &'static [Case] {
+    plan.pick(&QUICK, &CASES)
 }
 
 /// Measures all kinds.
-pub fn all() -> Result<()> {
-    let subjects: Vec<_> = CASES
+pub fn all(plan: Plan) -> Result<()> {
+    let subjects: Vec<_> = cases(plan)
         .iter()
-        .flat_map(|(case, ..)| UNITS.map(|unit| subject(case, unit)))
+        .flat_map(|(case, ..)| UNITS.map(|unit| Subject::new(ROW, case, unit)))
         .collect();
-    isolated::each(ROW, &[Who::Pinned, Who::Odp, Who::Emm], &subjects)
+    isolated::each(ROW, plan, &Who::REGIONS, &subjects)
 }
 
 /// Measures one kind.
-pub fn one(who: Who) -> Result<()> {
+pub fn one(plan: Plan, who: Who) -> Result<()> {
     let kind = who.kind().context("this row is about regions")?;
     let rig = Rig::open()?;
     let sink = rig.source(CHUNK)?;
     ensure_swap()?;
-    for (number, (case, shape, lru)) in CASES.into_iter().enumerate() {
-        lru.select()?;
-        let group = Cgroup::new(&format!("{ROW}-{}-{number}", who.label()), shape.limit)?;
-        group.take(std::process::id())?;
-        let seen = scan(&rig, &sink, kind, shape)?;
-        for (unit, value) in UNITS.into_iter().zip(seen) {
-            subject(case, unit).tell(who.label(), Ok(value));
+    for round in plan.rounds() {
+        for (number, (case, shape, lru)) in cases(plan).iter().enumerate() {
+            lru.select()?;
+            let name = format!("{ROW}-{}-{round}-{number}", who.label());
+            let group = Cgroup::new(&name, shape.limit)?;
+            group.take(std::process::id())?;
+            let seen = scan(&rig, &sink, kind, *shape)?;
+            for (unit, value) in UNITS.into_iter().zip(seen) {
+                Subject::new(ROW, case, unit).tell(who.label(), round, Ok(value));
+            }
         }
     }
     Lru::Generations.select()

@@ -1,0 +1,162 @@
+//! The families of benchmarks: which rows belong together, in which guests they are measured, how often.
+
+use crate::cli::Clock;
+use crate::measure::{FOUR_CPUS, INSTRUCTIONS, Machine, TWO_CPUS};
+
+/// A row of a family, which is also a subcommand of `emm-bench`.
+#[derive(Debug, Clone, Copy)]
+pub struct Row {
+    /// Its name.
+    pub name: &'static str,
+    /// The guests it is measured in.
+    pub machines: &'static [Machine],
+    /// Rounds with `--quick`, and without.
+    pub rounds: (u32, u32),
+}
+
+/// Benchmarks about one question.
+#[derive(Debug, Clone, Copy)]
+pub struct Family {
+    /// The name for `--only`.
+    pub name: &'static str,
+    /// Its title.
+    pub title: &'static str,
+    /// What is measured and how it is read.
+    pub about: &'static str,
+    /// What the column without a region holds, where there is one.
+    pub none: &'static str,
+    /// What is measured.
+    pub rows: &'static [Row],
+}
+
+const ONE: &[Machine] = &[INSTRUCTIONS];
+const TWO: &[Machine] = &[TWO_CPUS];
+
+const fn row(name: &'static str, machines: &'static [Machine], rounds: (u32, u32)) -> Row {
+    Row {
+        name,
+        machines,
+        rounds,
+    }
+}
+
+/// All families.
+pub const FAMILIES: &[Family] = &[
+    Family {
+        name: "registration",
+        title: "Registration and deregistration",
+        about: "One ibv_reg_mr and one ibv_dereg_mr against the length, and what each costs among many. Pinning touches and \
+                pins every page, in-tree ODP sizes its arrays for every page; an EMM region notes a range.",
+        none: "",
+        rows: &[row("registration", ONE, (3, 5)), row("many", ONE, (2, 3))],
+    },
+    Family {
+        name: "throughput",
+        title: "Throughput and latency of hot memory",
+        about: "Every page is resident and translated. Throughput keeps 16 operations in flight, latency one. MTU 4096.",
+        none: "memcpy of the same bytes by the CPU",
+        rows: &[row("throughput", ONE, (3, 6)), row("latency", ONE, (3, 6))],
+    },
+    Family {
+        name: "cold",
+        title: "Cold paths",
+        about: "The first access to memory that is not there, or there but not translated.",
+        none: "the CPU touches the same pages",
+        rows: &[row("cold", ONE, (3, 6)), row("faults", ONE, (2, 3))],
+    },
+    Family {
+        name: "invalidation",
+        title: "Invalidation",
+        about: "The VM takes translated memory away; and a munmap that no region is concerned with.",
+        none: "the same system call without an MR",
+        rows: &[row("invalidation", ONE, (3, 4)), row("munmap", ONE, (2, 3))],
+    },
+    Family {
+        name: "memory",
+        title: "Kernel memory",
+        about: "What the kernel keeps for a region.",
+        none: "",
+        rows: &[row("table", ONE, (2, 3))],
+    },
+    Family {
+        name: "pressure",
+        title: "Memory pressure",
+        about: "Memory cgroups smaller than what is used, with zram swap.",
+        none: "a process without a region",
+        rows: &[
+            row("pressure", ONE, (2, 2)),
+            row("overcommit", ONE, (2, 2)),
+            row("oom", ONE, (1, 2)),
+        ],
+    },
+    Family {
+        name: "scaling",
+        title: "Scaling with queue pairs and CPUs",
+        about: "Several queue pairs at once, each with a thread. Wall clock; the kinds take turns.",
+        none: "",
+        rows: &[
+            row("sharing", &[TWO_CPUS, FOUR_CPUS], (3, 6)),
+            row("qps", TWO, (2, 4)),
+        ],
+    },
+];
+
+/// The name of the clock, as in options and JSON.
+pub fn clock_name(clock: Clock) -> &'static str {
+    match clock {
+        Clock::Icount => "icount",
+        Clock::Wall => "wall",
+    }
+}
+
+impl Row {
+    /// The guests it is measured in if all are to have the clock `forced`. On the instruction clock there is one CPU.
+    pub fn machines(&self, forced: Option<Clock>) -> Vec<Machine> {
+        let mut machines: Vec<Machine> = Vec::new();
+        for machine in self.machines {
+            let machine = match forced {
+                Some(Clock::Icount) => Machine {
+                    append: machine.append,
+                    ..INSTRUCTIONS
+                },
+                Some(Clock::Wall) if machine.smp == 1 => Machine {
+                    append: machine.append,
+                    ..TWO_CPUS
+                },
+                _ => *machine,
+            };
+            if !machines.contains(&machine) {
+                machines.push(machine);
+            }
+        }
+        machines
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::targets::rows::ROWS;
+
+    #[test]
+    fn every_target_is_in_one_family() {
+        for target in ROWS {
+            let rows: Vec<&Row> = FAMILIES
+                .iter()
+                .flat_map(|family| family.rows)
+                .filter(|row| row.name == target.name)
+                .collect();
+            assert_eq!(rows.len(), 1, "{}", target.name);
+            assert_eq!(rows[0].machines, target.machines, "{}", target.name);
+        }
+    }
+
+    #[test]
+    fn a_clock_can_be_forced() {
+        let sharing = row("sharing", &[TWO_CPUS, FOUR_CPUS], (1, 1));
+        assert_eq!(sharing.machines(Some(Clock::Icount)), [INSTRUCTIONS]);
+        assert_eq!(sharing.machines(None), [TWO_CPUS, FOUR_CPUS]);
+        let cold = row("cold", ONE, (1, 1));
+        assert_eq!(cold.machines(Some(Clock::Wall)), [TWO_CPUS]);
+    }
+}
