@@ -1,7 +1,9 @@
 //! `emm-bench` runs inside the guest: it measures what memory regions cost, pinned, in-tree on demand and on demand by EMM
 //! notifiers, one row of the targets' table at a time, and writes what it measured as JSON lines.
 
+mod apps;
 mod cold;
+mod events;
 mod facts;
 mod guest;
 mod hot;
@@ -10,12 +12,15 @@ mod isolated;
 mod many;
 mod oom;
 mod overcommit;
+mod owner;
+mod patterns;
 mod plan;
 mod pressure;
 mod probe;
 mod registration;
 mod rig;
 mod sharing;
+mod storm;
 mod table;
 mod traffic;
 mod who;
@@ -59,6 +64,18 @@ enum Row {
     Faults,
     /// Hot operations one at a time, atomics too
     Latency,
+    /// READs of cold memory, by order and by where the pages are
+    Patterns,
+    /// munmap, mprotect, fork and migration of translated memory
+    Events,
+    /// Traffic while its memory is invalidated, ever faster
+    Storm,
+    /// The owner's accounts
+    Owner,
+    /// Our own numbers beside perftest's
+    Perftest,
+    /// Programs of others, and the larger-than-memory table
+    Apps,
     /// MADV_DONTNEED of translated memory
     Invalidation,
     /// An unrelated munmap beside many regions
@@ -86,6 +103,14 @@ fn run(cli: &Cli) -> Result<()> {
         (Row::Latency, _) => hot::latency(plan),
         (Row::Invalidation, None) => invalidation::all(plan),
         (Row::Invalidation, Some(who)) => invalidation::one(plan, who),
+        (Row::Patterns, _) => patterns::run(plan),
+        (Row::Events, None) => events::all(plan),
+        (Row::Events, Some(who)) => events::one(plan, who),
+        (Row::Storm, _) => storm::run(plan),
+        (Row::Owner, None) => owner::all(plan),
+        (Row::Owner, Some(who)) => owner::one(plan, who),
+        (Row::Perftest, _) => apps::perftest(plan),
+        (Row::Apps, _) => apps::run(plan),
         (Row::Munmap, None) => many::munmap_all(plan),
         (Row::Munmap, Some(who)) => many::munmap_one(plan, who),
         (Row::Many, None) => many::all(plan),

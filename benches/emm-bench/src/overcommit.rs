@@ -7,6 +7,7 @@ use emm_check::system::ensure_swap;
 
 use crate::facts::Subject;
 use crate::guest::Cgroup;
+use crate::hot::rate;
 use crate::isolated;
 use crate::plan::Plan;
 use crate::rig::{Rig, size, small_pages, timed};
@@ -15,39 +16,47 @@ use crate::who::Who;
 
 /// The name of the row.
 pub const ROW: &str = "overcommit";
-/// The owner's limit in bytes, a quarter of the region: quick, full.
-const LIMIT: (usize, usize) = (8 << 20, 32 << 20);
+/// The owner's limit in bytes, quick, full.
+const LIMIT: (usize, usize) = (4 << 20, 16 << 20);
+/// How many times that the region is: quick, full. The target is about four times.
+const TIMES: (&[usize], &[usize]) = (&[1, 4], &[1, 2, 4, 8]);
 const SEED: u64 = 7;
 
-const UNITS: [&str; 2] = ["wrong bytes", "s"];
+const UNITS: [&str; 2] = ["wrong bytes", "MiB/s"];
 
-fn case(plan: Plan) -> String {
-    let limit = plan.pick(LIMIT.0, LIMIT.1);
-    format!("{} in {}, through zram", size(4 * limit), size(limit))
+fn case(limit: usize, times: usize) -> String {
+    format!("{} in {}, through zram", size(times * limit), size(limit))
 }
 
 /// Measures all kinds.
 pub fn all(plan: Plan) -> Result<()> {
-    let case = case(plan);
-    let subjects = UNITS.map(|unit| Subject::new(ROW, &case, unit));
+    let limit = plan.pick(LIMIT.0, LIMIT.1);
+    let times = plan.pick(TIMES.0, TIMES.1);
+    let cases: Vec<String> = times.iter().map(|times| case(limit, *times)).collect();
+    let subjects: Vec<_> = cases
+        .iter()
+        .flat_map(|case| UNITS.map(|unit| Subject::new(ROW, case, unit)))
+        .collect();
     isolated::each(ROW, plan, &Who::REGIONS, &subjects)
 }
 
 /// Measures one kind.
 pub fn one(plan: Plan, who: Who) -> Result<()> {
-    let case = case(plan);
-    for round in plan.rounds() {
-        let (wrong, seconds) = write_and_read(who, plan.pick(LIMIT.0, LIMIT.1))?;
-        for (unit, value) in UNITS.into_iter().zip([wrong, seconds]) {
-            Subject::new(ROW, &case, unit).tell(who.label(), round, Ok(value));
+    let limit = plan.pick(LIMIT.0, LIMIT.1);
+    for (round, times) in plan.turns(plan.pick(TIMES.0, TIMES.1)) {
+        let case = case(limit, times);
+        let seen = write_and_read(who, limit, times * limit)?;
+        for (unit, value) in UNITS.into_iter().zip(seen) {
+            Subject::new(ROW, &case, unit)
+                .on("written and read back", times)
+                .tell(who.label(), round, Ok(value));
         }
     }
     Ok(())
 }
 
-/// Wrong bytes, and seconds.
-fn write_and_read(who: Who, limit: usize) -> Result<(f64, f64)> {
-    let size = 4 * limit;
+/// Wrong bytes, and MiB/s of both directions together.
+fn write_and_read(who: Who, limit: usize, size: usize) -> Result<[f64; 2]> {
     let kind = who.kind().context("this row is about regions")?;
     let rig = Rig::open()?;
     let bounce = rig.source(CHUNK)?;
@@ -76,5 +85,5 @@ fn write_and_read(who: Who, limit: usize) -> Result<(f64, f64)> {
         }
         anyhow::Ok(wrong.count)
     });
-    Ok((wrong? as f64, time.as_secs_f64()))
+    Ok([wrong? as f64, rate(2 * size, time)])
 }

@@ -30,6 +30,11 @@ impl Rig {
         })
     }
 
+    /// The protection domain of everything.
+    pub fn pd(&self) -> &Pd {
+        &self.pd
+    }
+
     /// A pair of connected queue pairs.
     pub fn qp(&self) -> Result<Qp> {
         Qp::new(&self.pd, MTU)

@@ -31,6 +31,11 @@ pub struct Family {
 
 const ONE: &[Machine] = &[INSTRUCTIONS];
 const TWO: &[Machine] = &[TWO_CPUS];
+/// Two nodes to move pages between, by those who ask for it.
+const NODES: &[Machine] = &[Machine {
+    append: Some("numa=fake=2 numa_balancing=disable"),
+    ..INSTRUCTIONS
+}];
 
 const fn row(name: &'static str, machines: &'static [Machine], rounds: (u32, u32)) -> Row {
     Row {
@@ -60,23 +65,29 @@ pub const FAMILIES: &[Family] = &[
     Family {
         name: "cold",
         title: "Cold paths",
-        about: "The first access to memory that is not there, or there but not translated.",
+        about: "The first access to memory that is not there, or there but not translated. The row patterns READs each page once, \
+                one after the other. Pinned regions have brought everything in when they were registered.",
         none: "the CPU touches the same pages",
-        rows: &[row("cold", ONE, (3, 6)), row("faults", ONE, (2, 3))],
+        rows: &[
+            row("cold", ONE, (3, 6)),
+            row("faults", ONE, (2, 2)),
+            row("patterns", ONE, (2, 4)),
+        ],
     },
     Family {
         name: "invalidation",
         title: "Invalidation",
-        about: "The VM takes translated memory away; and a munmap that no region is concerned with.",
+        about: "The VM takes translated memory away, or protects it; a munmap that no region is concerned with; and traffic while \
+                another thread gives its pages back, ever faster (wall clock).",
         none: "the same system call without an MR",
         rows: &[row("invalidation", ONE, (3, 4)), row("munmap", ONE, (2, 3))],
     },
     Family {
         name: "memory",
         title: "Kernel memory",
-        about: "What the kernel keeps for a region.",
-        none: "",
-        rows: &[row("table", ONE, (2, 3))],
+        about: "What the kernel keeps for a region, and what its owner is charged.",
+        none: "the same memory without a region",
+        rows: &[row("table", ONE, (2, 2)), row("owner", ONE, (2, 2))],
     },
     Family {
         name: "pressure",
@@ -98,6 +109,14 @@ pub const FAMILIES: &[Family] = &[
             row("sharing", &[TWO_CPUS, FOUR_CPUS], (3, 6)),
             row("qps", TWO, (2, 4)),
         ],
+    },
+    Family {
+        name: "application",
+        title: "Applications",
+        about: "Unmodified programs, pinned as they ask for, or unpinned by the preload library; and a key-value table that is \
+                bigger than its owner's memory, fetched by RDMA READ. Wall clock.",
+        none: "",
+        rows: &[row("apps", TWO, (2, 4))],
     },
 ];
 

@@ -4,6 +4,7 @@
 pub mod cq;
 pub mod ffi;
 pub mod mem;
+pub mod private;
 pub mod qp;
 pub mod swap;
 pub mod system;

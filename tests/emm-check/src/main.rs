@@ -8,7 +8,6 @@ mod kill;
 mod matrix;
 mod notifier;
 mod pair;
-mod private;
 mod programs;
 mod reg;
 mod report;
@@ -25,7 +24,7 @@ use anyhow::Result;
 use clap::Parser;
 use serde_json::json;
 
-use emm_check::{cq, ffi, mem, qp, swap, system, verbs};
+use emm_check::{cq, ffi, mem, private, qp, swap, system, verbs};
 
 use cli::{Cli, Cmd, Common};
 use report::Report;
