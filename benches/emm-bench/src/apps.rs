@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use emm_check::qp::Op;
 use emm_check::system::listens_on;
+use emm_check::ucx::OVER_UCX;
 
 use crate::facts::{Subject, again};
 use crate::guest::Cgroup;
@@ -108,17 +109,15 @@ pub fn run(plan: Plan) -> Result<()> {
             Subject::new("apps", &case, "MB/s").tell(kind.label(), round, outcome);
         }
     }
-    for (round, kind) in plan.turns(&KINDS) {
-        let outcome = alone(
-            kind,
-            "mpirun --allow-run-as-root --oversubscribe -n 2 mpi_collectives",
-        );
-        Subject::new(
-            "apps",
-            "Open MPI collectives, 2 ranks, every byte compared",
-            "s",
-        )
-        .tell(kind.label(), round, outcome);
+    for len in [8, 64 << 10, 1 << 20] {
+        let case = format!("Open MPI, {}, 2 ranks", size(len));
+        let subject = Subject::new("apps", &case, "µs one way");
+        for (round, kind) in plan.turns(&KINDS) {
+            let outcome = mpi(kind, len, plan.pick(40, 200));
+            subject.tell(kind.label(), round, again(&outcome).map(|o| o.0));
+            let subject = subject.in_unit("MiB/s");
+            subject.tell(kind.label(), round, again(&outcome).map(|o| o.1));
+        }
     }
     let fetches = plan.pick(1_000, 5_000);
     let (table, limit) = plan.pick((32 << 20, 16 << 20), (128 << 20, 32 << 20));
@@ -136,34 +135,21 @@ pub fn run(plan: Plan) -> Result<()> {
 
 /// MB/s.
 fn ucx(kind: Kind, test: &str, len: usize, count: usize) -> Result<f64> {
-    let env = [
-        ("UCX_NET_DEVICES", "rxe0:1"),
-        ("UCX_TLS", "rc_verbs"),
-        // The address is an IPv4 one: its GID is no routable IPv6 one.
-        ("UCX_UD_ETH_DGID_CHECK", "n"),
-        ("UCX_WARN_UNUSED_ENV_VARS", "n"),
-    ];
     let options = format!("-P 0 -w 5 -n {count} -t {test} -s {len}");
     let server = format!("ucx_perftest {options}");
     let client = format!("ucx_perftest {ADDRESS} {options}");
-    let said = pair(kind, &server, &client, UCX_PORT, &env)?;
+    let said = pair(kind, &server, &client, UCX_PORT, &OVER_UCX)?;
     column(&said, "", "Final:", 6)
 }
 
-/// Seconds of a program that needs no partner.
-fn alone(kind: Kind, line: &str) -> Result<f64> {
+/// Microseconds one way, and MiB/s.
+fn mpi(kind: Kind, len: usize, count: usize) -> Result<(f64, f64)> {
     kind.select()?;
-    let mut child = start(
-        kind,
-        line,
-        &[("OMPI_MCA_pml", "ucx"), ("UCX_UD_ETH_DGID_CHECK", "n")],
-    )?;
-    let (said, time) = timed(|| wait(&mut child, line));
-    let said = said?;
-    if !said.contains(" bytes: 0 wrong") {
-        bail!("`{line}`: {}", end_of(&said));
-    }
-    Ok(time.as_secs_f64())
+    let line = format!("mpirun --oversubscribe -n 2 mpi_pingpong {len} {count}");
+    let mut child = start(kind, &line, &OVER_UCX)?;
+    let said = wait(&mut child, &line)?;
+    let result = |at| column(&said, "", "pingpong:", at);
+    Ok((result(2)?, result(3)?))
 }
 
 /// Fetches a second of the example of the Rust API, in a memory cgroup that is smaller than its table.

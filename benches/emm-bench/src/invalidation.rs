@@ -14,7 +14,7 @@ use crate::who::Who;
 /// The name of the row.
 pub const ROW: &str = "invalidation";
 /// Bytes: quick, full.
-const SIZE: (usize, usize) = (32 << 20, 256 << 20);
+const SIZE: (usize, usize) = (16 << 20, 256 << 20);
 
 /// A case: the end of its name, and its memory.
 type Case = (&'static str, fn(usize) -> Result<Map>);

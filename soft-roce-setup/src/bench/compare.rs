@@ -16,7 +16,7 @@ struct Change<'a> {
     mr: &'a str,
     before: f64,
     after: f64,
-    /// What both runs call noise, added.
+    /// What both runs call noise, added, in the unit of the values.
     noise: f64,
 }
 
@@ -30,8 +30,7 @@ enum Moved {
 
 impl Change<'_> {
     fn moved(&self) -> Moved {
-        let (small, big) = (self.before.min(self.after), self.before.max(self.after));
-        if big - small <= self.noise * big.abs().max(small.abs()) {
+        if (self.after - self.before).abs() <= self.noise {
             return Moved::Equal;
         }
         if (self.after > self.before) == (self.case.better == "more") {
@@ -60,7 +59,7 @@ impl Change<'_> {
             &number(self.before),
             &number(self.after),
             &ratio,
-            &format!("±{:.1} %", self.noise * 100.0),
+            &format!("±{}", number(self.noise)),
             verdict,
         ]
         .map(str::to_owned)
@@ -117,14 +116,14 @@ fn changes<'a>(one: &'a Report, other: &'a Report) -> Vec<Change<'a>> {
         let Some(later) = same(other, case) else {
             continue;
         };
-        let noise = case.noise + later.noise;
         let change = |outcome: &'a Outcome| {
+            let later = later.kind(&outcome.mr)?;
             Some(Change {
                 case,
                 mr: &outcome.mr,
                 before: outcome.median?,
-                after: later.median(&outcome.mr)?,
-                noise,
+                after: later.median?,
+                noise: outcome.noise + later.noise,
             })
         };
         changes.extend(case.kinds.iter().filter_map(change));

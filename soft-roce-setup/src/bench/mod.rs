@@ -5,8 +5,10 @@
 //! how it is shown ([`table`], [`plot`], [`page`]).
 
 mod compare;
+mod docs;
 mod family;
 mod files;
+mod fit;
 mod host;
 mod page;
 mod plot;

@@ -94,8 +94,9 @@ fn head(out: &mut String, report: &Report) {
     }
     out.push_str(
         "</p></nav><p>Each value is the median of rounds in which the kinds of region take turns; ± and the error bars are half \
-         the distance of the quartiles. Noise is the greater of what two halves of the same kind's rounds lie apart (A/A), \
-         and of the median's uncertainty (1.57 IQR/√n); a ratio inside it is <em>equal</em>. On the instruction clock a \
+         the distance of the quartiles. Noise is the greatest of what two halves of the same kind's rounds lie apart (A/A), \
+         of the median's uncertainty (1.57 IQR/√n), and of what repeated runs differ by (instruction clock 1 %, wall clock 3 %); \
+         kinds that differ by no more than the noise of both are <em>equal</em>, and a target missed by no more is reached. On the instruction clock a \
          guest's nanosecond is one instruction: such times compare costs, and are no hardware's times. \
          ✗ means that it can't be done; the reason stands below the table.</p>\n",
     );
@@ -129,16 +130,16 @@ fn targets(out: &mut String, report: &Report) {
         for mr in ["none", "pinned", "odp", "emm"] {
             cell(out, "td", &table::cell(case, mr), false);
         }
-        cell(out, "td", &format!("±{:.1} %", case.noise * 100.0), false);
+        cell(out, "td", &table::noise(case), false);
         cell(out, "td", &target.limits, false);
-        verdict(out, &target.verdict, &target.verdict);
+        verdict(out, target.verdict == "reached", &target.verdict);
         out.push_str("</tr>\n");
     }
     out.push_str("</table></div>\n");
 }
 
-fn verdict(out: &mut String, verdict: &str, text: &str) {
-    let class = if verdict == "reached" { "good" } else { "bad" };
+fn verdict(out: &mut String, good: bool, text: &str) {
+    let class = if good { "good" } else { "bad" };
     let _ = write!(out, "<td class=\"{class}\">{}</td>", escape(text));
 }
 
@@ -162,30 +163,51 @@ fn section(out: &mut String, family: &FamilyReport, plots: &[Plot]) {
             plot.svg
         );
     }
-    out.push_str("</div><div class=\"wide\"><table><tr>");
-    for (at, title) in table::head(family).iter().enumerate() {
-        cell(out, "th", title, at < 3);
-    }
-    out.push_str("</tr>\n");
-    for case in &family.cases {
-        out.push_str("<tr>");
-        let mut cells = table::line(family, case);
-        let last = cells.pop().unwrap_or_default();
-        for (at, text) in cells.iter().enumerate() {
-            cell(out, "td", text, at < 3);
+    out.push_str("</div>");
+    let lines: Vec<Vec<String>> = family
+        .cases
+        .iter()
+        .map(|c| table::line(family, c))
+        .collect();
+    let good = |at: usize| {
+        family.cases[at]
+            .target
+            .as_ref()
+            .is_none_or(|t| t.verdict == "reached")
+    };
+    rows(out, &table::head(family), &lines, good);
+    if let [head, lines @ ..] = &table::tails(family)[..] {
+        if !lines.is_empty() {
+            out.push_str("<p>Tails of single operations: median / 99 % / 99.9 % / worst.</p>");
+            rows(out, head, lines, |_| true);
         }
-        verdict(
-            out,
-            case.target.as_ref().map_or("reached", |t| &t.verdict),
-            &last,
-        );
-        out.push_str("</tr>\n");
     }
-    out.push_str("</table></div><ul class=\"notes\">");
+    out.push_str("<ul class=\"notes\">");
     for note in table::notes(family) {
         let _ = write!(out, "<li>{}</li>", escape(&note));
     }
     out.push_str("</ul>\n");
+}
+
+/// A table; the last cell of a line shows whether all is `good` there.
+fn rows(out: &mut String, head: &[String], lines: &[Vec<String>], good: impl Fn(usize) -> bool) {
+    out.push_str("<div class=\"wide\"><table><tr>");
+    for (at, title) in head.iter().enumerate() {
+        cell(out, "th", title, at < 3);
+    }
+    out.push_str("</tr>\n");
+    for (number, line) in lines.iter().enumerate() {
+        out.push_str("<tr>");
+        for (at, text) in line.iter().enumerate() {
+            if at + 1 == head.len() && head[at] == "target" {
+                verdict(out, good(number), text);
+            } else {
+                cell(out, "td", text, at < 3);
+            }
+        }
+        out.push_str("</tr>\n");
+    }
+    out.push_str("</table></div>");
 }
 
 fn cell(out: &mut String, tag: &str, text: &str, left: bool) {

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
 use super::family::{Family, clock_name};
+use crate::cli::Clock;
 use crate::measure::{Facts, Key, Machine, stats};
 use crate::targets::judge::{Verdict, judge};
 use crate::targets::rows::ROWS;
@@ -79,8 +80,6 @@ pub struct Case {
     pub clock: String,
     /// CPUs of the guest.
     pub cpus: u32,
-    /// The least difference that means something, as a share of the value.
-    pub noise: f64,
     pub kinds: Vec<Outcome>,
     /// How it stands against its target, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -109,9 +108,12 @@ pub struct Outcome {
     pub p999: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub worst: Option<f64>,
-    /// How far two halves of its own rounds lie apart, as a share of the median.
+    /// How far the medians of two halves of its own rounds lie apart.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aa: Option<f64>,
+    /// What the median may be off by: the greatest of that, of its uncertainty and of the clock's.
+    #[serde(default)]
+    pub noise: f64,
     /// Why there is nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
@@ -176,15 +178,19 @@ impl Case {
     pub fn of(key: Key<'_>, machine: Machine, boots: &[Facts]) -> Self {
         let outcomes: Vec<Outcome> = KINDS
             .iter()
-            .filter_map(|mr| Outcome::of(key, mr, boots))
+            .filter_map(|mr| Outcome::of(key, mr, machine.clock, boots))
             .collect();
-        let noise = outcomes.iter().filter_map(Outcome::noise);
-        let noise = noise.fold(0.0, f64::max);
         let mut all = Facts::default();
         boots.iter().for_each(|facts| all.extend(facts.clone()));
         let at = all.all().iter().find(|fact| fact.key() == key);
         let checks = ROWS.iter().find(|r| r.name == key.row).map(|r| r.checks);
-        let judged = judge(checks.unwrap_or(&[]), &all, key, noise);
+        let noise = |mr: &str| {
+            outcomes
+                .iter()
+                .find(|o| o.mr == mr)
+                .map_or(0.0, |o| o.noise)
+        };
+        let judged = judge(checks.unwrap_or(&[]), &all, key, &noise);
         Self {
             row: key.row.to_owned(),
             case: key.case.to_owned(),
@@ -194,7 +200,6 @@ impl Case {
             x: at.and_then(|fact| fact.x),
             clock: clock_name(machine.clock).to_owned(),
             cpus: machine.smp,
-            noise,
             kinds: outcomes,
             target: judged.map(|judged| Target {
                 limits: judged.limits,
@@ -217,15 +222,16 @@ impl Case {
         self.kind(mr)?.median
     }
 
-    /// Whether two values of this case differ by no more than the noise.
-    pub fn equal(&self, one: f64, other: f64) -> bool {
-        (one - other).abs() <= self.noise * one.abs().max(other.abs())
+    /// Whether two kinds differ by no more than the noise of both; None if either has no value.
+    pub fn equal(&self, one: &str, other: &str) -> Option<bool> {
+        let (one, other) = (self.kind(one)?, self.kind(other)?);
+        Some((one.median? - other.median?).abs() <= one.noise + other.noise)
     }
 }
 
 impl Outcome {
     /// Computes everything from the facts of each guest; None if this kind was not asked for.
-    fn of(key: Key<'_>, mr: &str, boots: &[Facts]) -> Option<Self> {
+    fn of(key: Key<'_>, mr: &str, clock: Clock, boots: &[Facts]) -> Option<Self> {
         let (mut rounds, mut first, mut why) = (Vec::new(), Vec::new(), None);
         let mut asked = false;
         for (boot, facts) in boots.iter().enumerate() {
@@ -244,34 +250,36 @@ impl Outcome {
         }
         let medians: Vec<f64> = rounds.iter().filter_map(|r| stats::median(r)).collect();
         let pooled: Vec<f64> = rounds.concat();
+        let median = stats::median(&medians);
+        let aa = stats::aa(&medians, &first);
+        let noise = [
+            aa,
+            stats::notch(&medians),
+            median.map(|m| m.abs() * resolution(clock)),
+        ];
         let single = pooled.len() > 4 * rounds.len();
         let tail = |at: f64| stats::quantile(&pooled, at).filter(|_| single);
         Some(Self {
             mr: mr.to_owned(),
-            median: stats::median(&medians),
+            median,
             q1: stats::quantile(&medians, 0.25),
             q3: stats::quantile(&medians, 0.75),
             p99: tail(0.99),
             p999: tail(0.999).filter(|_| pooled.len() >= 1000),
             worst: tail(1.0),
-            aa: stats::aa(&medians, &first),
+            aa,
+            noise: noise.into_iter().flatten().fold(0.0, f64::max),
             why: why.filter(|_| medians.is_empty()),
             rounds,
         })
     }
+}
 
-    /// The rounds' medians.
-    pub fn medians(&self) -> Vec<f64> {
-        self.rounds
-            .iter()
-            .filter_map(|r| stats::median(r))
-            .collect()
-    }
-
-    /// The greater of what two halves lie apart, and of the uncertainty of the median.
-    fn noise(&self) -> Option<f64> {
-        let notch = stats::notch(&self.medians())?;
-        Some(notch.max(self.aa?))
+/// What repeated runs differ by even where one run's rounds agree, as a share.
+pub fn resolution(clock: Clock) -> f64 {
+    match clock {
+        Clock::Icount => 0.01,
+        Clock::Wall => 0.03,
     }
 }
 
@@ -341,17 +349,18 @@ pub mod tests {
     }
 
     #[test]
-    fn noise_is_that_of_the_worst_kind() {
+    fn each_kind_has_its_own_noise() {
         let case = case(&[
-            ("pinned", &[10.0, 10.0, 10.0, 10.0]),
-            ("odp", &[10.0, 12.0, 10.0, 12.0]),
+            ("pinned", &[0.0, 4.0, 0.0, 4.0]),
+            ("odp", &[11.0, 11.0, 11.0, 11.0]),
             ("emm", &[7.0, 7.0, 7.0, 7.0]),
         ]);
-        assert!((case.noise - 2.0 / 11.0).abs() < 1e-9);
-        assert_eq!(case.median("odp"), Some(11.0));
-        assert!(case.equal(10.0, 11.0) && !case.equal(7.0, 10.0));
+        let noise = |mr| case.kind(mr).unwrap().noise;
+        assert_eq!(noise("pinned"), 4.0);
+        assert!((noise("odp") - 0.11).abs() < 1e-9, "the clock's");
+        assert_eq!(case.equal("emm", "odp"), Some(false));
+        assert_eq!(case.equal("emm", "implicit"), None);
         assert_eq!(case.target.as_ref().unwrap().verdict, "reached");
-        assert_eq!(case.median("implicit"), None);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Tables in Markdown, and what a cell says.
 
-use super::report::{Case, FamilyReport, KINDS, TITLES};
+use super::report::{Case, FamilyReport, KINDS, Outcome, TITLES};
 use crate::measure::{aligned, number};
 
 /// The head's cells in front of the kinds'.
@@ -34,7 +34,7 @@ pub fn line(family: &FamilyReport, case: &Case) -> Vec<String> {
     };
     let mut cells = vec![case.row.clone(), name, unit(case).to_owned()];
     cells.extend(kinds(family).into_iter().map(|(mr, _)| cell(case, mr)));
-    cells.push(format!("±{:.1} %", case.noise * 100.0));
+    cells.push(noise(case));
     cells.extend(["pinned", "odp"].map(|peer| ratio(case, peer)));
     cells.push(case.target.as_ref().map_or(String::new(), |target| {
         format!("{} {}", target.limits, target.verdict)
@@ -74,14 +74,60 @@ pub fn cell(case: &Case, mr: &str) -> String {
     }
 }
 
-/// EMM's value by a peer's: `equal` within the noise.
+/// What EMM's value may be off by, as a share of it.
+pub fn noise(case: &Case) -> String {
+    let own = case.kind("emm").or_else(|| case.kind("implicit"));
+    match own.and_then(|own| Some((own.median?, own.noise))) {
+        Some((median, noise)) if median != 0.0 => {
+            format!("±{:.1} %", noise / median.abs() * 100.0)
+        }
+        _ => String::new(),
+    }
+}
+
+/// EMM's value by a peer's: `equal` within the noise of both.
 pub fn ratio(case: &Case, peer: &str) -> String {
-    let own = case.median("emm").or_else(|| case.median("implicit"));
-    match (own, case.median(peer)) {
-        (Some(own), Some(peer)) if case.equal(own, peer) => "equal".to_owned(),
+    let own = if case.median("emm").is_some() {
+        "emm"
+    } else {
+        "implicit"
+    };
+    match (case.median(own), case.median(peer)) {
+        _ if case.equal(own, peer) == Some(true) => "equal".to_owned(),
         (Some(own), Some(peer)) if peer != 0.0 => number(own / peer),
         _ => String::new(),
     }
+}
+
+/// The tails of a family's distributions, where there are some: median, 99th and 99.9th of 100, and the worst.
+pub fn tails(family: &FamilyReport) -> Vec<Vec<String>> {
+    let mut head: Vec<String> = LEFT.map(str::to_owned).to_vec();
+    head.extend(kinds(family).into_iter().map(|(_, title)| title.to_owned()));
+    let mut lines = vec![head];
+    for case in &family.cases {
+        if case.kinds.iter().all(|outcome| outcome.p99.is_none()) {
+            continue;
+        }
+        let mut line = vec![case.row.clone(), case.case.clone(), unit(case).to_owned()];
+        line.extend(kinds(family).into_iter().map(|(mr, _)| {
+            let outcome = case.kind(mr);
+            let tail = |pick: fn(&Outcome) -> Option<f64>| {
+                outcome.and_then(pick).map_or("–".to_owned(), number)
+            };
+            match outcome.and_then(|o| o.p99) {
+                Some(_) => [
+                    tail(|o| o.median),
+                    tail(|o| o.p99),
+                    tail(|o| o.p999),
+                    tail(|o| o.worst),
+                ]
+                .join(" / "),
+                None => String::new(),
+            }
+        }));
+        lines.push(line);
+    }
+    lines
 }
 
 /// Why values are missing, each reason once.
@@ -113,6 +159,7 @@ mod tests {
             ("odp", &[20.0, 20.0, 20.0, 20.0]),
             ("emm", &[10.4, 10.4, 10.4, 10.4]),
         ]);
+        assert_eq!(noise(&case), "±1.0 %");
         assert_eq!(ratio(&case, "pinned"), "equal");
         assert_eq!(ratio(&case, "odp"), "0.520");
         assert_eq!(ratio(&case, "implicit"), "");

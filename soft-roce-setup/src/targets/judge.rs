@@ -38,6 +38,17 @@ impl Bound {
     }
 }
 
+impl Bound {
+    /// How much of the limit is the noise of the peer that it comes from. Each kind's own is in the unit of the values.
+    fn slack(self, noise: &dyn Fn(&str) -> f64) -> f64 {
+        match self {
+            Self::AtMostTimes(factor, mr) | Self::AtLeastTimes(factor, mr) => factor * noise(mr),
+            // The spread is in the limit already; the others have no peer in the same case.
+            _ => 0.0,
+        }
+    }
+}
+
 /// How a case came out.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verdict {
@@ -59,8 +70,13 @@ pub struct Judged {
 }
 
 /// Holds a case against all bounds that the row's checks have for it; None if there are none. What misses a limit by no more
-/// than `noise`, a share of the limit, has not missed it.
-pub fn judge(checks: &[Check], facts: &Facts, key: Key<'_>, noise: f64) -> Option<Judged> {
+/// than the noise of what is compared has not missed it; `noise` gives each kind's, in the unit of the values.
+pub fn judge(
+    checks: &[Check],
+    facts: &Facts,
+    key: Key<'_>,
+    noise: &dyn Fn(&str) -> f64,
+) -> Option<Judged> {
     let mut limits = Vec::new();
     let mut verdict = None;
     let value = facts.value(key, "emm");
@@ -69,7 +85,7 @@ pub fn judge(checks: &[Check], facts: &Facts, key: Key<'_>, noise: f64) -> Optio
             (Ok((limit, upper)), value) => {
                 let sign = if upper { '≤' } else { '≥' };
                 limits.push(format!("{sign} {}", number(limit)));
-                let slack = limit.abs() * noise;
+                let slack = noise("emm") + check.bound.slack(noise);
                 match value {
                     Ok(value) if upper && *value <= limit + slack => Verdict::Reached,
                     Ok(value) if !upper && *value >= limit - slack => Verdict::Reached,
@@ -115,7 +131,7 @@ mod tests {
         let mut facts = facts();
         let judged = |facts: &Facts| {
             let checks = [Check::new("", "µs", Bound::WithinSpread("odp"))];
-            judge(&checks, facts, key("a"), 0.0).map(|j| j.verdict)
+            judge(&checks, facts, key("a"), &|_| 0.0).map(|j| j.verdict)
         };
         assert_eq!(judged(&facts), Some(Verdict::Missed));
         facts.take(r#"{"row":"r","case":"a","unit":"µs","mr":"odp","round":1,"values":[11.5]}"#);
@@ -124,15 +140,21 @@ mod tests {
 
     fn verdict(bounds: &[Bound], case: &str) -> Option<Verdict> {
         let checks: Vec<Check> = bounds.iter().map(|b| Check::new("", "µs", *b)).collect();
-        judge(&checks, &facts(), key(case), 0.0).map(|j| j.verdict)
+        judge(&checks, &facts(), key(case), &|_| 0.0).map(|j| j.verdict)
     }
 
     #[test]
     fn noise_is_no_miss() {
-        let checks = [Check::new("", "µs", Bound::AtMost(10.8))];
-        let verdict = |noise| judge(&checks, &facts(), key("a"), noise).map(|j| j.verdict);
-        assert_eq!(verdict(0.01), Some(Verdict::Missed));
-        assert_eq!(verdict(0.02), Some(Verdict::Reached));
+        let verdict = |bound, noise: f64| {
+            let checks = [Check::new("", "µs", bound)];
+            judge(&checks, &facts(), key("a"), &|_| noise).map(|j| j.verdict)
+        };
+        assert_eq!(verdict(Bound::AtMost(10.8), 0.1), Some(Verdict::Missed));
+        assert_eq!(verdict(Bound::AtMost(10.8), 0.3), Some(Verdict::Reached));
+        // The peer has some too.
+        let bound = Bound::AtMostTimes(1.0, "odp");
+        assert_eq!(verdict(bound, 0.4), Some(Verdict::Missed));
+        assert_eq!(verdict(bound, 0.6), Some(Verdict::Reached));
     }
 
     #[test]

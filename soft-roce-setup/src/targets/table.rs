@@ -35,7 +35,7 @@ fn verdict(row: &Measured, key: Key<'_>) -> Option<Judged> {
     } else {
         &[]
     };
-    judge(checks, &row.facts, key, 0.0)
+    judge(checks, &row.facts, key, &|_| 0.0)
 }
 
 /// Everything measured, each case in a line.

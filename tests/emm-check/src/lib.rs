@@ -8,4 +8,5 @@ pub mod private;
 pub mod qp;
 pub mod swap;
 pub mod system;
+pub mod ucx;
 pub mod verbs;
