@@ -203,7 +203,7 @@ pub struct BenchArgs {
     /// Fewer rounds and smaller cases: about five minutes under TCG on two CPUs
     #[arg(long)]
     pub quick: bool,
-    /// Only this family; can be repeated
+    /// Only this family, or this row of one; can be repeated (a wrong name lists all)
     #[arg(long, value_name = "NAME")]
     pub only: Vec<String>,
     /// Measure everything on this clock [default: instructions for costs, wall time for scaling]

@@ -15,8 +15,8 @@ use crate::who::{Kind, Who};
 
 /// The name of the row.
 pub const ROW: &str = "pressure";
-/// Scans that are measured, after one that only warms up.
-const SCANS: usize = 4;
+/// Scans that are measured, after one that only warms up: quick, full.
+const SCANS: (usize, usize) = (1, 4);
 /// Bytes of a page that are written when it is filled; the rest compresses to nothing.
 const FILLED: usize = 1024;
 
@@ -43,9 +43,9 @@ const SMALL: Shape = Shape {
 };
 /// The same again, for a first look.
 const TINY: Shape = Shape {
-    hot: 4 << 20,
-    scanned: 36 << 20,
-    limit: 16 << 20,
+    hot: 2 << 20,
+    scanned: 18 << 20,
+    limit: 8 << 20,
 };
 /// A case: its name, its shape, and how the VM chooses.
 type Case = (&'static str, Shape, Lru);
@@ -56,8 +56,8 @@ const CASES: [Case; 4] = [
     ("8 MiB of 32 beside 96, classic LRU", SMALL, Lru::Lists),
 ];
 const QUICK: [Case; 2] = [
-    ("4 MiB of 16 beside 36, MGLRU", TINY, Lru::Generations),
-    ("4 MiB of 16 beside 36, classic LRU", TINY, Lru::Lists),
+    ("2 MiB of 8 beside 18, MGLRU", TINY, Lru::Generations),
+    ("2 MiB of 8 beside 18, classic LRU", TINY, Lru::Lists),
 ];
 const UNITS: [&str; 3] = ["% resident", "s", "pages swapped in"];
 
@@ -71,7 +71,9 @@ pub fn all(plan: Plan) -> Result<()> {
         .iter()
         .flat_map(|(case, ..)| UNITS.map(|unit| Subject::new(ROW, case, unit)))
         .collect();
-    isolated::each(ROW, plan, &Who::REGIONS, &subjects)
+    // A region of everything ages as others do: for a first look it is left out.
+    let whos = plan.pick(&Who::REGIONS[..3], &Who::REGIONS[..]);
+    isolated::each(ROW, plan, whos, &subjects)
 }
 
 /// Measures one kind.
@@ -86,7 +88,7 @@ pub fn one(plan: Plan, who: Who) -> Result<()> {
             let name = format!("{ROW}-{}-{round}-{number}", who.label());
             let group = Cgroup::new(&name, shape.limit)?;
             group.take(std::process::id())?;
-            let seen = scan(&rig, &sink, kind, *shape)?;
+            let seen = scan(&rig, &sink, kind, *shape, plan.pick(SCANS.0, SCANS.1))?;
             for (unit, value) in UNITS.into_iter().zip(seen) {
                 Subject::new(ROW, case, unit).tell(who.label(), round, Ok(value));
             }
@@ -96,7 +98,7 @@ pub fn one(plan: Plan, who: Who) -> Result<()> {
 }
 
 /// Percent resident when the device comes back, seconds, and pages swapped in.
-fn scan(rig: &Rig, sink: &Area, kind: Kind, shape: Shape) -> Result<[f64; 3]> {
+fn scan(rig: &Rig, sink: &Area, kind: Kind, shape: Shape, scans: usize) -> Result<[f64; 3]> {
     let qp = rig.qp()?;
     let map = small_pages(shape.hot)?;
     fill(&map);
@@ -106,11 +108,11 @@ fn scan(rig: &Rig, sink: &Area, kind: Kind, shape: Shape) -> Result<[f64; 3]> {
     one_scan(&qp, sink, &hot, &other)?;
     let swapped = vmstat("pswpin");
     let (resident, time) = timed(|| {
-        (0..SCANS).try_fold(0, |sum, _| {
+        (0..scans).try_fold(0, |sum, _| {
             Ok::<_, anyhow::Error>(sum + one_scan(&qp, sink, &hot, &other)?)
         })
     });
-    let looked_at = 2 * SCANS * shape.hot / PAGE;
+    let looked_at = 2 * scans * shape.hot / PAGE;
     Ok([
         resident? as f64 * 100.0 / looked_at as f64,
         time.as_secs_f64(),

@@ -16,13 +16,13 @@ use crate::who::{KINDS, Kind};
 /// Queue pairs of the target's row.
 const SHARED: usize = 8;
 /// Sizes: bytes, and operations of one queue pair in one turn (quick, full).
-const SIZES: [(usize, (usize, usize)); 2] = [(4 << 10, (400, 1000)), (64 << 10, (50, 100))];
+const SIZES: [(usize, (usize, usize)); 2] = [(4 << 10, (250, 1000)), (64 << 10, (25, 100))];
 /// Turns of each kind in a round, each time another one first.
 const TURNS: usize = 3;
 /// Numbers of queue pairs: quick, full.
 const QPS: (&[usize], &[usize]) = (&[1, 4, 16], &[1, 2, 4, 8, 16]);
 /// Operations of all queue pairs together in one turn of the rows about their number: quick, full.
-const TOGETHER: (usize, usize) = (1600, 4800);
+const TOGETHER: (usize, usize) = (800, 4800);
 const BIGGEST: usize = 64 << 10;
 
 /// One kind's queue pairs and what they have registered.

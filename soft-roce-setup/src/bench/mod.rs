@@ -79,14 +79,27 @@ pub fn run(context: &Context, args: &BenchArgs) -> Result<ExitCode> {
     })
 }
 
-/// The families that were asked for; all if none was.
+/// The families of what was asked for; all if nothing was.
 fn wanted(only: &[String]) -> Result<Vec<&'static Family>> {
-    if let Some(unknown) = only.iter().find(|o| FAMILIES.iter().all(|f| f.name != **o)) {
-        let names: Vec<&str> = FAMILIES.iter().map(|family| family.name).collect();
-        let message = format!("there is no family `{unknown}`: {}", names.join(", "));
+    let known = |name: &str| {
+        let mut rows = FAMILIES.iter().flat_map(|family| family.rows);
+        FAMILIES.iter().any(|family| family.name == name) || rows.any(|row| row.name == name)
+    };
+    if let Some(unknown) = only.iter().find(|name| !known(name)) {
+        let names: Vec<String> = FAMILIES
+            .iter()
+            .map(|family| {
+                let rows: Vec<&str> = family.rows.iter().map(|row| row.name).collect();
+                format!("{} ({})", family.name, rows.join(", "))
+            })
+            .collect();
+        let message = format!(
+            "there is no family or row `{unknown}`: {}",
+            names.join("; ")
+        );
         return Err(exit::coded(exit::USAGE, message));
     }
-    let chosen = |family: &&Family| only.is_empty() || only.iter().any(|o| o == family.name);
+    let chosen = |family: &&Family| family.wanted(only).next().is_some();
     Ok(FAMILIES.iter().filter(chosen).collect())
 }
 
@@ -119,7 +132,7 @@ struct Run {
 impl Run {
     fn new(args: &BenchArgs, families: &[&'static Family]) -> Self {
         let mut tasks = Vec::new();
-        for (family, rows) in families.iter().map(|family| family.rows).enumerate() {
+        for (family, rows) in families.iter().map(|f| f.wanted(&args.only)).enumerate() {
             for row in rows {
                 let machines = row.machines(args.clock);
                 tasks.extend(machines.into_iter().map(|machine| Task {
@@ -235,6 +248,12 @@ mod tests {
     fn unknown_families_are_refused() {
         assert_eq!(wanted(&[]).unwrap().len(), FAMILIES.len());
         assert_eq!(wanted(&["cold".to_owned()]).unwrap().len(), 1);
+        let storm = ["storm".to_owned()];
+        let family = wanted(&storm).unwrap()[0];
+        assert_eq!(
+            (family.name, family.wanted(&storm).count()),
+            ("invalidation", 1)
+        );
         let error = wanted(&["warm".to_owned()]).unwrap_err().to_string();
         assert!(error.contains("registration"), "{error}");
     }
