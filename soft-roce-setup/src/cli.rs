@@ -9,7 +9,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 const EXIT_STATUS: &str = "\
 Exit status:
   0    everything asked for was done (for `run`: the command's own status)
-  1    the demo or a test did not hold, or a target was not reached
+  1    the demo or a test did not hold, a target was not reached, or `bench compare` found that
+       something moved
   2    the command line is wrong
   3    the host lacks something; `soft-roce-setup doctor` says what and how to mend it
   120  the guest's kernel reported a panic, oops, hung task, lockdep or KASAN problem
@@ -65,6 +66,8 @@ pub enum Command {
     Test(TestArgs),
     /// Measure every target beside pinned and in-tree on-demand regions, and say which are reached
     Targets(TargetsArgs),
+    /// Measure what pinned, in-tree on-demand and EMM regions cost, with plots in a page of HTML
+    Bench(BenchArgs),
 }
 
 /// `doctor`
@@ -190,6 +193,44 @@ pub struct TestArgs {
     pub report: Option<PathBuf>,
     /// Only tests whose name contains this
     pub filter: Option<String>,
+}
+
+/// `bench`
+#[derive(Debug, Clone, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct BenchArgs {
+    /// Compare two runs instead of measuring
+    #[command(subcommand)]
+    pub compare: Option<BenchCommand>,
+    #[command(flatten)]
+    pub kernel: KernelArg,
+    /// Fewer rounds and smaller cases: about five minutes under TCG on two CPUs
+    #[arg(long)]
+    pub quick: bool,
+    /// Only this family, or this row of one; can be repeated (a wrong name lists all)
+    #[arg(long, value_name = "NAME")]
+    pub only: Vec<String>,
+    /// Measure everything on this clock [default: instructions for costs, wall time for scaling]
+    #[arg(long, value_enum)]
+    pub clock: Option<Clock>,
+    /// Write bench.json, bench.csv, index.html and plots/*.svg to this directory
+    #[arg(long, value_name = "DIR", default_value = "bench-out")]
+    pub out: PathBuf,
+    /// Also write benchmarks.md and scaling.md to this directory
+    #[arg(long, value_name = "DIR")]
+    pub docs: Option<PathBuf>,
+}
+
+/// The subcommands of `bench`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum BenchCommand {
+    /// Show the ratios of two runs, and what moved by more than the noise of both
+    Compare {
+        /// The bench.json of the earlier run
+        before: PathBuf,
+        /// The bench.json of the later run
+        after: PathBuf,
+    },
 }
 
 /// `targets`

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "the subcommands are being filled in")]
 
 mod artifacts;
+mod bench;
 mod build;
 mod cache;
 mod cli;
@@ -11,6 +12,7 @@ mod enter;
 mod exit;
 mod guest;
 mod host;
+mod measure;
 mod proc;
 mod signal;
 mod status;
@@ -58,5 +60,6 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         Command::Demo(args) => demo::run(&context, args),
         Command::Test(args) => suite::run(&context, args),
         Command::Targets(args) => targets::run(&context, args),
+        Command::Bench(args) => bench::run(&context, args),
     }
 }

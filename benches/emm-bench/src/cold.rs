@@ -5,47 +5,39 @@ use std::collections::HashSet;
 use anyhow::{Context as _, Result};
 use emm_check::mem::{PAGE, Rng};
 use emm_check::qp::{Op, Qp};
-use emm_check::system::Kind;
 
-use crate::facts::{Subject, median_of};
+use crate::facts::{Subject, again, median_of};
 use crate::guest::resident_pages;
+use crate::plan::Plan;
 use crate::probe::Probe;
-use crate::rig::{Area, KINDS, Rig, small_pages, timed, touch};
+use crate::rig::{Area, Rig, size, small_pages, timed, touch};
 use crate::traffic::Stream;
+use crate::who::{KINDS, Kind};
 
 const MESSAGE: usize = 4 << 20;
-const ROUNDS: usize = 5;
 /// Repetitions of the same message once it is hot.
 const HOT: usize = 3;
-/// Where the random reads go, and how many.
-const FIELD: usize = 1 << 30;
-const READS: usize = 10_000;
+/// Where the random reads go, and how many: quick, full.
+const FIELD: (usize, usize) = (128 << 20, 1 << 30);
+const READS: (usize, usize) = (1_250, 10_000);
 /// Pinned regions know no faults.
-const FAULTING: [Kind; 2] = [Kind::Odp, Kind::Emm];
+const FAULTING: [Kind; 3] = [Kind::Odp, Kind::Emm, Kind::Implicit];
 
 /// The time that a message takes longer on cold memory.
-pub fn time() -> Result<()> {
+pub fn time(plan: Plan) -> Result<()> {
     let rig = Rig::open()?;
     let source = rig.source(MESSAGE)?;
     let qp = rig.qp()?;
-    let subject = |case, unit| Subject {
-        row: "cold",
-        case,
-        unit,
-    };
-    let memory = (0..ROUNDS).map(|_| by_cpu()).collect::<Result<Vec<f64>>>();
-    subject("untouched", "ms added").tell("none", memory.and_then(|m| median_of(&m)));
+    for round in plan.rounds() {
+        Subject::new("cold", "untouched", "ms added").tell("none", round, by_cpu());
+    }
     for (case, resident) in [("untouched", false), ("resident, untranslated", true)] {
-        for kind in KINDS {
-            let rounds = (0..ROUNDS)
-                .map(|_| added(&rig, &qp, &source, kind, resident))
-                .collect::<Result<Vec<_>>>();
-            let column = |pick: fn(&(f64, f64)) -> f64| -> Result<f64> {
-                let rounds = rounds.as_ref().map_err(|why| anyhow::anyhow!("{why:#}"))?;
-                median_of(&rounds.iter().map(pick).collect::<Vec<_>>())
-            };
-            subject(case, "ms added").tell(kind.label(), column(|round| round.0));
-            subject(case, "ms hot").tell(kind.label(), column(|round| round.1));
+        for (round, kind) in plan.turns(&KINDS) {
+            let times = added(&rig, &qp, &source, kind, resident);
+            let subject = Subject::new("cold", case, "ms added");
+            subject.tell(kind.label(), round, again(&times).map(|t| t.0));
+            let subject = subject.in_unit("ms hot");
+            subject.tell(kind.label(), round, again(&times).map(|t| t.1));
         }
     }
     Ok(())
@@ -84,28 +76,27 @@ fn message<'a>(qp: &'a Qp, source: &'a Area, area: &'a Area) -> Stream<'a> {
 }
 
 /// How often the VM is asked for pages, and how many it brings in.
-pub fn faults() -> Result<()> {
+pub fn faults(plan: Plan) -> Result<()> {
     let rig = Rig::open()?;
     let probe = Probe::new()?;
     let source = rig.source(MESSAGE)?;
     let qp = rig.qp()?;
-    let subject = |case, unit| Subject {
-        row: "faults",
-        case,
-        unit,
-    };
-    for kind in FAULTING {
+    for (round, kind) in plan.turns(&FAULTING) {
         let calls = sequential(&rig, &probe, &qp, &source, kind);
-        subject("one cold 4 MiB WRITE", "fault calls").tell(kind.label(), calls);
+        Subject::new("faults", "one cold 4 MiB WRITE", "fault calls").tell(
+            kind.label(),
+            round,
+            calls,
+        );
     }
-    for kind in FAULTING {
-        let case = "10000 random 4 KiB READs of a cold GiB";
-        let (calls, pages) = match random(&rig, &probe, &qp, &source, kind) {
-            Ok((calls, pages)) => (Ok(calls), Ok(pages)),
-            Err(why) => (Err(anyhow::anyhow!("{why:#}")), Err(why)),
-        };
-        subject(case, "fault calls a READ").tell(kind.label(), calls);
-        subject(case, "pages in, of those asked for").tell(kind.label(), pages);
+    let (field, reads) = (plan.pick(FIELD.0, FIELD.1), plan.pick(READS.0, READS.1));
+    let case = format!("{reads} random 4 KiB READs of {}, cold", size(field));
+    for (round, kind) in plan.turns(&FAULTING) {
+        let outcome = random(&rig, &probe, &qp, &source, kind, field, reads);
+        let subject = Subject::new("faults", &case, "fault calls a READ");
+        subject.tell(kind.label(), round, again(&outcome).map(|o| o.0));
+        let subject = subject.in_unit("pages in, of those asked for");
+        subject.tell(kind.label(), round, again(&outcome).map(|o| o.1));
     }
     Ok(())
 }
@@ -118,13 +109,21 @@ fn sequential(rig: &Rig, probe: &Probe, qp: &Qp, source: &Area, kind: Kind) -> R
 }
 
 /// Fault calls a READ, and pages brought in for each page asked for.
-fn random(rig: &Rig, probe: &Probe, qp: &Qp, sink: &Area, kind: Kind) -> Result<(f64, f64)> {
-    let area = rig.area(kind, small_pages(FIELD)?)?;
+fn random(
+    rig: &Rig,
+    probe: &Probe,
+    qp: &Qp,
+    sink: &Area,
+    kind: Kind,
+    field: usize,
+    reads: usize,
+) -> Result<(f64, f64)> {
+    let area = rig.area(kind, small_pages(field)?)?;
     let mut rng = Rng(1);
     let mut asked = HashSet::new();
     let before = probe.calls()?;
-    for _ in 0..READS {
-        let page = rng.below(FIELD / PAGE);
+    for _ in 0..reads {
+        let page = rng.below(field / PAGE);
         asked.insert(page);
         let stream = Stream {
             qp,
@@ -135,7 +134,7 @@ fn random(rig: &Rig, probe: &Probe, qp: &Qp, sink: &Area, kind: Kind) -> Result<
         };
         stream.once().context("a random READ")?;
     }
-    let calls = (probe.calls()? - before) as f64 / READS as f64;
+    let calls = (probe.calls()? - before) as f64 / reads as f64;
     Ok((
         calls,
         resident_pages(&area.map)? as f64 / asked.len() as f64,

@@ -7,14 +7,17 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, anyhow};
 
 use crate::facts::{Subject, is_about};
+use crate::plan::Plan;
 use crate::who::Who;
 
-/// Runs `emm-bench ROW --mr KIND` for each of `whos`. Subjects that such a process says nothing about get its end as the reason.
-pub fn each(row: &str, whos: &[Who], subjects: &[Subject<'_>]) -> Result<()> {
+/// Runs `emm-bench ROW --mr KIND` for each of `whos` in each round. Subjects that such a process says nothing about get its end
+/// as the reason.
+pub fn each(row: &str, plan: Plan, whos: &[Who], subjects: &[Subject<'_>]) -> Result<()> {
     let program = std::env::current_exe().context("finding my own program")?;
-    for who in whos {
+    for (round, who) in plan.turns(whos) {
         let mut child = Command::new(&program)
             .args([row, "--mr", who.label()])
+            .args(plan.options(round))
             .stdout(Stdio::piped())
             .spawn()
             .context("running myself")?;
@@ -23,12 +26,12 @@ pub fn each(row: &str, whos: &[Who], subjects: &[Subject<'_>]) -> Result<()> {
         for line in BufReader::new(output).lines() {
             let line = line.context("reading what it says")?;
             println!("{line}");
-            missing.retain(|subject| !is_about(&line, subject));
+            missing.retain(|subject| !is_about(&line, subject, round));
         }
         let end = child.wait().context("waiting for it")?;
         for subject in missing {
             let why = anyhow!("the measuring process ended: {end}");
-            subject.tell(who.label(), Err(why));
+            subject.tell(who.label(), round, Err(why));
         }
     }
     Ok(())

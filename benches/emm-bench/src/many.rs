@@ -1,80 +1,118 @@
-//! A hundred thousand regions: what each costs, and what they cost a munmap that none of them is concerned with.
+//! Many regions: what each costs, and what they cost a munmap that none of them is concerned with.
 
 use anyhow::{Context as _, Result};
 use emm_check::mem::{Map, PAGE};
-use emm_check::system::Kind;
 use emm_check::verbs::Mr;
 
-use crate::facts::{Subject, median_of};
+use crate::facts::Subject;
 use crate::isolated;
+use crate::plan::Plan;
 use crate::rig::{Rig, micros, small_pages, timed, touch};
-use crate::who::Who;
+use crate::table::free_kib;
+use crate::who::{Kind, Who};
 
 /// The name of the row about registration.
 pub const MANY: &str = "many";
 /// The name of the row about munmap.
 pub const MUNMAP: &str = "munmap";
-const REGIONS: usize = 100_000;
-/// Times that an unrelated page is unmapped.
-const UNMAPS: usize = 500;
+/// Numbers of regions: quick, full.
+const REGIONS: (&[usize], &[usize]) = (&[100, 1_000, 10_000], &[10, 100, 1_000, 10_000, 100_000]);
+/// Times that an unrelated page is unmapped: quick, full.
+const UNMAPS: (usize, usize) = (100, 500);
+/// So many must be measured at once for their memory to be seen in the guest's.
+const ENOUGH: usize = 10_000;
+const WHOS: [Who; 3] = [Who::Pinned, Who::Odp, Who::Emm];
 
-const REGISTER: Subject<'static> = Subject {
-    row: MANY,
-    case: "register, each of 100000 of 4 KiB",
-    unit: "µs",
-};
-const DEREGISTER: Subject<'static> = Subject {
-    row: MANY,
-    case: "deregister, each of 100000 of 4 KiB",
-    unit: "µs",
-};
-const UNRELATED: Subject<'static> = Subject {
-    row: MUNMAP,
-    case: "munmap of a page beside 100000 regions",
-    unit: "µs",
-};
+fn numbers(plan: Plan) -> &'static [usize] {
+    plan.pick(REGIONS.0, REGIONS.1)
+}
+
+/// The case of `count` regions in `step`.
+fn many_case(step: &str, count: usize) -> String {
+    format!("{step}, each of {count} of 4 KiB")
+}
+
+/// The case of a munmap beside `count` regions.
+fn munmap_case(count: usize) -> String {
+    format!("munmap of a page beside {count} regions")
+}
 
 /// Registers and deregisters, with each kind.
-pub fn all() -> Result<()> {
-    let whos = [Who::Pinned, Who::Odp, Who::Emm];
-    isolated::each(MANY, &whos, &[REGISTER, DEREGISTER])
+pub fn all(plan: Plan) -> Result<()> {
+    let cases: Vec<String> = numbers(plan)
+        .iter()
+        .flat_map(|count| ["register", "deregister"].map(|step| many_case(step, *count)))
+        .collect();
+    let subjects: Vec<_> = cases.iter().map(|c| Subject::new(MANY, c, "µs")).collect();
+    isolated::each(MANY, plan, &WHOS, &subjects)
 }
 
 /// The same with one kind.
-pub fn one(who: Who) -> Result<()> {
+pub fn one(plan: Plan, who: Who) -> Result<()> {
     let rig = Rig::open()?;
     let kind = who.kind().context("this row is about regions")?;
-    let field = small_pages(REGIONS * PAGE)?;
-    let (regions, time) = timed(|| register(&rig, kind, &field));
-    let regions = regions?;
-    REGISTER.tell(who.label(), Ok(micros(time) / REGIONS as f64));
-    let ((), time) = timed(|| drop(regions));
-    DEREGISTER.tell(who.label(), Ok(micros(time) / REGIONS as f64));
+    for (round, count) in plan.turns(numbers(plan)) {
+        let field = small_pages(count * PAGE)?;
+        if kind == Kind::Pinned {
+            // Its pages are memory too, but no region's.
+            touch(&field);
+        }
+        let before = free_kib()?;
+        let (regions, begins) = timed(|| register(&rig, kind, &field));
+        let regions = regions?;
+        let taken = (before - free_kib()?) * 1024.0 / count as f64;
+        if count >= ENOUGH {
+            Subject::new(MANY, &many_case("register", count), "bytes a region").tell(
+                who.label(),
+                round,
+                Ok(taken),
+            );
+        }
+        let ((), ends) = timed(|| drop(regions));
+        for (step, time) in [("register", begins), ("deregister", ends)] {
+            Subject::new(MANY, &many_case(step, count), "µs")
+                .on(step, count)
+                .tell(who.label(), round, Ok(micros(time) / count as f64));
+        }
+    }
     Ok(())
 }
 
 /// Unmaps a page beside many regions, with each kind, and first without any.
-pub fn munmap_all() -> Result<()> {
-    let whos = [Who::None, Who::Pinned, Who::Odp, Who::Emm];
-    isolated::each(MUNMAP, &whos, &[UNRELATED])
+pub fn munmap_all(plan: Plan) -> Result<()> {
+    let cases: Vec<String> = numbers(plan).iter().map(|n| munmap_case(*n)).collect();
+    let subjects: Vec<_> = cases
+        .iter()
+        .map(|c| Subject::new(MUNMAP, c, "µs"))
+        .collect();
+    isolated::each(
+        MUNMAP,
+        plan,
+        &[Who::None, Who::Pinned, Who::Odp, Who::Emm],
+        &subjects,
+    )
 }
 
 /// The same with one kind.
-pub fn munmap_one(who: Who) -> Result<()> {
+pub fn munmap_one(plan: Plan, who: Who) -> Result<()> {
     let rig = Rig::open()?;
-    let field = small_pages(REGIONS * PAGE)?;
-    let _regions = match who.kind() {
-        Some(kind) => register(&rig, kind, &field)?,
-        None => Vec::new(),
-    };
-    UNRELATED.tell(who.label(), unmap());
+    for (round, count) in plan.turns(numbers(plan)) {
+        let field = small_pages(count * PAGE)?;
+        let _regions = match who.kind() {
+            Some(kind) => register(&rig, kind, &field)?,
+            None => Vec::new(),
+        };
+        Subject::new(MUNMAP, &munmap_case(count), "µs")
+            .on("munmap of a page", count)
+            .tell_all(who.label(), round, unmap(plan.pick(UNMAPS.0, UNMAPS.1)));
+    }
     Ok(())
 }
 
 /// A region for each page of `field`.
 fn register(rig: &Rig, kind: Kind, field: &Map) -> Result<Vec<Mr>> {
-    kind.select(false)?;
-    let mut regions = Vec::with_capacity(REGIONS);
+    kind.select()?;
+    let mut regions = Vec::with_capacity(field.len() / PAGE);
     for off in (0..field.len()).step_by(PAGE) {
         let region = rig
             .register(kind, field.addr() + off, PAGE)
@@ -84,14 +122,14 @@ fn register(rig: &Rig, kind: Kind, field: &Map) -> Result<Vec<Mr>> {
     Ok(regions)
 }
 
-/// Microseconds to unmap a touched page.
-fn unmap() -> Result<f64> {
-    let mut times = Vec::new();
-    for _ in 0..UNMAPS {
-        let map = small_pages(PAGE)?;
-        touch(&map);
-        let ((), time) = timed(|| drop(map));
-        times.push(micros(time));
-    }
-    median_of(&times)
+/// Microseconds to unmap a touched page, `times` times.
+fn unmap(times: usize) -> Result<Vec<f64>> {
+    (0..times)
+        .map(|_| {
+            let map = small_pages(PAGE)?;
+            touch(&map);
+            let ((), time) = timed(|| drop(map));
+            Ok(micros(time))
+        })
+        .collect()
 }

@@ -15,6 +15,7 @@ use emm_check::qp::Op;
 
 use crate::facts::Subject;
 use crate::guest::Cgroup;
+use crate::plan::Plan;
 use crate::rig::{Rig, small_pages, touch};
 use crate::traffic::{CHUNK, cover};
 use crate::who::Who;
@@ -27,16 +28,16 @@ const REGION: usize = 32 << 20;
 /// How long the reaper may take; it begins after 2 s.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-const LEFT: Subject<'static> = Subject {
-    row: ROW,
-    case: "victim of 64 MiB, half of it a region",
-    unit: "MiB charged after the reaper",
-};
+const LEFT: Subject<'static> = Subject::new(
+    ROW,
+    "victim of 64 MiB, half of it a region",
+    "MiB charged after the reaper",
+);
 
 /// Has a victim of each kind reaped.
-pub fn all() -> Result<()> {
-    for who in [Who::None, Who::Pinned, Who::Odp, Who::Emm] {
-        LEFT.tell(who.label(), reaped(who));
+pub fn all(plan: Plan) -> Result<()> {
+    for (round, who) in plan.turns(&Who::ALL) {
+        LEFT.tell(who.label(), round, reaped(who));
     }
     Ok(())
 }

@@ -7,39 +7,63 @@ use emm_check::system::ensure_swap;
 
 use crate::facts::Subject;
 use crate::guest::Cgroup;
+use crate::hot::rate;
 use crate::isolated;
-use crate::rig::{Rig, small_pages, timed};
+use crate::plan::Plan;
+use crate::rig::{Rig, size, small_pages, timed};
 use crate::traffic::{CHUNK, Stream};
 use crate::who::Who;
 
 /// The name of the row.
 pub const ROW: &str = "overcommit";
-const LIMIT: usize = 32 << 20;
-const SIZE: usize = 4 * LIMIT;
+/// The owner's limit in bytes, quick, full.
+const LIMIT: (usize, usize) = (4 << 20, 16 << 20);
+/// How many times that the region is: quick, full. The target is about four times.
+const TIMES: (&[usize], &[usize]) = (&[1, 4], &[1, 2, 4, 8]);
 const SEED: u64 = 7;
 
-const WRONG: Subject<'static> = Subject {
-    row: ROW,
-    case: "128 MiB in 32, through zram",
-    unit: "wrong bytes",
-};
-const SECONDS: Subject<'static> = Subject { unit: "s", ..WRONG };
+const UNITS: [&str; 2] = ["wrong bytes", "MiB/s"];
+
+fn case(limit: usize, times: usize) -> String {
+    format!("{} in {}, through zram", size(times * limit), size(limit))
+}
 
 /// Measures all kinds.
-pub fn all() -> Result<()> {
-    let whos = [Who::Pinned, Who::Odp, Who::Emm];
-    isolated::each(ROW, &whos, &[WRONG, SECONDS])
+pub fn all(plan: Plan) -> Result<()> {
+    let limit = plan.pick(LIMIT.0, LIMIT.1);
+    let times = plan.pick(TIMES.0, TIMES.1);
+    let cases: Vec<String> = times.iter().map(|times| case(limit, *times)).collect();
+    let subjects: Vec<_> = cases
+        .iter()
+        .flat_map(|case| UNITS.map(|unit| Subject::new(ROW, case, unit)))
+        .collect();
+    isolated::each(ROW, plan, &Who::REGIONS, &subjects)
 }
 
 /// Measures one kind.
-pub fn one(who: Who) -> Result<()> {
+pub fn one(plan: Plan, who: Who) -> Result<()> {
+    let limit = plan.pick(LIMIT.0, LIMIT.1);
+    for (round, times) in plan.turns(plan.pick(TIMES.0, TIMES.1)) {
+        let case = case(limit, times);
+        let seen = write_and_read(who, limit, times * limit)?;
+        for (unit, value) in UNITS.into_iter().zip(seen) {
+            Subject::new(ROW, &case, unit)
+                .on("written and read back", times)
+                .tell(who.label(), round, Ok(value));
+        }
+    }
+    Ok(())
+}
+
+/// Wrong bytes, and MiB/s of both directions together.
+fn write_and_read(who: Who, limit: usize, size: usize) -> Result<[f64; 2]> {
     let kind = who.kind().context("this row is about regions")?;
     let rig = Rig::open()?;
     let bounce = rig.source(CHUNK)?;
     ensure_swap()?;
-    let group = Cgroup::new(&format!("{ROW}-{}", who.label()), LIMIT)?;
+    let group = Cgroup::new(&format!("{ROW}-{}", who.label()), limit)?;
     group.take(std::process::id())?;
-    let area = rig.area(kind, small_pages(SIZE)?)?;
+    let area = rig.area(kind, small_pages(size)?)?;
     let qp = rig.qp()?;
     let stream = |op, off| Stream {
         qp: &qp,
@@ -49,19 +73,17 @@ pub fn one(who: Who) -> Result<()> {
         len: CHUNK,
     };
     let (wrong, time) = timed(|| {
-        for off in (0..SIZE).step_by(CHUNK) {
+        for off in (0..size).step_by(CHUNK) {
             bounce.map.fill(0, CHUNK, SEED, off);
             stream(Op::Write, off).once()?;
         }
         let mut wrong = Wrong::default();
-        for off in (0..SIZE).step_by(CHUNK) {
+        for off in (0..size).step_by(CHUNK) {
             bounce.map.set(0, CHUNK, 0);
             stream(Op::Read, off).once()?;
             wrong.add(bounce.map.check(0, CHUNK, SEED, off));
         }
         anyhow::Ok(wrong.count)
     });
-    WRONG.tell(who.label(), wrong.map(|count| count as f64));
-    SECONDS.tell(who.label(), Ok(time.as_secs_f64()));
-    Ok(())
+    Ok([wrong? as f64, rate(2 * size, time)])
 }

@@ -4,19 +4,20 @@
 use anyhow::Result;
 use emm_check::mem::{Map, PAGE};
 use emm_check::qp::{Op, Qp};
-use emm_check::system::{Kind, ensure_swap, vmstat};
+use emm_check::system::{ensure_swap, vmstat};
 
 use crate::facts::Subject;
 use crate::guest::{Cgroup, Lru, resident_pages};
 use crate::isolated;
+use crate::plan::Plan;
 use crate::rig::{Area, Rig, small_pages, timed};
 use crate::traffic::{CHUNK, cover};
-use crate::who::Who;
+use crate::who::{Kind, Who};
 
 /// The name of the row.
 pub const ROW: &str = "pressure";
-/// Scans that are measured, after one that only warms up.
-const SCANS: usize = 4;
+/// Scans that are measured, after one that only warms up: quick, full.
+const SCANS: (usize, usize) = (1, 4);
 /// Bytes of a page that are written when it is filled; the rest compresses to nothing.
 const FILLED: usize = 1024;
 
@@ -41,47 +42,56 @@ const SMALL: Shape = Shape {
     scanned: 96 << 20,
     limit: 32 << 20,
 };
-const CASES: [(&str, Shape, Lru); 4] = [
+/// The same again, for a first look.
+const TINY: Shape = Shape {
+    hot: 2 << 20,
+    scanned: 18 << 20,
+    limit: 8 << 20,
+};
+/// A case: its name, its shape, and how the VM chooses.
+type Case = (&'static str, Shape, Lru);
+const CASES: [Case; 4] = [
     ("16 MiB of 64 beside 144, MGLRU", USUAL, Lru::Generations),
     ("16 MiB of 64 beside 144, classic LRU", USUAL, Lru::Lists),
     ("8 MiB of 32 beside 96, MGLRU", SMALL, Lru::Generations),
     ("8 MiB of 32 beside 96, classic LRU", SMALL, Lru::Lists),
 ];
+const QUICK: [Case; 2] = [
+    ("2 MiB of 8 beside 18, MGLRU", TINY, Lru::Generations),
+    ("2 MiB of 8 beside 18, classic LRU", TINY, Lru::Lists),
+];
 const UNITS: [&str; 3] = ["% resident", "s", "pages swapped in"];
 
-fn subject(case: &'static str, unit: &'static str) -> Subject<'static> {
-    Subject {
-        row: ROW,
-        case,
-        unit,
-    }
+fn cases(plan: Plan) -> &'static [Case] {
+    plan.pick(&QUICK, &CASES)
 }
 
 /// Measures all kinds.
-pub fn all() -> Result<()> {
-    let subjects: Vec<_> = CASES
+pub fn all(plan: Plan) -> Result<()> {
+    let subjects: Vec<_> = cases(plan)
         .iter()
-        .flat_map(|(case, ..)| UNITS.map(|unit| subject(case, unit)))
+        .flat_map(|(case, ..)| UNITS.map(|unit| Subject::new(ROW, case, unit)))
         .collect();
-    isolated::each(
-        ROW,
-        &[Who::None, Who::Pinned, Who::Odp, Who::Emm],
-        &subjects,
-    )
+    // A region of everything ages as others do: for a first look it is left out.
+    let whos = plan.pick(&Who::ALL[..4], &Who::ALL[..]);
+    isolated::each(ROW, plan, whos, &subjects)
 }
 
 /// Measures one kind.
-pub fn one(who: Who) -> Result<()> {
+pub fn one(plan: Plan, who: Who) -> Result<()> {
     let rig = Rig::open()?;
     let sink = rig.source(CHUNK)?;
     ensure_swap()?;
-    for (number, (case, shape, lru)) in CASES.into_iter().enumerate() {
-        lru.select()?;
-        let group = Cgroup::new(&format!("{ROW}-{}-{number}", who.label()), shape.limit)?;
-        group.take(std::process::id())?;
-        let seen = scan(&rig, &sink, who.kind(), shape)?;
-        for (unit, value) in UNITS.into_iter().zip(seen) {
-            subject(case, unit).tell(who.label(), Ok(value));
+    for round in plan.rounds() {
+        for (number, (case, shape, lru)) in cases(plan).iter().enumerate() {
+            lru.select()?;
+            let name = format!("{ROW}-{}-{round}-{number}", who.label());
+            let group = Cgroup::new(&name, shape.limit)?;
+            group.take(std::process::id())?;
+            let seen = scan(&rig, &sink, who.kind(), *shape, plan.pick(SCANS.0, SCANS.1))?;
+            for (unit, value) in UNITS.into_iter().zip(seen) {
+                Subject::new(ROW, case, unit).tell(who.label(), round, Ok(value));
+            }
         }
     }
     Lru::Generations.select()
@@ -118,7 +128,13 @@ impl Reader<'_> {
 }
 
 /// Percent resident when the reader comes back, seconds, and pages swapped in. Without a kind, the CPU reads.
-fn scan(rig: &Rig, sink: &Area, kind: Option<Kind>, shape: Shape) -> Result<[f64; 3]> {
+fn scan(
+    rig: &Rig,
+    sink: &Area,
+    kind: Option<Kind>,
+    shape: Shape,
+    scans: usize,
+) -> Result<[f64; 3]> {
     let qp = rig.qp()?;
     let map = small_pages(shape.hot)?;
     fill(&map);
@@ -131,11 +147,11 @@ fn scan(rig: &Rig, sink: &Area, kind: Option<Kind>, shape: Shape) -> Result<[f64
     one_scan(&hot, &other)?;
     let swapped = vmstat("pswpin");
     let (resident, time) = timed(|| {
-        (0..SCANS).try_fold(0, |sum, _| {
+        (0..scans).try_fold(0, |sum, _| {
             Ok::<_, anyhow::Error>(sum + one_scan(&hot, &other)?)
         })
     });
-    let looked_at = 2 * SCANS * shape.hot / PAGE;
+    let looked_at = 2 * scans * shape.hot / PAGE;
     Ok([
         resident? as f64 * 100.0 / looked_at as f64,
         time.as_secs_f64(),

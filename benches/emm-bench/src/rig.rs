@@ -7,15 +7,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use emm_check::mem::Map;
 use emm_check::qp::{Piece, Qp};
-use emm_check::system::Kind;
 use emm_check::verbs::{ALL_ACCESS, Device, Mr, Pd};
+
+use crate::who::Kind;
 
 /// Path MTU of all queue pairs.
 const MTU: u32 = 4096;
 /// The routable GID of Soft-RoCE.
 const GID_INDEX: u8 = 1;
-/// The kinds that are compared, the reference first.
-pub const KINDS: [Kind; 3] = [Kind::Pinned, Kind::Odp, Kind::Emm];
 
 /// The device.
 pub struct Rig {
@@ -31,19 +30,28 @@ impl Rig {
         })
     }
 
+    /// The protection domain of everything.
+    pub fn pd(&self) -> &Pd {
+        &self.pd
+    }
+
     /// A pair of connected queue pairs.
     pub fn qp(&self) -> Result<Qp> {
         Qp::new(&self.pd, MTU)
     }
 
-    /// Registers a range of addresses as `kind`, which [`Kind::select`] has chosen.
+    /// Registers a range of addresses as `kind`, which [`Kind::select`] has chosen; as implicit: everything.
     pub fn register(&self, kind: Kind, addr: usize, len: usize) -> io::Result<Mr> {
+        let (addr, len) = match kind {
+            Kind::Implicit => (0, usize::MAX),
+            _ => (addr, len),
+        };
         Mr::new(&self.pd, addr, len, ALL_ACCESS | kind.flags())
     }
 
     /// Registers all of `map` as `kind`.
     pub fn area(&self, kind: Kind, map: Map) -> Result<Area> {
-        kind.select(false)?;
+        kind.select()?;
         let mr = self
             .register(kind, map.addr(), map.len())
             .with_context(|| format!("registering {} bytes", map.len()))?;
@@ -117,4 +125,27 @@ pub fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
 /// In microseconds.
 pub fn micros(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
+}
+
+/// A length in words: `64 KiB`.
+pub fn size(bytes: usize) -> String {
+    for (unit, shift) in [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)] {
+        if bytes >= 1 << shift && bytes.trailing_zeros() >= shift {
+            return format!("{} {unit}", bytes >> shift);
+        }
+    }
+    format!("{bytes} B")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_in_words() {
+        assert_eq!(size(4096), "4 KiB");
+        assert_eq!(size(1 << 40), "1 TiB");
+        assert_eq!(size(5000), "5000 B");
+        assert_eq!(size(3 << 20), "3 MiB");
+    }
 }

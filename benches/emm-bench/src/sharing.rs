@@ -1,47 +1,56 @@
-//! Many queue pairs at once on one region.
+//! Several queue pairs at once, on one region or on one each.
 
 use std::sync::Barrier;
 use std::thread;
 
 use anyhow::{Context as _, Result, anyhow};
 use emm_check::qp::{Op, Qp};
-use emm_check::system::Kind;
 
-use crate::facts::{Subject, median_of};
-use crate::rig::{Area, KINDS, Rig, small_pages, timed};
+use crate::facts::{Subject, again};
+use crate::hot::rate;
+use crate::plan::Plan;
+use crate::rig::{Area, Rig, size, small_pages, timed};
 use crate::traffic::Stream;
+use crate::who::{KINDS, Kind};
 
-const QPS: usize = 8;
-/// Rounds in which the kinds take turns, each time another one first.
-const ROUNDS: usize = 15;
-/// Sizes: label, bytes, operations of one queue pair in one round.
-const SIZES: [(&str, usize, usize); 2] = [("4 KiB", 4 << 10, 1000), ("64 KiB", 64 << 10, 100)];
+/// Queue pairs of the target's row.
+const SHARED: usize = 8;
+/// Sizes: bytes, and operations of one queue pair in one turn (quick, full).
+const SIZES: [(usize, (usize, usize)); 2] = [(4 << 10, (250, 1000)), (64 << 10, (25, 100))];
+/// Turns of each kind in a round, each time another one first.
+const TURNS: usize = 3;
+/// Numbers of queue pairs: quick, full.
+const QPS: (&[usize], &[usize]) = (&[1, 4, 16], &[1, 2, 4, 8, 16]);
+/// Operations of all queue pairs together in one turn of the rows about their number: quick, full.
+const TOGETHER: (usize, usize) = (800, 4800);
 const BIGGEST: usize = 64 << 10;
 
+/// One kind's queue pairs and what they have registered.
 struct Side {
-    kind: Kind,
     qps: Vec<Qp>,
-    area: Area,
-    rates: Vec<f64>,
+    /// One for all, or one each.
+    areas: Vec<Area>,
 }
 
 impl Side {
-    fn new(rig: &Rig, kind: Kind) -> Result<Self> {
-        let map = small_pages(2 * QPS * BIGGEST)?;
-        map.fill(0, map.len(), 1, 0);
+    fn new(rig: &Rig, kind: Kind, count: usize, shared: bool) -> Result<Self> {
+        let (regions, each) = if shared { (1, count) } else { (count, 1) };
+        let area = |_| {
+            let map = small_pages(2 * each * BIGGEST)?;
+            map.set(0, map.len(), 1);
+            rig.area(kind, map)
+        };
         Ok(Self {
-            kind,
-            qps: (0..QPS).map(|_| rig.qp()).collect::<Result<_>>()?,
-            area: rig.area(kind, map)?,
-            rates: Vec::new(),
+            qps: (0..count).map(|_| rig.qp()).collect::<Result<_>>()?,
+            areas: (0..regions).map(area).collect::<Result<_>>()?,
         })
     }
 
     /// All queue pairs at once; the rate of all together in MiB/s.
-    fn round(&self, len: usize, count: usize) -> Result<f64> {
-        let start = Barrier::new(QPS + 1);
+    fn turn(&self, len: usize, count: usize) -> Result<f64> {
+        let start = Barrier::new(self.qps.len() + 1);
         let (done, time) = thread::scope(|scope| {
-            let workers: Vec<_> = (0..QPS)
+            let workers: Vec<_> = (0..self.qps.len())
                 .map(|at| {
                     let stream = self.stream(at, len);
                     let start = &start;
@@ -61,66 +70,104 @@ impl Side {
             })
         });
         done?;
-        Ok((QPS * count * len) as f64 / time.as_secs_f64() / f64::from(1 << 20))
+        Ok(rate(self.qps.len() * count * len, time))
     }
 
     fn stream(&self, at: usize, len: usize) -> Stream<'_> {
+        let (area, place, places) = match &self.areas[..] {
+            [shared] => (shared, at, self.qps.len()),
+            own => (&own[at], 0, 1),
+        };
         Stream {
             qp: &self.qps[at],
             op: Op::Write,
-            local: (&self.area, at * BIGGEST),
-            remote: (&self.area, (QPS + at) * BIGGEST),
+            local: (area, place * BIGGEST),
+            remote: (area, (places + place) * BIGGEST),
             len,
         }
     }
 }
 
-/// Measures all sizes.
-pub fn run() -> Result<()> {
+/// Eight queue pairs on one region, with all sizes.
+pub fn run(plan: Plan) -> Result<()> {
     let cpus = thread::available_parallelism().context("counting CPUs")?;
     let rig = Rig::open()?;
-    for (size, len, count) in SIZES {
-        let case = format!("{QPS} QPs, WRITE {size}, {cpus} CPUs");
-        let mut sides = KINDS
-            .into_iter()
-            .map(|kind| Side::new(&rig, kind))
-            .collect::<Result<Vec<_>>>()?;
-        for side in &sides {
-            side.round(len, count / 10).context("warming up")?;
+    for (len, counts) in SIZES {
+        let count = plan.pick(counts.0, counts.1);
+        let case = format!("{SHARED} QPs, WRITE {}, {cpus} CPUs", size(len));
+        let sides = sides(&rig, SHARED, true)?;
+        warm(&sides, len, count)?;
+        for round in plan.rounds() {
+            let rates = round_of(&sides, len, count);
+            tell(&Subject::new("sharing", &case, "MiB/s"), round, &rates);
         }
-        for round in 0..ROUNDS {
-            for turn in 0..sides.len() {
-                let at = (round + turn) % sides.len();
-                let rate = sides[at].round(len, count)?;
-                sides[at].rates.push(rate);
-            }
-        }
-        tell(&case, &sides)?;
     }
     Ok(())
 }
 
-/// The rates, and the median of each round's ratio to the pinned one: what disturbs a round disturbs all in it.
-fn tell(case: &str, sides: &[Side]) -> Result<()> {
-    let subject = |unit| Subject {
-        row: "sharing",
-        case,
-        unit,
-    };
-    let pinned = sides
-        .iter()
-        .find(|side| side.kind == Kind::Pinned)
-        .context("the pinned region is compared with")?;
-    for side in sides {
-        let label = side.kind.label();
-        subject("MiB/s").tell(label, median_of(&side.rates));
-        let ratios: Vec<f64> = side
-            .rates
-            .iter()
-            .zip(&pinned.rates)
-            .map(|(own, reference)| own / reference)
-            .collect();
-        subject("of pinned").tell(label, median_of(&ratios));
+/// Throughput against the number of queue pairs.
+pub fn qps(plan: Plan) -> Result<()> {
+    let rig = Rig::open()?;
+    let len = SIZES[0].0;
+    for (on, shared) in [("on one MR", true), ("on own MRs", false)] {
+        for qps in plan.pick(QPS.0, QPS.1) {
+            let count = plan.pick(TOGETHER.0, TOGETHER.1) / qps;
+            let case = format!("{qps} QPs {on}, WRITE {}", size(len));
+            let sides = sides(&rig, *qps, shared)?;
+            warm(&sides, len, count)?;
+            for round in plan.rounds() {
+                let rates = round_of(&sides, len, count);
+                let subject = Subject::new("qps", &case, "MiB/s").on(on, *qps);
+                for (kind, rates) in KINDS.into_iter().zip(&rates) {
+                    subject.tell_all(kind.label(), round, again(rates).cloned());
+                }
+            }
+        }
     }
     Ok(())
+}
+
+fn sides(rig: &Rig, qps: usize, shared: bool) -> Result<Vec<Side>> {
+    KINDS
+        .into_iter()
+        .map(|kind| Side::new(rig, kind, qps, shared))
+        .collect()
+}
+
+fn warm(sides: &[Side], len: usize, count: usize) -> Result<()> {
+    sides
+        .iter()
+        .try_for_each(|side| side.turn(len, count / 10 + 1).map(drop))
+        .context("warming up")
+}
+
+/// The rates of each side in one round.
+fn round_of(sides: &[Side], len: usize, count: usize) -> Vec<Result<Vec<f64>>> {
+    let mut rates: Vec<Result<Vec<f64>>> = sides.iter().map(|_| Ok(Vec::new())).collect();
+    for turn in 0..TURNS {
+        for offset in 0..sides.len() {
+            let at = (turn + offset) % sides.len();
+            if let Ok(list) = &mut rates[at] {
+                match sides[at].turn(len, count) {
+                    Ok(rate) => list.push(rate),
+                    Err(why) => rates[at] = Err(why),
+                }
+            }
+        }
+    }
+    rates
+}
+
+/// The rates, and each one's ratio to the pinned one of the same turn: what disturbs a turn disturbs all in it.
+fn tell(subject: &Subject<'_>, round: u32, rates: &[Result<Vec<f64>>]) {
+    for (kind, own) in KINDS.into_iter().zip(rates) {
+        subject.tell_all(kind.label(), round, again(own).cloned());
+        let ratios = again(own).and_then(|own| {
+            let pinned = again(&rates[0])?;
+            Ok(own.iter().zip(pinned).map(|(o, p)| o / p).collect())
+        });
+        subject
+            .in_unit("of pinned")
+            .tell_all(kind.label(), round, ratios);
+    }
 }

@@ -5,73 +5,75 @@ use std::fs;
 use anyhow::{Context as _, Result, bail};
 use emm_check::mem::Map;
 use emm_check::qp::Op;
-use emm_check::system::Kind;
 
-use crate::facts::Subject;
-use crate::rig::{Area, Rig, huge_pages, small_pages, touch};
+use crate::facts::{Subject, again};
+use crate::plan::Plan;
+use crate::rig::{Area, Rig, huge_pages, size, small_pages, touch};
 use crate::traffic::{CHUNK, cover};
+use crate::who::Kind;
 
 const REGIONS: &str = "/sys/kernel/debug/ib_emm/regions";
 const GIB: f64 = (1 << 30) as f64;
-const RESIDENT: usize = 256 << 20;
+/// Bytes that are translated: quick, full.
+const RESIDENT: (usize, usize) = (64 << 20, 256 << 20);
+/// Address space without memory behind it.
 const RESERVED: usize = 64 << 30;
 
-fn subject(case: &'static str, unit: &'static str) -> Subject<'static> {
-    Subject {
-        row: "table",
-        case,
-        unit,
-    }
+fn subject<'a>(case: &'a str, unit: &'a str) -> Subject<'a> {
+    Subject::new("table", case, unit)
 }
 
 /// Measures untouched, resident and given back memory. Peers keep all from registration on: what they take is seen in the
 /// guest's free memory.
-pub fn run() -> Result<()> {
+pub fn run(plan: Plan) -> Result<()> {
     let rig = Rig::open()?;
     let untouched = subject("64 GiB, reserved", "KiB a GiB");
-    untouched.tell("emm", reserved(&rig));
-    let cases = [
-        (
-            "256 MiB of 4 KiB pages, translated",
-            small_pages as fn(usize) -> Result<Map>,
-        ),
-        ("256 MiB of THP, translated", huge_pages),
+    for (round, kind) in plan.turns(&[Kind::Emm, Kind::Implicit]) {
+        untouched.tell(kind.label(), round, reserved(&rig, kind));
+    }
+    let len = plan.pick(RESIDENT.0, RESIDENT.1);
+    let pages = [
+        ("4 KiB pages", small_pages as fn(usize) -> Result<Map>),
+        ("THP", huge_pages),
     ];
-    for (case, map) in cases {
-        let per_gib = subject(case, "KiB a GiB");
-        for kind in [Kind::Pinned, Kind::Odp] {
-            per_gib.tell(kind.label(), taken(&rig, kind, map));
+    for (pages, map) in pages {
+        let case = format!("{} of {pages}, translated", size(len));
+        let per_gib = subject(&case, "KiB a GiB");
+        for (round, kind) in plan.turns(&[Kind::Pinned, Kind::Odp]) {
+            per_gib.tell(kind.label(), round, taken(&rig, kind, map(len)?));
         }
-        let (translated, left) = match translated(&rig, map) {
-            Ok((translated, left)) => (Ok(translated), Ok(left)),
-            Err(why) => (Err(anyhow::anyhow!("{why:#}")), Err(why)),
-        };
-        per_gib.tell("emm", translated);
-        subject(case, "KiB left after MADV_DONTNEED").tell("emm", left);
+        for (round, kind) in plan.turns(&[Kind::Emm, Kind::Implicit]) {
+            let outcome = translated(&rig, kind, map(len)?);
+            per_gib.tell(kind.label(), round, again(&outcome).map(|o| o.0));
+            subject(&case, "KiB left after MADV_DONTNEED").tell(
+                kind.label(),
+                round,
+                again(&outcome).map(|o| o.1),
+            );
+        }
     }
     Ok(())
 }
 
 /// KiB a GiB of a region that no traffic has met.
-fn reserved(rig: &Rig) -> Result<f64> {
+fn reserved(rig: &Rig, kind: Kind) -> Result<f64> {
     let map = Map::with(0, RESERVED, libc::PROT_NONE, libc::MAP_NORESERVE, -1)?;
-    let area = rig.area(Kind::Emm, map)?;
-    Ok(per_gib(table_bytes(&area)?, RESERVED))
+    let area = rig.area(kind, map)?;
+    Ok(per_gib(table_bytes(&area, kind)?, RESERVED))
 }
 
 /// KiB a GiB of a region that is translated, and KiB that are left when its memory is given back.
-fn translated(rig: &Rig, map: fn(usize) -> Result<Map>) -> Result<(f64, f64)> {
-    let map = map(RESIDENT)?;
+fn translated(rig: &Rig, kind: Kind, map: Map) -> Result<(f64, f64)> {
     touch(&map);
-    let area = rig.area(Kind::Emm, map)?;
-    let before = table_bytes(&area)?;
+    let area = rig.area(kind, map)?;
+    let before = table_bytes(&area, kind)?;
     cover(&rig.qp()?, Op::Write, &rig.source(CHUNK)?, &area)?;
-    let full = table_bytes(&area)?;
+    let full = table_bytes(&area, kind)?;
     area.map
-        .advise(0, RESIDENT, libc::MADV_DONTNEED)
+        .advise(0, area.map.len(), libc::MADV_DONTNEED)
         .context("MADV_DONTNEED")?;
-    let left = table_bytes(&area)? - before;
-    Ok((per_gib(full, RESIDENT), left / 1024.0))
+    let left = table_bytes(&area, kind)? - before;
+    Ok((per_gib(full, area.map.len()), left / 1024.0))
 }
 
 fn per_gib(bytes: f64, of: usize) -> f64 {
@@ -79,9 +81,13 @@ fn per_gib(bytes: f64, of: usize) -> f64 {
 }
 
 /// Bytes of a region's table.
-fn table_bytes(area: &Area) -> Result<f64> {
+fn table_bytes(area: &Area, kind: Kind) -> Result<f64> {
+    let start = match kind {
+        Kind::Implicit => 0,
+        _ => area.map.addr(),
+    };
     let text = fs::read_to_string(REGIONS).with_context(|| format!("reading {REGIONS}"))?;
-    parse(&text, std::process::id(), area.map.addr())
+    parse(&text, std::process::id(), start)
 }
 
 /// Bytes of the table of process `pid`'s region at `start`.
@@ -106,21 +112,21 @@ fn parse(text: &str, pid: u32, start: usize) -> Result<f64> {
 }
 
 /// KiB a GiB of free memory that registering resident memory takes: the least of a few, since others take some too.
-fn taken(rig: &Rig, kind: Kind, map: fn(usize) -> Result<Map>) -> Result<f64> {
-    let map = map(RESIDENT)?;
+fn taken(rig: &Rig, kind: Kind, map: Map) -> Result<f64> {
     touch(&map);
-    kind.select(false)?;
+    kind.select()?;
     let mut least = f64::INFINITY;
     for _ in 0..3 {
         let before = free_kib()?;
-        let mr = rig.register(kind, map.addr(), RESIDENT)?;
+        let mr = rig.register(kind, map.addr(), map.len())?;
         least = least.min(before - free_kib()?);
         drop(mr);
     }
-    Ok(per_gib(least.max(0.0) * 1024.0, RESIDENT))
+    Ok(per_gib(least.max(0.0) * 1024.0, map.len()))
 }
 
-fn free_kib() -> Result<f64> {
+/// The guest's free memory.
+pub fn free_kib() -> Result<f64> {
     let text = fs::read_to_string("/proc/meminfo").context("reading /proc/meminfo")?;
     let line = text.lines().find_map(|l| l.strip_prefix("MemFree:"));
     line.and_then(|l| l.split_whitespace().next()?.parse().ok())

@@ -10,7 +10,7 @@ use crate::rig::{Area, timed};
 /// The biggest operation of [`cover`].
 pub const CHUNK: usize = 1 << 20;
 /// Operations in flight.
-const DEPTH: usize = 16;
+pub const DEPTH: usize = 16;
 
 /// Equal operations between two places.
 pub struct Stream<'a> {
@@ -28,20 +28,31 @@ pub struct Stream<'a> {
 
 impl Stream<'_> {
     fn post(&self) -> Result<()> {
+        let len = self.len as u32;
+        if matches!(self.op, Op::Send) {
+            let place = self.remote.0.local(self.remote.1);
+            self.qp.post_recv(place, len).context("posting a receive")?;
+        }
         let (local, remote) = (
             self.local.0.local(self.local.1),
             self.remote.0.remote(self.remote.1),
         );
-        self.qp
-            .post(self.op, local, self.len as u32, remote)
-            .context("posting")
+        self.qp.post(self.op, local, len, remote).context("posting")
+    }
+
+    fn wait(&self) -> Result<()> {
+        self.qp.wait().context("waiting")?;
+        if matches!(self.op, Op::Send) {
+            self.qp.wait_recv().context("waiting for a receive")?;
+        }
+        Ok(())
     }
 
     /// One operation, waited for.
     pub fn once(&self) -> Result<Duration> {
         let (done, time) = timed(|| {
             self.post()?;
-            self.qp.wait().context("waiting")
+            self.wait()
         });
         done.map(|()| time)
     }
@@ -51,12 +62,12 @@ impl Stream<'_> {
         let (done, time) = timed(|| {
             for posted in 0..count {
                 if posted >= DEPTH {
-                    self.qp.wait()?;
+                    self.wait()?;
                 }
                 self.post()?;
             }
             for _ in 0..count.min(DEPTH) {
-                self.qp.wait()?;
+                self.wait()?;
             }
             anyhow::Ok(())
         });

@@ -45,8 +45,11 @@ const PARTS: [Part; 2] = [
         ],
     },
 ];
-/// The program in C that users of MPI would write, built as they build it.
-const MPI_PROGRAM: &str = "mpi_collectives";
+/// Programs in C that users of MPI would write, built as they build them: folder and name.
+const MPI_PROGRAMS: [(&str, &str); 2] = [
+    ("tests/programs", "mpi_collectives"),
+    ("benches/programs", "mpi_pingpong"),
+];
 /// Everything in the repository that the build reads, or that cargo wants to see.
 const INPUTS: [&str; 6] = [
     "Cargo.toml",
@@ -169,13 +172,15 @@ fn make(context: &Context, vendor: &Path, dir: &Path, step: &Step) -> Result<()>
                 .with_context(|| format!("the build did not make {}", built.display()))?;
         }
     }
-    Enter::new(&root::tree(context))
-        .bind_ro(&source, "/mnt/source")
-        .bind(dir, "/mnt/out")
-        .cmd("mpicc")
-        .args(["-O2", "-Wall", "-Wextra", "-Werror", "-o"])
-        .arg(format!("/mnt/out/{MPI_PROGRAM}"))
-        .arg(format!("/mnt/source/tests/programs/{MPI_PROGRAM}.c"))
-        .run(&log, step)?;
+    for (folder, program) in MPI_PROGRAMS {
+        Enter::new(&root::tree(context))
+            .bind_ro(&source, "/mnt/source")
+            .bind(dir, "/mnt/out")
+            .cmd("mpicc")
+            .args(["-O2", "-Wall", "-Wextra", "-Werror", "-o"])
+            .arg(format!("/mnt/out/{program}"))
+            .arg(format!("/mnt/source/{folder}/{program}.c"))
+            .run(&log, step)?;
+    }
     crate::cache::remove_tree(&source)
 }

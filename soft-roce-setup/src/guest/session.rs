@@ -100,6 +100,8 @@ pub struct Guest {
     jobs: u32,
     /// What rxe does with on-demand regions in this guest.
     pub backend: String,
+    /// How it runs, in words: what accelerates it, and what its clock is.
+    pub accel: String,
     closed: bool,
     last_console: Instant,
     slice: Vec<String>,
@@ -115,7 +117,8 @@ impl Guest {
         host::guest_memory(spec.mem.0)?;
         let kernel = prepare::kernel(context, artifacts)?;
         let accel = accel::choose(context, artifacts, &kernel, spec.clock)?;
-        context.ui.note(accel.describe(spec.clock));
+        let how = accel.describe(spec.clock);
+        context.ui.note(&how);
         let (log, log_file) = open_log(context)?;
         let complaints = log.with_extension("qemu.log");
         let complaints_file = File::create(&complaints)
@@ -180,6 +183,7 @@ impl Guest {
             log,
             jobs: 0,
             backend: String::new(),
+            accel: how.to_string(),
             closed: false,
             last_console: Instant::now(),
             slice: Vec::new(),

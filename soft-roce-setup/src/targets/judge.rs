@@ -1,14 +1,14 @@
 //! Whether what was measured reaches a target.
 
-use super::facts::Facts;
 use super::rows::Check;
+use crate::measure::{Facts, Key, number};
 
 /// What a measured value is held against.
 #[derive(Debug, Clone, Copy)]
 pub enum Bound {
     /// At most so many times what a peer needs in the same case.
     AtMostTimes(f64, &'static str),
-    /// At most what a peer needs in the same case, and what its rounds lie apart (`UNIT, spread`).
+    /// At most what a peer needs in the same case, and what its rounds lie apart (the least from the most).
     WithinSpread(&'static str),
     /// At most so many times what a peer needs in another case.
     AtMostTimesCase(f64, &'static str, &'static str),
@@ -22,19 +22,30 @@ pub enum Bound {
 
 impl Bound {
     /// The limit in numbers, and whether it is an upper one.
-    fn limit(self, facts: &Facts, case: &str, unit: &str) -> Result<(f64, bool), String> {
-        let peer = |case, mr| facts.value(case, unit, mr);
+    fn limit(self, facts: &Facts, key: Key<'_>) -> Result<(f64, bool), String> {
+        let peer = |case, mr| facts.value(Key { case, ..key }, mr);
         Ok(match self {
-            Self::AtMostTimes(factor, mr) => (factor * peer(case, mr)?, true),
+            Self::AtMostTimes(factor, mr) => (factor * peer(key.case, mr)?, true),
             Self::WithinSpread(mr) => {
-                let spread = facts.value(case, &format!("{unit}, spread"), mr)?;
-                (peer(case, mr)? + spread, true)
+                let spread = facts.spread(key, mr).unwrap_or(0.0);
+                (peer(key.case, mr)? + spread, true)
             }
             Self::AtMostTimesCase(factor, mr, other) => (factor * peer(other, mr)?, true),
-            Self::AtLeastTimes(factor, mr) => (factor * peer(case, mr)?, false),
+            Self::AtLeastTimes(factor, mr) => (factor * peer(key.case, mr)?, false),
             Self::AtMost(limit) => (limit, true),
             Self::AtLeast(limit) => (limit, false),
         })
+    }
+}
+
+impl Bound {
+    /// How much of the limit is the noise of the peer that it comes from. Each kind's own is in the unit of the values.
+    fn slack(self, noise: &dyn Fn(&str) -> f64) -> f64 {
+        match self {
+            Self::AtMostTimes(factor, mr) | Self::AtLeastTimes(factor, mr) => factor * noise(mr),
+            // The spread is in the limit already; the others have no peer in the same case.
+            _ => 0.0,
+        }
     }
 }
 
@@ -58,19 +69,26 @@ pub struct Judged {
     pub verdict: Verdict,
 }
 
-/// Holds a case against all bounds that the row's checks have for it; None if there are none.
-pub fn judge(checks: &[Check], facts: &Facts, case: &str, unit: &str) -> Option<Judged> {
+/// Holds a case against all bounds that the row's checks have for it; None if there are none. What misses a limit by no more
+/// than the noise of what is compared has not missed it; `noise` gives each kind's, in the unit of the values.
+pub fn judge(
+    checks: &[Check],
+    facts: &Facts,
+    key: Key<'_>,
+    noise: &dyn Fn(&str) -> f64,
+) -> Option<Judged> {
     let mut limits = Vec::new();
     let mut verdict = None;
-    let value = facts.value(case, unit, "emm");
-    for check in checks.iter().filter(|c| c.concerns(case, unit)) {
-        let outcome = match (check.bound.limit(facts, case, unit), &value) {
+    let value = facts.value(key, "emm");
+    for check in checks.iter().filter(|c| c.concerns(key)) {
+        let outcome = match (check.bound.limit(facts, key), &value) {
             (Ok((limit, upper)), value) => {
                 let sign = if upper { '≤' } else { '≥' };
                 limits.push(format!("{sign} {}", number(limit)));
+                let slack = noise("emm") + check.bound.slack(noise);
                 match value {
-                    Ok(value) if upper && *value <= limit => Verdict::Reached,
-                    Ok(value) if !upper && *value >= limit => Verdict::Reached,
+                    Ok(value) if upper && *value <= limit + slack => Verdict::Reached,
+                    Ok(value) if !upper && *value >= limit - slack => Verdict::Reached,
                     Ok(_) => Verdict::Missed,
                     Err(why) => Verdict::Unknown(why.clone()),
                 }
@@ -87,28 +105,25 @@ pub fn judge(checks: &[Check], facts: &Facts, case: &str, unit: &str) -> Option<
     })
 }
 
-/// A number with as many digits as it deserves.
-pub fn number(value: f64) -> String {
-    match value.abs() {
-        0.0 => "0".to_owned(),
-        size if size < 10.0 => format!("{value:.3}"),
-        size if size < 100.0 => format!("{value:.2}"),
-        size if size < 1000.0 => format!("{value:.1}"),
-        _ => format!("{value:.0}"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn facts() -> Facts {
         let mut facts = Facts::default();
-        facts.take(r#"{"row":"r","case":"a","unit":"µs","mr":"odp","value":10}"#);
-        facts.take(r#"{"row":"r","case":"a","unit":"µs","mr":"emm","value":11}"#);
+        facts.take(r#"{"row":"r","case":"a","unit":"µs","mr":"odp","values":[10]}"#);
+        facts.take(r#"{"row":"r","case":"a","unit":"µs","mr":"emm","values":[11]}"#);
         facts.take(r#"{"row":"r","case":"b","unit":"µs","mr":"odp","why":"EINVAL"}"#);
-        facts.take(r#"{"row":"r","case":"b","unit":"µs","mr":"emm","value":12}"#);
+        facts.take(r#"{"row":"r","case":"b","unit":"µs","mr":"emm","values":[12]}"#);
         facts
+    }
+
+    fn key(case: &str) -> Key<'_> {
+        Key {
+            row: "r",
+            case,
+            unit: "µs",
+        }
     }
 
     #[test]
@@ -116,16 +131,30 @@ mod tests {
         let mut facts = facts();
         let judged = |facts: &Facts| {
             let checks = [Check::new("", "µs", Bound::WithinSpread("odp"))];
-            judge(&checks, facts, "a", "µs").map(|j| j.verdict)
+            judge(&checks, facts, key("a"), &|_| 0.0).map(|j| j.verdict)
         };
-        assert!(matches!(judged(&facts), Some(Verdict::Unknown(_))));
-        facts.take(r#"{"row":"r","case":"a","unit":"µs, spread","mr":"odp","value":1.5}"#);
+        assert_eq!(judged(&facts), Some(Verdict::Missed));
+        facts.take(r#"{"row":"r","case":"a","unit":"µs","mr":"odp","round":1,"values":[11.5]}"#);
         assert_eq!(judged(&facts), Some(Verdict::Reached));
     }
 
     fn verdict(bounds: &[Bound], case: &str) -> Option<Verdict> {
         let checks: Vec<Check> = bounds.iter().map(|b| Check::new("", "µs", *b)).collect();
-        judge(&checks, &facts(), case, "µs").map(|j| j.verdict)
+        judge(&checks, &facts(), key(case), &|_| 0.0).map(|j| j.verdict)
+    }
+
+    #[test]
+    fn noise_is_no_miss() {
+        let verdict = |bound, noise: f64| {
+            let checks = [Check::new("", "µs", bound)];
+            judge(&checks, &facts(), key("a"), &|_| noise).map(|j| j.verdict)
+        };
+        assert_eq!(verdict(Bound::AtMost(10.8), 0.1), Some(Verdict::Missed));
+        assert_eq!(verdict(Bound::AtMost(10.8), 0.3), Some(Verdict::Reached));
+        // The peer has some too.
+        let bound = Bound::AtMostTimes(1.0, "odp");
+        assert_eq!(verdict(bound, 0.4), Some(Verdict::Missed));
+        assert_eq!(verdict(bound, 0.6), Some(Verdict::Reached));
     }
 
     #[test]
@@ -152,13 +181,5 @@ mod tests {
         assert_eq!(unknown, Some(Verdict::Unknown("odp: EINVAL".into())));
         let missed = verdict(&[Bound::AtMostTimes(1.1, "odp"), Bound::AtMost(1.0)], "b");
         assert_eq!(missed, Some(Verdict::Missed));
-    }
-
-    #[test]
-    fn digits() {
-        assert_eq!(number(0.0), "0");
-        assert_eq!(number(0.98712), "0.987");
-        assert_eq!(number(14.04), "14.04");
-        assert_eq!(number(123_456.7), "123457");
     }
 }

@@ -1,37 +1,24 @@
 //! The targets' table: boots the guests that the rows ask for, has `emm-bench` measure each row in them for pinned, in-tree
 //! on-demand and EMM regions, and says per row whether its target is reached.
 
-mod facts;
-mod judge;
-mod rows;
+pub mod judge;
+pub mod rows;
 mod table;
 
-use std::io::Write;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-use self::facts::{Fact, Facts};
-use self::judge::number;
-use self::rows::{Machine, ROWS, Row};
+use self::rows::{ROWS, Row};
 use crate::artifacts::Artifacts;
 use crate::build::{self, BuildOptions};
-use crate::cli::{Backend, Size, TargetsArgs};
+use crate::cli::TargetsArgs;
 use crate::context::Context;
 use crate::exit;
-use crate::guest::{End, Guest, Job, Spec};
+use crate::guest::Guest;
+use crate::measure::{Facts, Machine, measure};
 use crate::signal;
-use crate::ui::Step;
-
-/// Longest time of one row in one guest.
-const LIMIT: Duration = Duration::from_secs(3600);
-/// Longest time without a word from it: a slow host needs minutes for one measurement.
-const SILENCE: Duration = Duration::from_secs(900);
-/// Memory of the guests: a GiB of a region is resident in one row.
-const MEMORY: Size = Size(3 << 30);
 
 /// A row with what was measured of it.
 #[derive(Debug)]
@@ -104,51 +91,17 @@ fn measure_all(
             signal::check()?;
             let mut usable = match guest.take() {
                 Some(guest) if guest.alive() => guest,
-                _ => Guest::boot(context, artifacts, &spec(machine))?,
+                _ => Guest::boot(context, artifacts, &machine.spec())?,
             };
-            measure(context, &mut usable, row)?;
+            let name = row.row.name;
+            let (facts, trouble) = measure(context, &mut usable, name, name)?;
+            row.facts.extend(facts);
+            // What goes wrong is the row's trouble, and the others go on.
+            row.trouble = row.trouble.take().or(trouble);
             guest = Some(usable);
         }
     }
     Ok(measured)
-}
-
-fn spec(machine: Machine) -> Spec {
-    Spec {
-        backend: Backend::Emm,
-        clock: machine.clock,
-        smp: machine.smp,
-        mem: MEMORY,
-        shares: Vec::new(),
-        disk: None,
-        append: None,
-        terminal: false,
-    }
-}
-
-/// Measures one row in `guest`. What goes wrong there is the row's trouble, and the others go on.
-fn measure(context: &Context, guest: &mut Guest, row: &mut Measured) -> Result<()> {
-    let output = Output::new(
-        std::mem::take(&mut row.facts),
-        context.ui.step(row.row.name),
-    );
-    let job = Job {
-        script: format!("exec emm-bench {}\n", row.row.name),
-        stdin: false,
-        silence: SILENCE,
-        limit: Some(LIMIT),
-    };
-    let end = guest.run(&job, Box::new(output.clone()), Box::new(output.clone()))?;
-    let (facts, words) = output.finish();
-    row.facts = facts;
-    if end != End::Exited(0) {
-        row.trouble = Some(
-            format!("{} {words}", guest.describe(&end))
-                .trim()
-                .to_owned(),
-        );
-    }
-    Ok(())
 }
 
 /// What is printed, and kept in docs/targets.md.
@@ -177,85 +130,4 @@ fn as_json(kernel: &str, measured: &[Measured]) -> Value {
         })
         .collect();
     json!({"kernel": kernel, "rows": rows})
-}
-
-/// Takes what the guest's program writes: facts, and words that are none.
-#[derive(Clone)]
-struct Output(Arc<Mutex<Taken>>);
-
-struct Taken {
-    partial: Vec<u8>,
-    facts: Facts,
-    words: Vec<String>,
-    step: Option<Step>,
-}
-
-impl Output {
-    fn new(facts: Facts, step: Step) -> Self {
-        Self(Arc::new(Mutex::new(Taken {
-            partial: Vec::new(),
-            facts,
-            words: Vec::new(),
-            step: Some(step),
-        })))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Taken> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Ends the step that is shown. Returns the facts, and the other words in one line.
-    fn finish(&self) -> (Facts, String) {
-        let mut taken = self.lock();
-        if let Some(step) = taken.step.take() {
-            step.done();
-        }
-        (
-            std::mem::take(&mut taken.facts),
-            taken.words.join(" ").trim().to_owned(),
-        )
-    }
-}
-
-impl Taken {
-    fn line(&mut self, line: &str) {
-        let shown = match self.facts.take(line) {
-            Some(fact) => live(fact),
-            None => {
-                self.words.push(line.to_owned());
-                line.to_owned()
-            }
-        };
-        if let Some(step) = &self.step {
-            step.line(&shown);
-        }
-    }
-}
-
-/// A fact in words, while it is measured.
-fn live(fact: &Fact) -> String {
-    let outcome = match (fact.value, &fact.why) {
-        (Some(value), _) => format!("{} {}", number(value), fact.unit),
-        (None, why) => why.clone().unwrap_or_default(),
-    };
-    format!("{}, {}: {outcome}", fact.case, fact.mr)
-}
-
-impl Write for Output {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let mut taken = self.lock();
-        for byte in bytes {
-            if *byte == b'\n' {
-                let line = std::mem::take(&mut taken.partial);
-                taken.line(&String::from_utf8_lossy(&line));
-            } else {
-                taken.partial.push(*byte);
-            }
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }

@@ -3,27 +3,12 @@
 use super::judge::Bound::{
     self, AtLeast, AtLeastTimes, AtMost, AtMostTimes, AtMostTimesCase, WithinSpread,
 };
-use crate::cli::Clock;
-
-/// The guest that a row is measured in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Machine {
-    /// What drives its clock.
-    pub clock: Clock,
-    /// Its CPUs.
-    pub smp: u32,
-}
-
-/// One CPU whose clock counts instructions: costs are repeatable.
-const INSTRUCTIONS: Machine = Machine {
-    clock: Clock::Icount,
-    smp: 1,
-};
+use crate::measure::{FOUR_CPUS, INSTRUCTIONS, Key, Machine, TWO_CPUS};
 
 /// A bound for some of a row's cases.
 #[derive(Debug, Clone, Copy)]
 pub struct Check {
-    /// What the names of the cases begin with.
+    /// What the names of the cases contain.
     case: &'static str,
     unit: &'static str,
     /// What they are held against.
@@ -31,14 +16,14 @@ pub struct Check {
 }
 
 impl Check {
-    /// Holds the cases whose names begin with `case` against `bound`.
+    /// Holds the cases whose names contain `case` against `bound`.
     pub const fn new(case: &'static str, unit: &'static str, bound: Bound) -> Self {
         Self { case, unit, bound }
     }
 
     /// Whether this bound is for that case.
-    pub fn concerns(&self, case: &str, unit: &str) -> bool {
-        case.starts_with(self.case) && unit == self.unit
+    pub fn concerns(&self, key: Key<'_>) -> bool {
+        key.case.contains(self.case) && key.unit == self.unit
     }
 }
 
@@ -56,16 +41,6 @@ pub struct Row {
     /// What the cases are held against.
     pub checks: &'static [Check],
 }
-
-/// Wall clock, for what depends on how CPUs get into each other's way.
-const TWO_CPUS: Machine = Machine {
-    clock: Clock::Wall,
-    smp: 2,
-};
-const FOUR_CPUS: Machine = Machine {
-    clock: Clock::Wall,
-    smp: 4,
-};
 
 /// Repeated runs on the instruction clock agree within this: what is closer is equal.
 const NOISE: f64 = 0.01;
@@ -91,8 +66,8 @@ pub const ROWS: &[Row] = &[
         machines: &[INSTRUCTIONS],
         checks: &[
             Check::new("64 GiB, reserved", "KiB a GiB", AtMost(4.0)),
-            Check::new("256 MiB of 4 KiB", "KiB a GiB", AtMost(2.1 * 1024.0)),
-            Check::new("256 MiB of THP", "KiB a GiB", AtMost(64.0)),
+            Check::new("of 4 KiB pages", "KiB a GiB", AtMost(2.1 * 1024.0)),
+            Check::new("of THP", "KiB a GiB", AtMost(64.0)),
             Check::new("", "KiB left after MADV_DONTNEED", AtMost(0.0)),
         ],
     },

@@ -3,14 +3,16 @@
 use std::fmt::Write as _;
 
 use super::Measured;
-use super::judge::{Judged, Verdict, judge, number};
+use super::judge::{Judged, Verdict, judge};
+use crate::measure::{Key, aligned, number};
 
 /// The columns of measured values: the kinds of region, and what their heads say.
-const KINDS: [(&str, &str); 4] = [
+const KINDS: [(&str, &str); 5] = [
     ("none", "no MR"),
     ("pinned", "pinned"),
     ("odp", "in-tree ODP"),
     ("emm", "EMM"),
+    ("implicit", "EMM implicit"),
 ];
 
 /// Whether every case of a row that has a bound reaches it, there is one, and nothing went wrong.
@@ -18,21 +20,29 @@ pub fn reached(row: &Measured) -> bool {
     let judged: Vec<Judged> = row
         .facts
         .cases()
-        .iter()
-        .filter_map(|(case, unit)| judge(row.row.checks, &row.facts, case, unit))
+        .into_iter()
+        .filter_map(|key| verdict(row, key))
         .collect();
     row.trouble.is_none()
         && !judged.is_empty()
         && judged.iter().all(|j| j.verdict == Verdict::Reached)
 }
 
+fn verdict(row: &Measured, key: Key<'_>) -> Option<Judged> {
+    // A row's program may measure more than the target asks for.
+    let checks = if key.row == row.row.name {
+        row.row.checks
+    } else {
+        &[]
+    };
+    judge(checks, &row.facts, key, &|_| 0.0)
+}
+
 /// Everything measured, each case in a line.
 pub fn cases(rows: &[Measured]) -> String {
     let mut lines = vec![head()];
     for row in rows {
-        for (case, unit) in row.facts.cases() {
-            lines.push(line(row, case, unit));
-        }
+        lines.extend(row.facts.cases().into_iter().map(|key| line(row, key)));
     }
     aligned(&lines)
 }
@@ -52,18 +62,25 @@ pub fn rows(rows: &[Measured]) -> String {
 
 /// Why values are missing.
 pub fn notes(rows: &[Measured]) -> String {
-    let mut out = String::new();
+    let mut notes: Vec<String> = Vec::new();
     for row in rows {
         for fact in row.facts.all() {
             if let Some(why) = &fact.why {
-                let _ = writeln!(out, "- {}, {}, {}: {why}", fact.row, fact.case, fact.mr);
+                let note = format!("- {}, {}, {}: {why}", fact.row, fact.case, fact.mr);
+                // Once, not for each round.
+                if !notes.contains(&note) {
+                    notes.push(note);
+                }
             }
         }
         if let Some(trouble) = &row.trouble {
-            let _ = writeln!(out, "- {}: {trouble}", row.row.name);
+            notes.push(format!("- {}: {trouble}", row.row.name));
         }
     }
-    out
+    notes.into_iter().fold(String::new(), |mut out, note| {
+        let _ = writeln!(out, "{note}");
+        out
+    })
 }
 
 fn head() -> Vec<String> {
@@ -76,10 +93,9 @@ fn head() -> Vec<String> {
         .collect()
 }
 
-fn line(row: &Measured, case: &str, unit: &str) -> Vec<String> {
-    let judged = judge(row.row.checks, &row.facts, case, unit);
-    let values = KINDS.iter().map(|(mr, _)| cell(row, case, unit, mr));
-    let (limits, verdict) = match judged {
+fn line(row: &Measured, key: Key<'_>) -> Vec<String> {
+    let values = KINDS.iter().map(|(mr, _)| cell(row, key, mr));
+    let (limits, verdict) = match verdict(row, key) {
         None => (String::new(), ""),
         Some(judged) => (
             judged.limits,
@@ -90,7 +106,7 @@ fn line(row: &Measured, case: &str, unit: &str) -> Vec<String> {
             },
         ),
     };
-    [row.row.name, case, unit]
+    [key.row, key.case, key.unit]
         .into_iter()
         .map(str::to_owned)
         .chain(values)
@@ -99,45 +115,18 @@ fn line(row: &Measured, case: &str, unit: &str) -> Vec<String> {
 }
 
 /// A value; a cross where there should be one, nothing where it was not asked for.
-fn cell(row: &Measured, case: &str, unit: &str, mr: &str) -> String {
-    match row.facts.get(case, unit, mr).map(|fact| fact.value) {
+fn cell(row: &Measured, key: Key<'_>, mr: &str) -> String {
+    match row.facts.median(key, mr) {
+        Some(value) => number(value),
+        None if row.facts.of(key, mr).next().is_some() => "✗".to_owned(),
         None => String::new(),
-        Some(None) => "✗".to_owned(),
-        Some(Some(value)) => number(value),
     }
-}
-
-/// Lines of cells, the first of which is the head.
-fn aligned(lines: &[Vec<String>]) -> String {
-    let mut widths = vec![0; lines.first().map_or(0, Vec::len)];
-    for line in lines {
-        for (width, cell) in widths.iter_mut().zip(line) {
-            *width = cell.chars().count().max(*width);
-        }
-    }
-    let mut out = String::new();
-    for (at, line) in lines.iter().enumerate() {
-        out.push('|');
-        for (width, cell) in widths.iter().zip(line) {
-            let pad = width - cell.chars().count();
-            let _ = write!(out, " {cell}{} |", " ".repeat(pad));
-        }
-        out.push('\n');
-        if at == 0 {
-            let rule: String = widths
-                .iter()
-                .map(|w| format!("{}|", "-".repeat(w + 2)))
-                .collect();
-            let _ = writeln!(out, "|{rule}");
-        }
-    }
-    out
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::targets::facts::Facts;
+    use crate::measure::Facts;
     use crate::targets::rows::ROWS;
 
     fn measured(lines: &[&str], trouble: Option<&str>) -> Measured {
@@ -153,9 +142,8 @@ mod tests {
     }
 
     const ODP: &str =
-        r#"{"row":"registration","case":"4 KiB, untouched","unit":"µs","mr":"odp","value":14}"#;
-    const EMM: &str =
-        r#"{"row":"registration","case":"4 KiB, untouched","unit":"µs","mr":"emm","value":14.5}"#;
+        r#"{"row":"registration","case":"4 KiB, untouched","unit":"µs","mr":"odp","values":[14]}"#;
+    const EMM: &str = r#"{"row":"registration","case":"4 KiB, untouched","unit":"µs","mr":"emm","values":[14.5]}"#;
     const IMPLICIT: &str =
         r#"{"row":"registration","case":"implicit","unit":"µs","mr":"emm","why":"EINVAL"}"#;
 

@@ -4,7 +4,9 @@
 pub mod cq;
 pub mod ffi;
 pub mod mem;
+pub mod private;
 pub mod qp;
 pub mod swap;
 pub mod system;
+pub mod ucx;
 pub mod verbs;

@@ -11,7 +11,6 @@ mod leaks;
 mod matrix;
 mod notifier;
 mod pair;
-mod private;
 mod programs;
 mod reg;
 mod report;
@@ -28,7 +27,7 @@ use anyhow::Result;
 use clap::Parser;
 use serde_json::json;
 
-use emm_check::{cq, ffi, mem, qp, swap, system, verbs};
+use emm_check::{cq, ffi, mem, private, qp, swap, system, verbs};
 
 use cli::{Cli, Cmd, Common};
 use report::Report;

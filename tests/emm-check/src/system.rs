@@ -162,6 +162,19 @@ pub fn run(program: &str, args: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&out.stdout).into_owned())
 }
 
+/// Whether something listens on TCP port `port`.
+pub fn listens_on(port: u16) -> bool {
+    let wanted = format!(":{port:04X}");
+    ["/proc/net/tcp", "/proc/net/tcp6"].iter().any(|f| {
+        fs::read_to_string(f).is_ok_and(|t| {
+            t.lines().any(|l| {
+                let mut words = l.split_whitespace().skip(1);
+                words.next().is_some_and(|a| a.ends_with(&wanted)) && words.nth(1) == Some("0A")
+            })
+        })
+    })
+}
+
 /// Mounts debugfs, if it is not there.
 pub fn debugfs() -> Result<()> {
     const FOLDER: &str = "/sys/kernel/debug";

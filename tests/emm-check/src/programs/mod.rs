@@ -263,24 +263,11 @@ fn one(p: &Program, way: Way, shim: &Path) -> Result<Run> {
 fn listens(ready: Ready) -> Result<bool> {
     match ready {
         Ready::Alone => Ok(true),
-        Ready::Tcp(port) => Ok(listens_on(port)),
+        Ready::Tcp(port) => Ok(system::listens_on(port)),
         Ready::Cm => {
             Ok(system::run("rdma", &["resource", "show", "cm_id"])?.contains("state LISTEN"))
         }
     }
-}
-
-/// Whether something listens on TCP port `port`.
-fn listens_on(port: u16) -> bool {
-    let wanted = format!(":{port:04X}");
-    ["/proc/net/tcp", "/proc/net/tcp6"].iter().any(|f| {
-        std::fs::read_to_string(f).is_ok_and(|t| {
-            t.lines().any(|l| {
-                let mut words = l.split_whitespace().skip(1);
-                words.next().is_some_and(|a| a.ends_with(&wanted)) && words.nth(1) == Some("0A")
-            })
-        })
-    })
 }
 
 /// The version of a package, without which its program would not be here.

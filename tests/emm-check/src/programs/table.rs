@@ -1,5 +1,7 @@
 //! The programs, as data.
 
+use emm_check::ucx::OVER_UCX;
+
 use super::read::{self, Read};
 
 /// When a server can be met.
@@ -147,21 +149,6 @@ macro_rules! fabric {
         }
     };
 }
-
-/// Open MPI as it has to be told that rxe is a network, and that both ranks shall use it.
-const OVER_UCX: &[(&str, &str)] = &[
-    ("OMPI_MCA_pml", "ucx"),
-    ("OMPI_MCA_osc", "ucx"),
-    ("OMPI_MCA_btl", "self"),
-    ("OMPI_MCA_opal_common_ucx_tls", "any"),
-    ("OMPI_MCA_opal_common_ucx_devices", "any"),
-    ("OMPI_ALLOW_RUN_AS_ROOT", "1"),
-    ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"),
-    ("UCX_NET_DEVICES", "rxe0:1"),
-    ("UCX_TLS", "rc_verbs,ud_verbs:aux,self"),
-    ("UCX_UD_ETH_DGID_CHECK", "n"),
-    ("UCX_WARN_UNUSED_ENV_VARS", "n"),
-];
 
 /// All programs, in the order of the table.
 pub const PROGRAMS: &[Program] = &[
@@ -337,7 +324,7 @@ pub const PROGRAMS: &[Program] = &[
         name: "Open MPI collectives",
         package: "openmpi-bin",
         client: "mpirun --oversubscribe -n 2 mpi_collectives",
-        env: OVER_UCX,
+        env: &OVER_UCX,
         read: read::mpi,
         ..PLAIN
     },

@@ -1,0 +1,260 @@
+//! The benchmarks: pinned, in-tree on-demand, EMM and EMM implicit regions in interleaved rounds of one run, as tables, JSON,
+//! CSV, plots, and one page of HTML that needs no network.
+//!
+//! `emm-bench` measures in the guests ([`crate::measure`]); here is which rows ([`family`]), what they come to ([`report`]), and
+//! how it is shown ([`table`], [`plot`], [`page`]).
+
+mod compare;
+mod docs;
+mod family;
+mod files;
+mod fit;
+mod host;
+mod page;
+mod plot;
+mod report;
+mod table;
+
+use std::process::ExitCode;
+use std::time::{Instant, SystemTime};
+
+use anyhow::Result;
+
+use self::family::{FAMILIES, Family, Row, clock_name};
+use self::report::{Case, FamilyReport, Report, SCHEMA};
+use crate::artifacts::Artifacts;
+use crate::build::{self, BuildOptions};
+use crate::cli::{BenchArgs, BenchCommand};
+use crate::context::Context;
+use crate::exit;
+use crate::guest::Guest;
+use crate::measure::{Facts, Machine, measure};
+use crate::signal;
+
+/// Guests that everything is measured in one after the other: what differs between two of them is noise.
+const BOOTS: (u32, u32) = (1, 2);
+
+/// `bench`
+pub fn run(context: &Context, args: &BenchArgs) -> Result<ExitCode> {
+    if let Some(BenchCommand::Compare { before, after }) = &args.compare {
+        return compare::run(before, after);
+    }
+    let families = wanted(&args.only)?;
+    files::writable(&args.out)?;
+    let (date, start) = (SystemTime::now(), Instant::now());
+    let options = BuildOptions {
+        kernel: args.kernel.kernel.clone(),
+        ..BuildOptions::default()
+    };
+    let artifacts = build::ensure(context, &options)?;
+    let mut host = host::host();
+    let mut run = Run::new(args, &families);
+    run.measure(context, &artifacts, &mut host.accel)?;
+    let report = Report {
+        schema: SCHEMA.to_owned(),
+        date: humantime::format_rfc3339_seconds(date).to_string(),
+        command: command(args),
+        quick: args.quick,
+        seconds: start.elapsed().as_secs_f64().round(),
+        commit: host::commit(&build::workspace()),
+        host,
+        kernel: artifacts.kernel.version.clone(),
+        versions: host::versions(&artifacts.root),
+        families: run.families(&families),
+    };
+    for family in &report.families {
+        println!("\n## {}\n\n{}", family.title, table::markdown(family));
+        for note in table::notes(family) {
+            println!("- {note}");
+        }
+    }
+    let written = files::write(&args.out, &report)?;
+    context
+        .ui
+        .note(format!("the page is {}", written.display()));
+    Ok(if report.reached() {
+        ExitCode::SUCCESS
+    } else {
+        exit::NOT_HELD.into()
+    })
+}
+
+/// The families of what was asked for; all if nothing was.
+fn wanted(only: &[String]) -> Result<Vec<&'static Family>> {
+    let known = |name: &str| {
+        let mut rows = FAMILIES.iter().flat_map(|family| family.rows);
+        FAMILIES.iter().any(|family| family.name == name) || rows.any(|row| row.name == name)
+    };
+    if let Some(unknown) = only.iter().find(|name| !known(name)) {
+        let names: Vec<String> = FAMILIES
+            .iter()
+            .map(|family| {
+                let rows: Vec<&str> = family.rows.iter().map(|row| row.name).collect();
+                format!("{} ({})", family.name, rows.join(", "))
+            })
+            .collect();
+        let message = format!(
+            "there is no family or row `{unknown}`: {}",
+            names.join("; ")
+        );
+        return Err(exit::coded(exit::USAGE, message));
+    }
+    let chosen = |family: &&Family| family.wanted(only).next().is_some();
+    Ok(FAMILIES.iter().filter(chosen).collect())
+}
+
+/// The command line that these arguments came from, without what only says where to write.
+fn command(args: &BenchArgs) -> String {
+    let mut words = vec!["cargo run -r -- bench".to_owned()];
+    words.extend(args.quick.then(|| "--quick".to_owned()));
+    words.extend(args.only.iter().map(|name| format!("--only {name}")));
+    words.extend(args.clock.map(|c| format!("--clock {}", clock_name(c))));
+    words.extend(args.kernel.kernel.as_ref().map(|k| format!("--kernel {k}")));
+    words.join(" ")
+}
+
+/// A row on one machine, and what was measured there.
+struct Task {
+    family: usize,
+    row: &'static Row,
+    machine: Machine,
+    /// One for each guest.
+    boots: Vec<Facts>,
+    trouble: Vec<String>,
+}
+
+/// What is to be measured.
+struct Run {
+    quick: bool,
+    tasks: Vec<Task>,
+}
+
+impl Run {
+    fn new(args: &BenchArgs, families: &[&'static Family]) -> Self {
+        let mut tasks = Vec::new();
+        for (family, rows) in families.iter().map(|f| f.wanted(&args.only)).enumerate() {
+            for row in rows {
+                let machines = row.machines(args.clock);
+                tasks.extend(machines.into_iter().map(|machine| Task {
+                    family,
+                    row,
+                    machine,
+                    boots: Vec::new(),
+                    trouble: Vec::new(),
+                }));
+            }
+        }
+        Self {
+            quick: args.quick,
+            tasks,
+        }
+    }
+
+    /// Measures machine by machine: rows that want the same one share a guest, as long as it lives.
+    fn measure(
+        &mut self,
+        context: &Context,
+        artifacts: &Artifacts,
+        accel: &mut Vec<String>,
+    ) -> Result<()> {
+        let boots = if self.quick { BOOTS.0 } else { BOOTS.1 };
+        let mut machines: Vec<Machine> = Vec::new();
+        for task in &self.tasks {
+            if !machines.contains(&task.machine) {
+                machines.push(task.machine);
+            }
+        }
+        let total = self.tasks.len() * boots as usize;
+        let mut number = 0;
+        for boot in 0..boots {
+            for machine in &machines {
+                let mut guest: Option<Guest> = None;
+                for task in self.tasks.iter_mut().filter(|t| t.machine == *machine) {
+                    signal::check()?;
+                    let mut usable = match guest.take() {
+                        Some(guest) if guest.alive() => guest,
+                        _ => Guest::boot(context, artifacts, &machine.spec())?,
+                    };
+                    if !accel.contains(&usable.accel) {
+                        accel.push(usable.accel.clone());
+                    }
+                    number += 1;
+                    let title = format!(
+                        "bench {number}/{total}: {}, {}",
+                        task.row.name,
+                        machine.name()
+                    );
+                    let options = options(task.row, self.quick, boot, boots);
+                    let (facts, trouble) = measure(context, &mut usable, &title, &options)?;
+                    task.boots.push(facts);
+                    // What goes wrong is the row's trouble, and the others go on.
+                    task.trouble
+                        .extend(trouble.map(|why| format!("{}: {why}", task.row.name)));
+                    guest = Some(usable);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What came out, family by family.
+    fn families(&self, families: &[&'static Family]) -> Vec<FamilyReport> {
+        let mut reports: Vec<FamilyReport> = families
+            .iter()
+            .map(|family| FamilyReport::of(family))
+            .collect();
+        for task in &self.tasks {
+            let mut all = Facts::default();
+            task.boots
+                .iter()
+                .for_each(|facts| all.extend(facts.clone()));
+            let report = &mut reports[task.family];
+            let case = |key| Case::of(key, task.machine, &task.boots);
+            report.cases.extend(all.cases().into_iter().map(case));
+            report.trouble.extend(task.trouble.iter().cloned());
+        }
+        reports
+    }
+}
+
+/// The options of `emm-bench` for a row in the guest number `boot`: each takes its share of the rounds.
+fn options(row: &Row, quick: bool, boot: u32, boots: u32) -> String {
+    let rounds = if quick { row.rounds.0 } else { row.rounds.1 };
+    let share = rounds.div_ceil(boots);
+    let first = boot * share;
+    let quick = if quick { " --quick" } else { "" };
+    format!("{} --rounds {share} --first {first}{quick}", row.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guests_share_the_rounds() {
+        let row = Row {
+            name: "cold",
+            machines: &[],
+            rounds: (3, 5),
+        };
+        assert_eq!(
+            options(&row, true, 0, 1),
+            "cold --rounds 3 --first 0 --quick"
+        );
+        assert_eq!(options(&row, false, 1, 2), "cold --rounds 3 --first 3");
+    }
+
+    #[test]
+    fn unknown_families_are_refused() {
+        assert_eq!(wanted(&[]).unwrap().len(), FAMILIES.len());
+        assert_eq!(wanted(&["cold".to_owned()]).unwrap().len(), 1);
+        let storm = ["storm".to_owned()];
+        let family = wanted(&storm).unwrap()[0];
+        assert_eq!(
+            (family.name, family.wanted(&storm).count()),
+            ("invalidation", 1)
+        );
+        let error = wanted(&["warm".to_owned()]).unwrap_err().to_string();
+        assert!(error.contains("registration"), "{error}");
+    }
+}

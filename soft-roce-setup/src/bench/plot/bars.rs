@@ -1,0 +1,92 @@
+//! Bars: a group for each case, a bar for each kind of region with its value beside it.
+
+use anyhow::Result;
+
+use super::super::report::{Case, KINDS};
+use super::super::table::cell;
+use super::axis::Axis;
+use super::canvas::{Canvas, GRID, Hold, INK, WIDTH, colour, text_width};
+
+const TOP: i32 = 62;
+/// Height of a bar with its gap, and of the gap between groups.
+const BAR: i32 = 17;
+const GAP: i32 = 12;
+/// Room for the values beside the bars.
+const VALUES: i32 = 120;
+
+/// Draws the bars; None if there is nothing to draw.
+pub fn draw(title: &str, unit: &str, cases: &[&Case]) -> Result<Option<String>> {
+    let values: Vec<f64> = cases
+        .iter()
+        .flat_map(|case| case.kinds.iter())
+        .flat_map(|outcome| [outcome.median, outcome.q3])
+        .flatten()
+        .collect();
+    let Some(axis) = Axis::of_values(&values) else {
+        return Ok(None);
+    };
+    let kinds: Vec<&str> = KINDS
+        .into_iter()
+        .filter(|mr| cases.iter().any(|case| case.median(mr).is_some()))
+        .collect();
+    let bars: usize = cases.iter().map(|case| case.kinds.len()).sum();
+    let bottom = TOP + bars as i32 * BAR + cases.len() as i32 * GAP;
+    let name = |case: &Case| match case.clock.as_str() {
+        "wall" if !case.case.contains("CPU") => format!("{}, {} CPUs", case.case, case.cpus),
+        _ => case.case.clone(),
+    };
+    let widest = cases.iter().map(|case| text_width(&name(case))).max();
+    let left = (widest.unwrap_or(0) + 24).min(WIDTH / 2);
+    let right = WIDTH - VALUES;
+    let across = |value: f64| left + (axis.place(value) * f64::from(right - left)) as i32;
+
+    let mut svg = String::new();
+    let canvas = Canvas::new(&mut svg, bottom + 52)?;
+    canvas.title(title)?;
+    canvas.legend(&kinds)?;
+    for (value, label) in &axis.ticks {
+        let at = across(*value);
+        canvas.line(vec![(at, TOP), (at, bottom)], GRID, 1)?;
+        canvas.text(label, (at, bottom + 14), Hold::Centre)?;
+    }
+    let scale = if axis.is_logarithmic() {
+        format!("{unit} (logarithmic)")
+    } else {
+        unit.to_owned()
+    };
+    canvas.text(&scale, ((left + right) / 2, bottom + 36), Hold::Centre)?;
+    let mut y = TOP + GAP / 2;
+    for case in cases {
+        let height = case.kinds.len() as i32 * BAR;
+        canvas.text(&name(case), (left - 10, y + height / 2), Hold::Right)?;
+        for outcome in &case.kinds {
+            let middle = y + BAR / 2;
+            let mut end = left;
+            if let Some(median) = outcome.median {
+                end = across(median).max(left + 1);
+                let corners = [(left, y + 1), (end, y + BAR - 1)];
+                canvas.rectangle(corners, colour(&outcome.mr))?;
+                if let (Some(q1), Some(q3)) = (outcome.q1, outcome.q3) {
+                    whisker(&canvas, (across(q1), across(q3)), middle)?;
+                    end = end.max(across(q3));
+                }
+            }
+            canvas.text(&cell(case, &outcome.mr), (end + 6, middle), Hold::Left)?;
+            y += BAR;
+        }
+        y += GAP;
+    }
+    canvas.line(vec![(left, TOP), (left, bottom)], INK, 1)?;
+    canvas.finish()?;
+    Ok(Some(svg))
+}
+
+/// The quartiles, if they are far enough apart to be seen.
+fn whisker(canvas: &Canvas<'_>, (from, to): (i32, i32), y: i32) -> Result<()> {
+    if to - from < 3 {
+        return Ok(());
+    }
+    canvas.line(vec![(from, y), (to, y)], INK, 1)?;
+    canvas.line(vec![(from, y - 4), (from, y + 4)], INK, 1)?;
+    canvas.line(vec![(to, y - 4), (to, y + 4)], INK, 1)
+}
