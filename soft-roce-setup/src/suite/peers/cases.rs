@@ -62,13 +62,14 @@ pub const CASES: &[Case] = &[
     case(
         "kernel_selftests_of_rdma",
         300,
-        "modprobe -a tun veth; failed=\n\
+        "mkdir -p /tmp/peers/bin; ln -sf /emm/boot/busybox /tmp/peers/bin/ping; PATH=/tmp/peers/bin:$PATH\n\
+         failed=\n\
          for t in /selftests/rdma/*.sh; do\n\
          rdma link delete rxe0 2> /dev/null; rmmod rdma_rxe 2> /dev/null\n\
-         modprobe -a ib_uverbs udp_tunnel ip6_udp_tunnel; lsmod | grep -q ^ib_emm || insmod /emm/modules/ib_emm.ko\n\
+         modprobe -a tun veth rdma_ucm ib_uverbs udp_tunnel ip6_udp_tunnel; lsmod | grep -q ^ib_emm || insmod /emm/modules/ib_emm.ko\n\
          insmod /emm/modules/rdma_rxe.ko mr_backend=emm || exit 1\n\
          timeout 60 bash $t > /tmp/peers/selftest 2>&1; status=$?\n\
-         echo \"${t##*/}: status $status\"; tail -n 3 /tmp/peers/selftest\n\
+         echo \"${t##*/}: status $status\"; tail -n 6 /tmp/peers/selftest\n\
          [ $status = 0 ] || failed=\"$failed ${t##*/}\"; done\n\
          rmmod rdma_rxe 2> /dev/null; modprobe -a udp_tunnel ip6_udp_tunnel\n\
          insmod /emm/modules/rdma_rxe.ko mr_backend=emm\n\
