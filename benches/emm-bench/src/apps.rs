@@ -113,7 +113,7 @@ pub fn run(plan: Plan) -> Result<()> {
         let case = format!("Open MPI, {}, 2 ranks", size(*len));
         let subject = Subject::new("apps", &case, "µs one way");
         for (round, kind) in plan.turns(&KINDS) {
-            let outcome = mpi(kind, *len, plan.pick(16, 200));
+            let outcome = mpi(kind, *len, plan.pick(8, 200));
             subject.tell(kind.label(), round, again(&outcome).map(|o| o.0));
             let subject = subject.in_unit("MiB/s");
             subject.tell(kind.label(), round, again(&outcome).map(|o| o.1));
@@ -197,7 +197,11 @@ fn pair(kind: Kind, server: &str, client: &str, port: u16, env: &[(&str, &str)])
     let mut serving = Ended(start(kind, server, env)?);
     let begin = Instant::now();
     while !listens_on(port) {
-        if serving.0.try_wait()?.is_some() || begin.elapsed() > LISTENS {
+        if serving.0.try_wait()?.is_some() {
+            wait(&mut serving.0, server)?;
+            bail!("`{server}` ended before a client came");
+        }
+        if begin.elapsed() > LISTENS {
             bail!("`{server}` does not listen on port {port}");
         }
         sleep(PACE);

@@ -194,7 +194,33 @@ impl Run {
                 }
             }
         }
+        self.sort();
         Ok(())
+    }
+
+    /// Gives each fact to its own row: the last lines of a program can arrive when the next one runs already.
+    fn sort(&mut self) {
+        let names: Vec<&str> = FAMILIES
+            .iter()
+            .flat_map(|family| family.rows.iter().map(|row| row.name))
+            .collect();
+        let mut stray = Vec::new();
+        for task in &mut self.tasks {
+            for (boot, facts) in task.boots.iter_mut().enumerate() {
+                let own = task.row.name;
+                // A row may measure more than its name says, but nothing that another one does.
+                let other = facts.split(|fact| fact.row == own || !names.contains(&&*fact.row));
+                stray.push((task.machine, boot, other));
+            }
+        }
+        for (machine, boot, facts) in stray {
+            for task in self.tasks.iter_mut().filter(|t| t.machine == machine) {
+                let own = facts.clone().split(|fact| fact.row != task.row.name);
+                if let Some(known) = task.boots.get_mut(boot) {
+                    known.extend(own);
+                }
+            }
+        }
     }
 
     /// What came out, family by family.

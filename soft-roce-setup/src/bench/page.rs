@@ -12,7 +12,7 @@ h1{margin-bottom:0}h2{border-bottom:2px solid #0072b2;padding-top:24px}\
 table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums}\
 th,td{border-bottom:1px solid #ddd;padding:3px 10px;text-align:right;white-space:nowrap}\
 th{background:#f3f6f8;position:sticky;top:0}td.l,th.l{text-align:left}\
-.wide{overflow-x:auto}.plots{display:flex;flex-wrap:wrap;gap:16px;margin:16px 0}\
+.wide{overflow-x:auto}.plots{display:flex;flex-wrap:wrap;align-items:flex-start;gap:16px;margin:16px 0}\
 figure{margin:0;border:1px solid #ddd;border-radius:4px;background:#fff}\
 figure svg{display:block;max-width:100%;height:auto}\
 .good{color:#00664d}.bad{color:#b00020;font-weight:bold}code{background:#f3f6f8;padding:1px 4px}\

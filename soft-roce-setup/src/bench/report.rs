@@ -18,6 +18,9 @@ pub const KINDS: [&str; 5] = ["none", "pinned", "odp", "emm", "implicit"];
 /// What the kinds' columns are called.
 pub const TITLES: [&str; 5] = ["no MR", "pinned", "in-tree ODP", "EMM", "EMM implicit"];
 
+/// Values that a round has at most if they are turns; more are single operations.
+const TURNS: usize = 4;
+
 /// Everything about a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
@@ -248,8 +251,21 @@ impl Outcome {
         if !asked {
             return None;
         }
-        let medians: Vec<f64> = rounds.iter().filter_map(|r| stats::median(r)).collect();
         let pooled: Vec<f64> = rounds.concat();
+        let single = pooled.len() > TURNS * rounds.len();
+        let (medians, first): (Vec<f64>, Vec<bool>) = rounds
+            .iter()
+            .zip(first)
+            .flat_map(|(round, first)| {
+                // A few turns in a round are rounds of their own.
+                let values = if single {
+                    stats::median(round).into_iter().collect()
+                } else {
+                    round.clone()
+                };
+                values.into_iter().map(move |value| (value, first))
+            })
+            .unzip();
         let median = stats::median(&medians);
         let aa = stats::aa(&medians, &first);
         let noise = [
@@ -257,7 +273,6 @@ impl Outcome {
             stats::notch(&medians),
             median.map(|m| m.abs() * resolution(clock)),
         ];
-        let single = pooled.len() > 4 * rounds.len();
         let tail = |at: f64| stats::quantile(&pooled, at).filter(|_| single);
         Some(Self {
             mr: mr.to_owned(),

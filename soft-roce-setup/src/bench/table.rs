@@ -66,7 +66,8 @@ pub fn cell(case: &Case, mr: &str) -> String {
         return String::new();
     };
     match (outcome.median, outcome.q1, outcome.q3) {
-        (Some(median), Some(q1), Some(q3)) if q1 < q3 => {
+        // Quartiles that round to the median say nothing.
+        (Some(median), Some(q1), Some(q3)) if q3 - q1 > median.abs() * 1e-3 => {
             format!("{} ±{}", number(median), number((q3 - q1) / 2.0))
         }
         (Some(median), ..) => number(median),

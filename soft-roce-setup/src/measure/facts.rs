@@ -70,6 +70,14 @@ impl Facts {
         self.0.extend(other.0);
     }
 
+    /// Keeps those that `stays` says, and returns the others.
+    #[must_use]
+    pub fn split(&mut self, stays: impl Fn(&Fact) -> bool) -> Self {
+        let (kept, others) = std::mem::take(&mut self.0).into_iter().partition(stays);
+        self.0 = kept;
+        Self(others)
+    }
+
     /// All, in the order in which they came.
     pub fn all(&self) -> &[Fact] {
         &self.0
@@ -143,5 +151,7 @@ mod tests {
         assert_eq!(facts.spread(key, "emm"), Some(1.5));
         assert_eq!(facts.value(key, "odp"), Err("odp: EINVAL".into()));
         assert!(facts.value(key, "pinned").is_err());
+        let others = facts.split(|fact| fact.mr == "emm");
+        assert_eq!((facts.all().len(), others.all().len()), (2, 1));
     }
 }

@@ -18,8 +18,8 @@ pub const WIDTH: i32 = 720;
 const LETTER: i32 = 13;
 /// Colours that the colour-blind can tell apart (Okabe and Ito), one for each kind.
 const COLOURS: [RGBColor; 5] = [
-    RGBColor(120, 120, 120),
-    RGBColor(0, 0, 0),
+    RGBColor(175, 175, 175),
+    RGBColor(90, 90, 90),
     RGBColor(230, 159, 0),
     RGBColor(0, 114, 178),
     RGBColor(86, 180, 233),

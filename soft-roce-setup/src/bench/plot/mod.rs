@@ -67,23 +67,48 @@ pub fn plots(family: &FamilyReport) -> Result<Vec<Plot>> {
     }
     let mut plots = Vec::new();
     for (group, cases) in groups {
-        let mut title = group.row.to_owned();
-        if let Some(series) = group.series {
-            title += &format!(": {series}");
+        plots.extend(plot(&group, &cases)?);
+        // What lies far off (a copy by the CPU) must not hide how the kinds differ.
+        if group.row == "throughput" {
+            let ratios: Vec<Case> = cases.iter().filter_map(|case| of_pinned(case)).collect();
+            if let Some(first) = ratios.first() {
+                let group = Group::of(first, group.series);
+                plots.extend(plot(&group, &ratios.iter().collect::<Vec<_>>())?);
+            }
         }
-        let unit = super::table::unit(cases[0]);
-        let svg = match group.series {
-            Some(_) => curves::draw(&title, unit, x_axis(group.row), &cases)?,
-            None => bars::draw(&title, unit, &cases)?,
-        };
-        let Some(svg) = svg else { continue };
-        plots.push(Plot {
-            name: file_name(&format!("{title} {}", group.unit)),
-            title,
-            svg,
-        });
     }
     Ok(plots)
+}
+
+/// One plot; None if there is nothing to draw.
+fn plot(group: &Group<'_>, cases: &[&Case]) -> Result<Option<Plot>> {
+    let series = group.series.map_or(String::new(), |s| format!(": {s}"));
+    let name = format!("{}{series}", group.row);
+    let unit = super::table::unit(cases[0]);
+    let title = format!("{name}, {unit}");
+    let svg = match group.series {
+        Some(_) => curves::draw(&title, unit, x_axis(group.row), cases)?,
+        None => bars::draw(&title, unit, cases)?,
+    };
+    Ok(svg.map(|svg| Plot {
+        name: file_name(&format!("{name} {}", group.unit)),
+        title,
+        svg,
+    }))
+}
+
+/// The same case with all values divided by the pinned median; None without one.
+fn of_pinned(case: &Case) -> Option<Case> {
+    let pinned = case.median("pinned").filter(|pinned| *pinned > 0.0)?;
+    let mut ratio = case.clone();
+    ratio.unit = "of pinned".to_owned();
+    ratio.kinds.retain(|outcome| outcome.mr != "none");
+    for outcome in &mut ratio.kinds {
+        for value in [&mut outcome.median, &mut outcome.q1, &mut outcome.q3] {
+            *value = value.map(|value| value / pinned);
+        }
+    }
+    Some(ratio)
 }
 
 /// What a row's curves run along.
@@ -135,6 +160,17 @@ mod tests {
         let bars = plots(&report(points(2)).families[0]).unwrap();
         assert_eq!(bars.len(), 1);
         assert_eq!(bars[0].name, "cold-ms-added");
+    }
+
+    #[test]
+    fn ratios_are_those_to_pinned() {
+        let both = case(&[("none", &[99.0]), ("pinned", &[10.0]), ("emm", &[8.0])]);
+        let ratio = of_pinned(&both).unwrap();
+        assert_eq!(
+            (ratio.median("emm"), ratio.median("none")),
+            (Some(0.8), None)
+        );
+        assert!(of_pinned(&case(&[("emm", &[1.0])])).is_none());
     }
 
     #[test]
