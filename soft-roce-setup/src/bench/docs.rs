@@ -108,8 +108,9 @@ const TERABYTE: f64 = (1u64 << 40) as f64;
 fn scaling(report: &Report) -> String {
     let mut out = format!("# Scaling\n\n{}\n", origin(report));
     out.push_str(
-        "How costs grow with the number of regions and with their length. The exponent is that of the power law that fits the\n\
-         medians best; below 0.05 it is called flat. Times are on the instruction clock.\n\n## Number of regions\n\n",
+        "How costs grow with the number of regions and with their length. The exponent is that of the power law through\n\
+         the two last points, since what every call costs hides it in the first; below 0.05 it is called flat. Beyond the last point\n\
+         a straight line through these two is assumed. Times are on the instruction clock.\n\n## Number of regions\n\n",
     );
     let regions: Vec<Growth> = ["many", "munmap"]
         .into_iter()
