@@ -199,9 +199,9 @@ pub struct TestArgs {
 #[derive(Debug, Clone, Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct BenchArgs {
-    /// Compare two runs instead of measuring
+    /// Look at runs instead of measuring
     #[command(subcommand)]
-    pub compare: Option<BenchCommand>,
+    pub command: Option<BenchCommand>,
     #[command(flatten)]
     pub kernel: KernelArg,
     /// Fewer rounds and smaller cases: about five minutes under TCG on two CPUs
@@ -230,6 +230,17 @@ pub enum BenchCommand {
         before: PathBuf,
         /// The bench.json of the later run
         after: PathBuf,
+    },
+    /// Make tables, plots, page and documents again from a run
+    Render {
+        /// Its bench.json
+        run: PathBuf,
+        /// Where everything is written
+        #[arg(long, value_name = "DIR", default_value = "bench-out")]
+        out: PathBuf,
+        /// Also write benchmarks.md and scaling.md to this directory
+        #[arg(long, value_name = "DIR")]
+        docs: Option<PathBuf>,
     },
 }
 

@@ -8,7 +8,6 @@ use crate::facts::Subject;
 use crate::isolated;
 use crate::plan::Plan;
 use crate::rig::{Rig, micros, small_pages, timed, touch};
-use crate::table::free_kib;
 use crate::who::{Kind, Who};
 
 /// The name of the row about registration.
@@ -19,8 +18,6 @@ pub const MUNMAP: &str = "munmap";
 const REGIONS: (&[usize], &[usize]) = (&[100, 1_000, 10_000], &[10, 100, 1_000, 10_000, 100_000]);
 /// Times that an unrelated page is unmapped: quick, full.
 const UNMAPS: (usize, usize) = (100, 500);
-/// So many must be measured at once for their memory to be seen in the guest's.
-const ENOUGH: usize = 10_000;
 const WHOS: [Who; 3] = [Who::Pinned, Who::Odp, Who::Emm];
 
 fn numbers(plan: Plan) -> &'static [usize] {
@@ -53,21 +50,8 @@ pub fn one(plan: Plan, who: Who) -> Result<()> {
     let kind = who.kind().context("this row is about regions")?;
     for (round, count) in plan.turns(numbers(plan)) {
         let field = small_pages(count * PAGE)?;
-        if kind == Kind::Pinned {
-            // Its pages are memory too, but no region's.
-            touch(&field);
-        }
-        let before = free_kib()?;
         let (regions, begins) = timed(|| register(&rig, kind, &field));
         let regions = regions?;
-        let taken = (before - free_kib()?) * 1024.0 / count as f64;
-        if count >= ENOUGH {
-            Subject::new(MANY, &many_case("register", count), "bytes a region").tell(
-                who.label(),
-                round,
-                Ok(taken),
-            );
-        }
         let ((), ends) = timed(|| drop(regions));
         for (step, time) in [("register", begins), ("deregister", ends)] {
             Subject::new(MANY, &many_case(step, count), "µs")

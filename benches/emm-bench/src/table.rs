@@ -125,8 +125,7 @@ fn taken(rig: &Rig, kind: Kind, map: Map) -> Result<f64> {
     Ok(per_gib(least.max(0.0) * 1024.0, map.len()))
 }
 
-/// The guest's free memory.
-pub fn free_kib() -> Result<f64> {
+fn free_kib() -> Result<f64> {
     let text = fs::read_to_string("/proc/meminfo").context("reading /proc/meminfo")?;
     let line = text.lines().find_map(|l| l.strip_prefix("MemFree:"));
     line.and_then(|l| l.split_whitespace().next()?.parse().ok())

@@ -59,15 +59,24 @@ impl Stream<'_> {
 
     /// `count` operations, several in flight.
     pub fn many(&self, count: usize) -> Result<Duration> {
+        self.flow(count, || self.wait())
+    }
+
+    /// The same without sleeping. SENDs need [`Self::many`].
+    pub fn many_polled(&self, count: usize) -> Result<Duration> {
+        self.flow(count, || self.qp.spin().context("polling"))
+    }
+
+    fn flow(&self, count: usize, wait: impl Fn() -> Result<()>) -> Result<Duration> {
         let (done, time) = timed(|| {
             for posted in 0..count {
                 if posted >= DEPTH {
-                    self.wait()?;
+                    wait()?;
                 }
                 self.post()?;
             }
             for _ in 0..count.min(DEPTH) {
-                self.wait()?;
+                wait()?;
             }
             anyhow::Ok(())
         });

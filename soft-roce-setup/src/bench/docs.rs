@@ -108,15 +108,16 @@ const TERABYTE: f64 = (1u64 << 40) as f64;
 fn scaling(report: &Report) -> String {
     let mut out = format!("# Scaling\n\n{}\n", origin(report));
     out.push_str(
-        "How costs grow with the number of regions and with their length. The exponent is that of the power law that fits the\n\
-         medians best; below 0.05 it is called flat. Times are on the instruction clock.\n\n## Number of regions\n\n",
+        "How costs grow with the number of regions and with their length. The exponent is that of the power law through\n\
+         the two last points, since what every call costs hides it in the first; below 0.05 it is called flat. Beyond the last point\n\
+         a straight line through these two is assumed. Times are on the instruction clock.\n\n## Number of regions\n\n",
     );
     let regions: Vec<Growth> = ["many", "munmap"]
         .into_iter()
         .flat_map(|row| growths(report, row))
         .collect();
     out.push_str(&curves(&regions, label));
-    let _ = writeln!(out, "\n{}\n## Length\n", most(report, &regions));
+    let _ = writeln!(out, "\n{}\n## Length\n", most(&regions));
     let lengths: Vec<Growth> = ["registration", "deregistration"]
         .into_iter()
         .flat_map(|row| growths(report, row))
@@ -185,28 +186,16 @@ fn curves(growths: &[Growth], place: fn(f64) -> String) -> String {
 }
 
 /// How far the number of regions went, and why no farther.
-fn most(report: &Report, growths: &[Growth]) -> String {
+fn most(growths: &[Growth]) -> String {
     let most = growths
         .iter()
         .flat_map(|g| g.points.iter().map(|p| p.0))
         .fold(0.0, f64::max);
-    let mut out = format!(
+    let out = format!(
         "Measured up to {} regions in one process. Soft-RoCE has 2^19 numbers for regions (`RXE_MAX_MR`), so a million can't be\n\
          registered on one device.\n",
         label(most)
     );
-    for case in report.cases().filter(|c| c.unit == "bytes a region") {
-        for outcome in &case.kinds {
-            if let Some(bytes) = outcome.median {
-                let _ = writeln!(
-                    out,
-                    "- kernel memory of a region, {}, {}: {bytes:.0} bytes",
-                    case.case,
-                    title(&outcome.mr)
-                );
-            }
-        }
-    }
     out
 }
 

@@ -1,4 +1,4 @@
-//! How a cost grows: curves of a report, and the power of `n` that they follow.
+//! How a cost grows: curves of a report, and the power of `n` that they end with.
 
 use super::report::{KINDS, Report};
 use crate::measure::stats;
@@ -12,12 +12,10 @@ pub struct Growth {
     pub mr: String,
     /// Places and medians, in order.
     pub points: Vec<(f64, f64)>,
-    /// The exponent `e` of the power law `n^e` that fits best (least squares of the logarithms).
+    /// The exponent `e` of the power law `n^e` through the two last points: at the first ones, what every call costs hides it.
     pub exponent: f64,
 }
 
-/// Points that a fit has at least.
-const POINTS: usize = 3;
 /// An exponent of less is flat: a factor of 1.4 over three decades.
 const FLAT: f64 = 0.05;
 
@@ -31,15 +29,16 @@ impl Growth {
         }
     }
 
-    /// What the power law says at `x`, starting from the last point.
+    /// What is to be expected at `x`: the last value if it is flat, else the straight line through the two last points.
     pub fn at(&self, x: f64) -> Option<f64> {
-        let (last, value) = self.points.last()?;
-        let exponent = if self.exponent.abs() < FLAT {
-            0.0
-        } else {
-            self.exponent
+        let [.., before, last] = self.points[..] else {
+            return None;
         };
-        Some(value * (x / last).powf(exponent))
+        if self.exponent.abs() < FLAT {
+            return Some(last.1);
+        }
+        let (at_zero, slope) = stats::line(&[before, last])?;
+        Some(at_zero + slope * x)
     }
 }
 
@@ -77,13 +76,9 @@ pub fn growths(report: &Report, row: &str) -> Vec<Growth> {
             .iter()
             .map(|(x, y)| (x.ln(), y.ln()))
             .collect();
-        match stats::line(&logs) {
-            Some((_, slope)) if logs.len() >= POINTS => {
-                growth.exponent = slope;
-                true
-            }
-            _ => false,
-        }
+        let slope = stats::line(&logs[logs.len().saturating_sub(2)..]);
+        growth.exponent = slope.map_or(0.0, |(_, slope)| slope);
+        slope.is_some()
     });
     growths
 }
@@ -96,19 +91,19 @@ mod tests {
     #[test]
     fn powers_are_found() {
         let point = |n: f64| {
-            let mut case = case(&[("pinned", &[3.0 * n]), ("emm", &[12.0])]);
+            let mut case = case(&[("pinned", &[100.0 + 3.0 * n]), ("emm", &[12.0])]);
             case.series = Some("resident".to_owned());
             case.x = Some(n);
             case
         };
-        let report = report([1.0, 8.0, 64.0].map(point).to_vec());
+        let report = report([1.0, 1e6, 1e7].map(point).to_vec());
         let found = growths(&report, "cold");
         assert_eq!(found.len(), 2);
         assert_eq!(
             (found[0].words(), found[1].words()),
             ("n^1.00".into(), "flat".into())
         );
-        assert!((found[0].at(640.0).unwrap() - 1920.0).abs() < 1e-6);
+        assert!((found[0].at(1e8).unwrap() / (100.0 + 3e8) - 1.0).abs() < 1e-9);
         assert_eq!(found[1].at(1e9), Some(12.0));
         assert!(growths(&report, "many").is_empty());
     }

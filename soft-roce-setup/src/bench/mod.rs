@@ -15,6 +15,7 @@ mod plot;
 mod report;
 mod table;
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Instant, SystemTime};
 
@@ -36,8 +37,12 @@ const BOOTS: (u32, u32) = (1, 2);
 
 /// `bench`
 pub fn run(context: &Context, args: &BenchArgs) -> Result<ExitCode> {
-    if let Some(BenchCommand::Compare { before, after }) = &args.compare {
-        return compare::run(before, after);
+    match &args.command {
+        Some(BenchCommand::Compare { before, after }) => return compare::run(before, after),
+        Some(BenchCommand::Render { run, out, docs }) => {
+            return finish(context, &Report::read(run)?, out, docs.as_deref());
+        }
+        None => {}
     }
     let families = wanted(&args.only)?;
     files::writable(&args.out)?;
@@ -62,13 +67,26 @@ pub fn run(context: &Context, args: &BenchArgs) -> Result<ExitCode> {
         versions: host::versions(&artifacts.root),
         families: run.families(&families),
     };
+    finish(context, &report, &args.out, args.docs.as_deref())
+}
+
+/// Prints and writes everything that is made from a report.
+fn finish(
+    context: &Context,
+    report: &Report,
+    out: &Path,
+    documents: Option<&Path>,
+) -> Result<ExitCode> {
     for family in &report.families {
         println!("\n## {}\n\n{}", family.title, table::markdown(family));
         for note in table::notes(family) {
             println!("- {note}");
         }
     }
-    let written = files::write(&args.out, &report)?;
+    let written = files::write(out, report)?;
+    if let Some(dir) = documents {
+        docs::write(dir, report)?;
+    }
     context
         .ui
         .note(format!("the page is {}", written.display()));

@@ -271,7 +271,7 @@ impl Outcome {
         let noise = [
             aa,
             stats::notch(&medians),
-            median.map(|m| m.abs() * resolution(clock)),
+            median.map(|m| m.abs() * resolution(clock, medians.len())),
         ];
         let tail = |at: f64| stats::quantile(&pooled, at).filter(|_| single);
         Some(Self {
@@ -290,23 +290,18 @@ impl Outcome {
     }
 }
 
-/// What repeated runs differ by even where one run's rounds agree, as a share.
-pub fn resolution(clock: Clock) -> f64 {
-    match clock {
+/// What repeated runs differ by even where one run's `rounds` agree, as a share. A single round says nothing of its noise.
+fn resolution(clock: Clock, rounds: usize) -> f64 {
+    let known = match clock {
         Clock::Icount => 0.01,
         Clock::Wall => 0.03,
-    }
+    };
+    if rounds < 2 { 5.0 * known } else { known }
 }
 
 /// Whether more or less of a unit is better.
 fn better(unit: &str) -> &'static str {
-    const MORE: [&str; 5] = [
-        "MiB/s",
-        "of pinned",
-        "% resident",
-        "fetches/s",
-        "messages/s",
-    ];
+    const MORE: [&str; 5] = ["MiB/s", "MB/s", "of pinned", "% resident", "fetches/s"];
     if MORE.contains(&unit) { "more" } else { "less" }
 }
 

@@ -83,6 +83,19 @@ impl Cq {
         }
     }
 
+    /// Looks for a completion again and again, as most programs do.
+    pub fn spin(&self) -> Result<ffi::ibv_wc, OpError> {
+        let deadline = Instant::now() + HANG;
+        loop {
+            match self.poll()? {
+                Some(wc) if wc.status == ffi::IBV_WC_SUCCESS => return Ok(wc),
+                Some(wc) => return Err(OpError::Status(wc.status)),
+                None if Instant::now() > deadline => return Err(OpError::Hang),
+                None => {}
+            }
+        }
+    }
+
     /// Waits for one completion. The soft device works on the CPUs that would poll, so this sleeps until it
     /// has something to say.
     pub fn wait(&self) -> Result<ffi::ibv_wc, OpError> {

@@ -331,6 +331,11 @@ impl Qp {
         self.send.wait().map(drop)
     }
 
+    /// The same without sleeping.
+    pub fn spin(&self) -> Result<(), OpError> {
+        self.send.spin().map(drop)
+    }
+
     /// Waits for the next completion of the receive queue.
     pub fn wait_recv(&self) -> Result<(), OpError> {
         self.recv.wait().map(drop)
