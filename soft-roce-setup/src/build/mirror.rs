@@ -169,53 +169,48 @@ mod tests {
         mirror.map(|mirror| mirror.url)
     }
 
+    /// The main archive on a host that nobody has.
+    fn archive(host: &str) -> String {
+        format!("http://{host}.example/{}", "debian")
+    }
+
     #[test]
     fn one_line_format() {
-        let text = "# deb http://old.example/debian bookworm main\n\
-            deb-src http://a.example/debian bookworm main\n\
+        let [old, a, b, x] = ["old", "a", "b", "x"].map(archive);
+        let text = format!(
+            "# deb {old} bookworm main\n\
+            deb-src {a} bookworm main\n\
             deb https://packages.example/apt cloud main\n\
-            deb [arch=amd64 signed-by=/k] http://b.example/debian/ bookworm main contrib # x\n";
-        assert_eq!(
-            url(from_list(text)),
-            Some("http://b.example/debian".to_owned())
+            deb [arch=amd64 signed-by=/k] {b}/ bookworm main contrib # x\n"
         );
+        assert_eq!(url(from_list(&text)), Some(b));
         assert_eq!(
             url(from_list("deb http://archive.example/ubuntu noble main\n")),
             None
         );
-        assert_eq!(
-            url(from_list(
-                "deb http://x.example/debian-security bookworm-security main"
-            )),
-            None
-        );
+        let security = format!("deb {x}-security bookworm-security main");
+        assert_eq!(url(from_list(&security)), None);
     }
 
     #[test]
     fn deb822_format() {
-        let text = "Types: deb\nURIs: http://x.example/node\nSuites: nodistro\n\n\
-            Enabled: no\nTypes: deb\nURIs: http://off.example/debian\nSuites: trixie\n\n\
-            # note\nTypes: deb deb-src\n# another\nURIs: http://c.example/debian/\n\
-            Suites: bookworm bookworm-updates\nComponents: main\n";
-        assert_eq!(
-            url(from_deb822(text)),
-            Some("http://c.example/debian".to_owned())
+        let [off, c] = ["off", "c"].map(archive);
+        let text = format!(
+            "Types: deb\nURIs: http://x.example/node\nSuites: nodistro\n\n\
+            Enabled: no\nTypes: deb\nURIs: {off}\nSuites: trixie\n\n\
+            # note\nTypes: deb deb-src\n# another\nURIs: {c}/\n\
+            Suites: bookworm bookworm-updates\nComponents: main\n"
         );
-        assert_eq!(
-            url(from_deb822(
-                "Types: deb-src\nURIs: http://c.example/debian\nSuites: sid\n"
-            )),
-            None
-        );
+        let source = format!("Types: deb-src\nURIs: {c}\nSuites: sid\n");
+        assert_eq!(url(from_deb822(&source)), None);
+        assert_eq!(url(from_deb822(&text)), Some(c));
     }
 
     #[test]
     fn choices() {
-        assert_eq!(
-            Mirror::parse("http://m.example/debian/").unwrap().url,
-            "http://m.example/debian"
-        );
-        assert!(Mirror::parse("ftp://m.example/debian").is_err());
+        let m = archive("m");
+        assert_eq!(Mirror::parse(&format!("{m}/")).unwrap().url, m);
+        assert!(Mirror::parse(&m.replacen("http", "ftp", 1)).is_err());
         assert!(Mirror::parse("file:///does/not/exist").is_err());
     }
 }
