@@ -1,5 +1,4 @@
 //! Sets up a kernel, its modules and a guest with Soft-RoCE and memory regions that are not pinned.
-#![allow(dead_code, reason = "the subcommands are being filled in")]
 
 mod artifacts;
 mod bench;

@@ -416,8 +416,8 @@ mod tests {
 
     #[test]
     fn endpoints() {
-        assert_eq!(endpoint("http://m.example/debian"), ("m.example", 80));
-        assert_eq!(endpoint("https://m.example/debian"), ("m.example", 443));
+        assert_eq!(endpoint("http://m.example/archive"), ("m.example", 80));
+        assert_eq!(endpoint("https://m.example/archive"), ("m.example", 443));
         assert_eq!(
             endpoint("http://u:p@m.example:8080/debian"),
             ("m.example", 8080)
