@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal};
 
-use crate::signal::{self, Target};
+use crate::signal;
 use crate::ui::Step;
 
 /// Lines of a log that an error repeats.
@@ -141,20 +141,15 @@ impl Cmd {
             .stdout(stdout)
             .stderr(stderr)
             .process_group(0);
-        self.start(command, Target::Group)
+        self.start(command)
     }
 
-    /// Starts the command in the tool's process group and on its terminal, for interactive use.
-    pub fn spawn_foreground(&self) -> Result<Running> {
-        self.start(self.to_command(), Target::Alone)
-    }
-
-    fn start(&self, mut command: Command, target: Target) -> Result<Running> {
+    fn start(&self, mut command: Command) -> Result<Running> {
         signal::check()?;
         let child = command
             .spawn()
             .with_context(|| format!("cannot start `{}`", self.line()))?;
-        signal::register(Pid::from_child(&child), target);
+        signal::register(Pid::from_child(&child));
         Ok(Running {
             child,
             registered: true,
@@ -447,7 +442,7 @@ mod tests {
         let error = Cmd::new("sh")
             .args(["-c", "echo first; echo last >&2; exit 7"])
             .hint("try again")
-            .run(&log, &Step::silent())
+            .run(&log, &crate::ui::Ui::new(false).step("a command"))
             .unwrap_err()
             .to_string();
         for part in [

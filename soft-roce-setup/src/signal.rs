@@ -18,21 +18,13 @@ use signal_hook::iterator::Signals;
 use crate::exit::{INTERRUPTED, coded};
 
 static INTERRUPTED_FLAG: AtomicBool = AtomicBool::new(false);
-static CHILDREN: Mutex<Vec<(Pid, Target)>> = Mutex::new(Vec::new());
+/// Each leads a process group of its own.
+static CHILDREN: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
 /// Time between asking children to end and killing them.
 const GRACE: Duration = Duration::from_secs(2);
 /// Time after which the tool leaves although its main thread is busy.
 const PATIENCE: Duration = Duration::from_secs(8);
-
-/// What a signal to a registered child reaches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Target {
-    /// The child's whole process group, which it leads.
-    Group,
-    /// The child alone: it shares the tool's group, and with it the terminal.
-    Alone,
-}
 
 /// Starts the thread. To be called once, before the first child.
 pub fn install() -> Result<()> {
@@ -73,41 +65,36 @@ pub fn check() -> Result<()> {
     Ok(())
 }
 
-/// Registers a child, so that a signal to the tool ends it.
-pub(crate) fn register(pid: Pid, target: Target) {
-    children().push((pid, target));
+/// Registers a child that leads a process group, so that a signal to the tool ends all of it.
+pub(crate) fn register(pid: Pid) {
+    children().push(pid);
     if interrupted() {
         // The signal came between the fork and this call.
-        send(pid, target, Signal::KILL);
+        send(pid, Signal::KILL);
     }
 }
 
 /// Forgets a child. It must be called before the child is reaped, or its number may be another's.
 pub(crate) fn forget(pid: Pid) {
-    children().retain(|(known, _)| *known != pid);
+    children().retain(|known| *known != pid);
 }
 
 /// Sends `signal` to a registered child; no effect on one that is not registered.
 pub(crate) fn send_to(pid: Pid, signal: Signal) {
-    if let Some((_, target)) = children().iter().find(|(known, _)| *known == pid) {
-        send(pid, *target, signal);
+    if children().contains(&pid) {
+        send(pid, signal);
     }
 }
 
 fn signal_all(signal: Signal) {
-    for (pid, target) in children().iter() {
-        send(*pid, *target, signal);
-    }
+    children().iter().for_each(|pid| send(*pid, signal));
 }
 
-fn send(pid: Pid, target: Target, signal: Signal) {
+fn send(pid: Pid, signal: Signal) {
     // A child that has just ended is no error.
-    let _ = match target {
-        Target::Group => rustix::process::kill_process_group(pid, signal),
-        Target::Alone => rustix::process::kill_process(pid, signal),
-    };
+    let _ = rustix::process::kill_process_group(pid, signal);
 }
 
-fn children() -> std::sync::MutexGuard<'static, Vec<(Pid, Target)>> {
+fn children() -> std::sync::MutexGuard<'static, Vec<Pid>> {
     CHILDREN.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -21,11 +21,6 @@ impl Ui {
         }
     }
 
-    /// Whether every line of every command is shown.
-    pub fn verbose(&self) -> bool {
-        self.verbose
-    }
-
     /// Tells one fact, on a line of its own.
     pub fn note(&self, text: impl AsRef<str>) {
         eprintln!("soft-roce-setup: {}", text.as_ref());
@@ -53,7 +48,6 @@ impl Ui {
             start: Instant::now(),
             bar,
             verbose: self.verbose,
-            silent: false,
             ended: false,
         }
     }
@@ -66,23 +60,10 @@ pub struct Step {
     start: Instant,
     bar: Option<ProgressBar>,
     verbose: bool,
-    silent: bool,
     ended: bool,
 }
 
 impl Step {
-    /// A step that shows nothing.
-    pub fn silent() -> Self {
-        Self {
-            title: String::new(),
-            start: Instant::now(),
-            bar: None,
-            verbose: false,
-            silent: true,
-            ended: false,
-        }
-    }
-
     /// Shows a line that a command wrote.
     pub fn line(&self, line: &str) {
         if let Some(bar) = &self.bar {
@@ -103,7 +84,7 @@ impl Step {
     }
 
     fn end(&mut self, verdict: &str) {
-        if self.ended || self.silent {
+        if self.ended {
             return;
         }
         self.ended = true;

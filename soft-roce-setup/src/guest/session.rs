@@ -245,11 +245,6 @@ impl Guest {
         }
     }
 
-    /// Where the kernel's log is.
-    pub fn log(&self) -> &Path {
-        &self.log
-    }
-
     /// Whether it can take another job.
     pub fn alive(&self) -> bool {
         !self.closed
@@ -430,11 +425,6 @@ impl Guest {
                 let _ = to.shutdown(std::net::Shutdown::Write);
             });
         }
-    }
-
-    /// The kernel's messages since the last job began.
-    pub fn slice(&self) -> &[String] {
-        &self.slice
     }
 
     /// Tells the user how a job ended that did not end well.

@@ -61,11 +61,6 @@ impl Machine {
         let append = self.append.map_or(String::new(), |a| format!(", {a}"));
         format!("{clock}, {} CPU{plural}{append}", self.smp)
     }
-
-    /// Its memory in bytes.
-    pub fn memory(self) -> u64 {
-        MEMORY.0
-    }
 }
 
 #[cfg(test)]
