@@ -10,6 +10,11 @@ use core::{ptr, ptr::NonNull};
 use kernel::{bindings, ffi, prelude::*};
 
 /// `struct emm_notifier_operations`.
+///
+/// # Safety
+///
+/// The driver's promise to `emm_notifier_register()`: each may be called with the notifier that was
+/// registered, from then until its release or the end of `emm_notifier_unregister()`.
 #[repr(C)]
 pub(crate) struct Operations {
     release: Option<unsafe extern "C" fn(*mut CNotifier)>,

@@ -20,6 +20,7 @@ struct Gate {
     waiters: bindings::wait_queue_head_t,
 }
 
+// SAFETY: the declarations are those of `glue.h`.
 #[allow(improper_ctypes, reason = "bindgen's empty structs, behind pointers")]
 unsafe extern "C" {
     fn emm_gate_init(gate: *mut Gate);

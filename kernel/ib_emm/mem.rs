@@ -8,6 +8,7 @@ use crate::emm::{Node, NodeMem, PART_PAGES};
 use core::ptr::NonNull;
 use kernel::{bindings, ffi, prelude::*};
 
+// SAFETY: the declarations are those of `glue.h`.
 #[allow(improper_ctypes, reason = "bindgen's empty structs, behind pointers")]
 unsafe extern "C" {
     fn emm_get_pfns(

@@ -13,6 +13,7 @@ struct CListed {
     owner: bindings::pid_t,
 }
 
+// SAFETY: the declarations are those of `glue.h`.
 #[allow(improper_ctypes, reason = "regions are opaque to C")]
 unsafe extern "C" {
     fn emm_listed_add(listed: *mut CListed, region: *const Region);

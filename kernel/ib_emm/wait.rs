@@ -14,6 +14,7 @@ struct CWait {
     region: *const ffi::c_void,
 }
 
+// SAFETY: the declarations are those of `glue.h`.
 #[allow(improper_ctypes, reason = "bindgen's empty structs, behind pointers")]
 unsafe extern "C" {
     fn emm_wait_begin(wait: *mut CWait, region: *const ffi::c_void) -> bool;

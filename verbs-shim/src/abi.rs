@@ -116,6 +116,8 @@ const _: () = {
     );
 };
 
+// SAFETY of calls: with what the program passed, or with what its own call of the same kind could pass. The types are those of
+// verbs.h.
 pub(crate) type RegMr = unsafe extern "C" fn(*mut Pd, *mut c_void, usize, c_int) -> *mut Mr;
 pub(crate) type RegMrIova =
     unsafe extern "C" fn(*mut Pd, *mut c_void, usize, u64, c_int) -> *mut Mr;

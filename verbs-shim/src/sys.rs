@@ -11,6 +11,7 @@ use core::{
 // Said here, since the crate `libc` says it only where nobody in the same build asks it for std. An audit
 // library finds its symbols in what it names itself, and nowhere else.
 #[link(name = "c")]
+// SAFETY: the declarations are those of libc's headers.
 unsafe extern "C" {
     // What `atexit` and `pthread_atfork` call. Those are in the static part of older glibcs.
     fn __cxa_atexit(f: extern "C" fn(*mut c_void), arg: *mut c_void, dso: *mut c_void) -> c_int;

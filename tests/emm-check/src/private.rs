@@ -13,6 +13,7 @@ use crate::ffi;
 use crate::qp::errno_of;
 use crate::verbs::{Mr, Pd};
 
+// SAFETY of calls: of live objects, as the manual pages of the public functions say; the types are those of rdma-core's headers.
 type AdviseMr = unsafe extern "C" fn(
     *mut ffi::ibv_pd,
     ffi::ib_uverbs_advise_mr_advice,

@@ -158,6 +158,7 @@ const POLL_CQ: usize = 11;
 const POST_SEND: usize = 25;
 const POST_RECV: usize = 26;
 
+// SAFETY of calls: as of the inline functions in verbs.h that make them.
 type PollCq = unsafe extern "C" fn(*mut Cq, c_int, *mut Wc) -> c_int;
 type PostSend = unsafe extern "C" fn(*mut Qp, *mut SendWr, *mut *mut SendWr) -> c_int;
 type PostRecv = unsafe extern "C" fn(*mut Qp, *mut RecvWr, *mut *mut RecvWr) -> c_int;
@@ -214,7 +215,7 @@ pub(crate) unsafe fn post_recv(qp: *mut Qp, wr: *mut RecvWr) -> c_int {
 
 macro_rules! verbs {
     ($($field:ident: $name:ident($($arg:ty),*) -> $out:ty;)*) => {
-        /// The functions that libibverbs exports.
+        /// The functions that libibverbs exports. SAFETY of calls: of live objects, as their manual pages say.
         pub(crate) struct Verbs {
             $(pub $field: unsafe extern "C" fn($($arg),*) -> $out,)*
         }
