@@ -4,6 +4,7 @@ mod accel;
 mod channels;
 mod cpio;
 mod encode;
+mod ending;
 mod initramfs;
 mod modules;
 mod prepare;
@@ -21,7 +22,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use rustix::fs::{FileType, MemfdFlags};
 
-pub use self::session::{End, Guest, Job, Spec};
+pub use self::ending::End;
+pub use self::session::{Guest, Job, Spec};
 use crate::artifacts::Artifacts;
 use crate::build::{self, BuildOptions};
 use crate::cli::{Backend, Clock, GuestArgs, MrMode, RunArgs, ShellArgs, Size};

@@ -15,6 +15,7 @@ use anyhow::{Context as _, Result};
 
 use super::channels::{Event, Sink, Writer, copy_to, follow_lines, lock};
 use super::encode::base64;
+use super::ending::{Answer, End, last_lines};
 use super::initramfs::{self, Settings};
 use super::prepare::{self, GuestKernel};
 use super::qemu::{Channels, Machine};
@@ -68,21 +69,6 @@ pub struct Job {
     pub silence: Duration,
     /// Longest time in all, if there is one.
     pub limit: Option<Duration>,
-}
-
-/// How a job ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum End {
-    /// The command's status.
-    Exited(u8),
-    /// The kernel reported a problem; the guest is gone.
-    Report(Vec<String>),
-    /// No progress for so long; the guest is gone.
-    Timeout(Duration),
-    /// The guest ended without a status: it was switched off or QEMU died.
-    Gone,
-    /// Nobody reads the output any more; the guest is gone.
-    OutputClosed,
 }
 
 /// A guest that is up. Dropping it ends it.
@@ -429,59 +415,11 @@ impl Guest {
 
     /// Tells the user how a job ended that did not end well.
     pub fn describe(&self, end: &End) -> String {
-        let log = self.log.display();
-        match end {
-            End::Exited(status) => format!("the command left with status {status}"),
-            End::Report(lines) => format!(
-                "the guest's kernel reported a problem:\n{}\n  full log: {log}",
-                indent(lines)
-            ),
-            End::Timeout(time) => format!(
-                "the guest made no progress within {} s and was ended{}",
-                time.as_secs(),
-                self.tail()
-            ),
-            End::Gone => format!("the guest ended before the command did{}", self.tail()),
-            End::OutputClosed => "nobody reads the command's output any more".to_owned(),
-        }
+        end.describe(&self.log)
     }
 
     fn tail(&self) -> String {
-        let lines = tail(&self.log, 0);
-        if lines.is_empty() {
-            return format!("\n  its kernel said nothing; log: {}", self.log.display());
-        }
-        format!(
-            "\n  the kernel's last lines:\n{}\n  full log: {}",
-            indent(&lines),
-            self.log.display()
-        )
-    }
-}
-
-fn indent(lines: &[String]) -> String {
-    let lines: Vec<String> = lines.iter().map(|line| format!("    {line}")).collect();
-    lines.join("\n")
-}
-
-/// The guest's answer to `run` and `shell`.
-#[derive(Debug, PartialEq, Eq)]
-struct Answer {
-    status: u8,
-    out: u64,
-    err: u64,
-}
-
-impl Answer {
-    fn parse(line: &str) -> Option<Self> {
-        let mut words = line.strip_prefix("exit ")?.split_whitespace();
-        let status = words.next()?.parse().ok()?;
-        let mut bytes = || words.next().and_then(|word| word.parse().ok()).unwrap_or(0);
-        Some(Self {
-            status,
-            out: bytes(),
-            err: bytes(),
-        })
+        last_lines(&self.log)
     }
 }
 
@@ -525,23 +463,4 @@ fn open_log(context: &Context) -> Result<(PathBuf, File)> {
         }
     }
     unreachable!("some number is free")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn answers_are_read() {
-        assert_eq!(
-            Answer::parse("exit 3 12 0"),
-            Some(Answer {
-                status: 3,
-                out: 12,
-                err: 0
-            })
-        );
-        assert_eq!(Answer::parse("ready emm"), None);
-        assert_eq!(Answer::parse("exit x"), None);
-    }
 }

@@ -6,7 +6,8 @@ use std::thread;
 use anyhow::{Context as _, Result};
 use rustix::termios::{self, OptionalActions, Termios};
 
-use super::session::{End, Guest};
+use super::ending::End;
+use super::session::Guest;
 
 /// Puts the terminal back when dropped.
 struct Raw(Termios);
