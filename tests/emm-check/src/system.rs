@@ -1,6 +1,6 @@
 //! The guest around us: the backend switch of rxe, /proc numbers, swap, external commands.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -284,4 +284,30 @@ mod tests {
         map.set(0, map.len(), 1);
         assert!(smaps_kib(map.addr(), map.len(), "Rss") >= 256);
     }
+}
+
+/// The net device below an rxe device.
+pub fn netdev_of(device: &str) -> Result<String> {
+    let parent = format!("/sys/class/infiniband/{device}/parent");
+    let name = fs::read_to_string(&parent).with_context(|| format!("reading {parent}"))?;
+    Ok(name.trim().to_owned())
+}
+
+/// Makes an rxe device on a net device.
+pub fn add_link(device: &str, netdev: &str) -> Result<()> {
+    let words = ["link", "add", device, "type", "rxe", "netdev", netdev];
+    run("rdma", &words).map(drop)
+}
+
+/// A file in `folder` that has lost its name: it goes with its descriptor.
+pub fn nameless_file(folder: &str) -> Result<File> {
+    let path = format!("{folder}/emm-check-{}", std::process::id());
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(&path)
+        .with_context(|| format!("creating {path}"))?;
+    fs::remove_file(&path)?;
+    Ok(file)
 }

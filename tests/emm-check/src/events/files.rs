@@ -11,6 +11,7 @@ use super::Ctx;
 use super::mapping::{REMOTE, expect};
 use crate::mem::{Map, PAGE, pattern};
 use crate::qp::Op;
+use crate::system::nameless_file;
 use crate::target::Target;
 
 const SIZE: usize = 1 << 20;
@@ -41,16 +42,9 @@ fn memfd() -> Result<File> {
     Ok(file)
 }
 
-/// A file without a name on /dev/shm or /tmp, whichever is there.
+/// A file without a name on tmpfs.
 fn tmpfs() -> Result<File> {
-    let path = format!("/tmp/emm-check-{}", std::process::id());
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(&path)
-        .with_context(|| format!("creating {path}"))?;
-    std::fs::remove_file(&path)?;
+    let file = nameless_file("/tmp")?;
     file.set_len(SIZE as u64)?;
     Ok(file)
 }

@@ -2,7 +2,6 @@
 //!
 //! The process is a child. The parent has no device open here: it may go.
 
-use std::fs;
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -13,7 +12,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use super::scene::{Memory, Scene};
 use super::verb::Verb;
 use crate::mem::PAGE;
-use crate::system::{Cgroup, Kind, run};
+use crate::system::{Cgroup, Kind, add_link, netdev_of, run};
 use crate::target::Env;
 
 /// Longest wait for what must come soon.
@@ -200,8 +199,7 @@ fn parent_first(actor: &mut Actor) -> Result<String> {
 
 /// The driver may wait for the processes that have the device open, or take it from them.
 fn removal(actor: &mut Actor, device: &str) -> Result<String> {
-    let parent = format!("/sys/class/infiniband/{device}/parent");
-    let netdev = fs::read_to_string(&parent).with_context(|| format!("reading {parent}"))?;
+    let netdev = netdev_of(device)?;
     let start = Instant::now();
     let mut delete = Command::new("rdma")
         .args(["link", "delete", device])
@@ -223,18 +221,7 @@ fn removal(actor: &mut Actor, device: &str) -> Result<String> {
         std::thread::sleep(Duration::from_millis(10));
     }
     let status = delete.wait()?;
-    run(
-        "rdma",
-        &[
-            "link",
-            "add",
-            device,
-            "type",
-            "rxe",
-            "netdev",
-            netdev.trim(),
-        ],
-    )?;
+    add_link(device, &netdev)?;
     if !status.success() {
         bail!("`rdma link delete` ended with {status}");
     }
@@ -247,9 +234,7 @@ fn removal(actor: &mut Actor, device: &str) -> Result<String> {
 
 /// Operations may fail while there is no way to the peer. Afterwards they work again.
 fn link_down(actor: &mut Actor, device: &str) -> Result<String> {
-    let parent = format!("/sys/class/infiniband/{device}/parent");
-    let netdev = fs::read_to_string(&parent).with_context(|| format!("reading {parent}"))?;
-    let netdev = netdev.trim();
+    let netdev = &netdev_of(device)?;
     actor.say("tolerate")?;
     actor.hear("tolerant")?;
     run("ip", &["link", "set", netdev, "down"])?;
@@ -272,8 +257,7 @@ fn rmmod(actor: &mut Actor, device: &str) -> Result<String> {
     }
     actor.say("again")?;
     actor.hear("works")?;
-    let parent = format!("/sys/class/infiniband/{device}/parent");
-    let netdev = fs::read_to_string(&parent).with_context(|| format!("reading {parent}"))?;
+    let netdev = netdev_of(device)?;
     let backend = crate::system::backend().context("the driver has no mr_backend")?;
     let removed = run("rmmod", &["rdma_rxe"]);
     actor.kill()?;
@@ -287,18 +271,7 @@ fn rmmod(actor: &mut Actor, device: &str) -> Result<String> {
         Err(e) => bail!("rmmod rdma_rxe: {e:#}"),
     };
     run("insmod", &[DRIVER, &format!("mr_backend={backend}")])?;
-    run(
-        "rdma",
-        &[
-            "link",
-            "add",
-            device,
-            "type",
-            "rxe",
-            "netdev",
-            netdev.trim(),
-        ],
-    )?;
+    add_link(device, &netdev)?;
     Ok(format!("ib_emm refused, {said}, and loads again"))
 }
 

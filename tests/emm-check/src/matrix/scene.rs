@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result};
 use super::side::{ACCESS, Allows, Side};
 use super::verb::Verb;
 use crate::mem::{Map, PAGE, Rng};
-use crate::system::Kind;
+use crate::system::{Kind, nameless_file};
 use crate::target::Env;
 use crate::verbs::Mr;
 
@@ -84,7 +84,7 @@ impl Memory {
                 (map, None)
             }
             Self::Memfd => shared(memfd()?, len)?,
-            Self::File => shared(disk_file()?, len)?,
+            Self::File => shared(nameless_file(crate::swap::disk_folder()?)?, len)?,
             Self::Heap => (heap(len)?, None),
         })
     }
@@ -104,20 +104,6 @@ fn memfd() -> Result<File> {
     }
     // SAFETY: the descriptor is new and ours.
     Ok(unsafe { File::from_raw_fd(fd) })
-}
-
-/// A file without a name on a file system with writeback.
-fn disk_file() -> Result<File> {
-    let folder = crate::swap::disk_folder()?;
-    let path = format!("{folder}/emm-check-{}", std::process::id());
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(&path)
-        .with_context(|| format!("creating {path}"))?;
-    std::fs::remove_file(&path)?;
-    Ok(file)
 }
 
 /// Memory at the top of the heap, from the break on.
