@@ -240,7 +240,10 @@ fn one(p: &Program, way: Way, shim: &Path) -> Result<Run> {
         if start.elapsed() > LIMIT {
             bail!("no end within {} s", LIMIT.as_secs());
         }
-        sleep(PACE);
+        // Some pin for a few milliseconds only: until that was seen, it is looked without a pause.
+        if way == Way::Unpinned || pinned.pin > 0 {
+            sleep(PACE);
+        }
     };
     // Who still holds the outputs open is not wanted any more.
     family::end_all();

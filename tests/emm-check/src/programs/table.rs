@@ -251,8 +251,8 @@ pub const PROGRAMS: &[Program] = &[
     ),
     cm!(
         "udaddy",
-        "udaddy -b 10.9.0.1 -C 10 -S 1000",
-        "udaddy -s 10.9.0.1 -C 10 -S 1000",
+        "udaddy -b 10.9.0.1 -C 500 -S 1000",
+        "udaddy -s 10.9.0.1 -C 500 -S 1000",
         read::return_status
     ),
     cm!(
