@@ -148,6 +148,16 @@ impl Target {
         &self.bounce.map
     }
 
+    /// Sets the bytes around a piece of the bounce buffer that has to stay by itself.
+    pub fn set_guards(&self, slot: usize, len: usize) {
+        self.bounce.set_guards(slot, len);
+    }
+
+    /// Which of these bytes did not stay.
+    pub fn check_guards(&self, slot: usize, len: usize) -> Wrong {
+        self.bounce.check_guards(slot, len)
+    }
+
     /// Where a piece starts in the bounce buffer: another odd place for every offset.
     fn slot(off: usize) -> usize {
         GUARD + 1 + off.wrapping_mul(37) % (PAGE - GUARD)

@@ -3,6 +3,8 @@
 //! Each thread owns a part of the region (borders inside pages) with its shadow; events that change bytes (throwing away,
 //! mapping anew) are done by the owner on whole pages of its part, all others by a thread of their own on the whole region.
 
+mod burst;
+
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -10,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::mem::{Map, PAGE, Rng, Wrong, pattern};
+use crate::mem::{Map, PAGE, Rng, pattern};
 use crate::qp::{Op, OpError, Piece, Qp};
 use crate::system::{Kind, ensure_swap};
 use crate::target::{Env, Target};
@@ -19,6 +21,8 @@ use crate::verbs::{ALL_ACCESS, Mr};
 const BIGGEST: usize = 1 << 20;
 /// One turn in so many uses a registration of its own.
 const PRIVATE: usize = 48;
+/// One turn in so many is an operation of any size, waited for; the others are bursts of small ones.
+const SINGLE: usize = 4;
 
 #[derive(Default, Clone, Copy)]
 struct Done {
@@ -126,6 +130,14 @@ pub fn stress(env: &Env, kind: Kind, end: End, qps: usize, size: usize) -> Resul
             None => 0,
         };
         result?;
+        if sum.ops < end.operations {
+            bail!(
+                "{} of {} operations in {} s",
+                sum.ops,
+                end.operations,
+                end.seconds
+            );
+        }
         Ok(format!(
             "{qps} queue pairs, {} operations verified, {} MiB, {} mappings changed, {} registrations, {events} VM events: 0 wrong bytes",
             sum.ops,
@@ -153,14 +165,20 @@ fn traffic(
     kind: Kind,
 ) -> Result<Done> {
     let on_demand = kind != Kind::Pinned;
-    let mut shadow = vec![0u8; to - from];
-    let mut done = Done::default();
-    let compare = |off: usize, len: usize, shadow: &[u8], what: &str| -> Result<()> {
-        t.map
-            .compare(off, len, |i, out| copy(shadow, off - from + i, out))
-            .ok(what)
+    let mut part = Part {
+        from,
+        to,
+        shadow: vec![0; to - from],
     };
+    let mut done = Done::default();
     while !until.over() {
+        if rng.below(SINGLE) != 0 {
+            let (ops, bytes) = burst::run(t, &mut part, &mut rng).context("a burst")?;
+            done.ops += ops;
+            done.bytes += bytes;
+            until.done.fetch_add(ops, Relaxed);
+            continue;
+        }
         let len = rng.length(BIGGEST.min(to - from));
         let off = from + rng.below(to - from - len + 1);
         let seed = rng.bits();
@@ -168,23 +186,23 @@ fn traffic(
         until.done.fetch_add(1, Relaxed);
         if rng.below(PRIVATE) == 0 {
             registered_anew(env, kind, t, (off, len), seed)?;
-            pattern(seed, off, &mut shadow[off - from..off - from + len]);
+            pattern(seed, off, part.at(off, len));
             done.registrations += 1;
         }
         match rng.below(16) {
             0..6 => {
                 t.write_one(off, len, seed)
                     .with_context(|| format!("WRITE of {len} bytes at {off:#x}"))?;
-                pattern(seed, off, &mut shadow[off - from..off - from + len]);
+                pattern(seed, off, part.at(off, len));
                 if rng.below(2) == 0 {
-                    compare(off, len, &shadow, "CPU view after WRITE")?;
+                    part.compare(t, off, len, "CPU view after WRITE")?;
                 }
             }
             6..13 => {
-                let shadow = &shadow;
+                let shadow = part.at(off, len);
                 let (wrong, stray) = t
                     .read_one(off, len, |map, slot| {
-                        map.compare(slot, len, |i, out| copy(shadow, off - from + i, out))
+                        map.compare(slot, len, |i, out| copy(shadow, i, out))
                     })
                     .with_context(|| format!("READ of {len} bytes at {off:#x}"))?;
                 wrong.ok(&format!("READ of {len} bytes at {off:#x}"))?;
@@ -192,9 +210,9 @@ fn traffic(
             }
             13 => {
                 t.map.fill(off, len, seed, off);
-                pattern(seed, off, &mut shadow[off - from..off - from + len]);
+                pattern(seed, off, part.at(off, len));
             }
-            14 => compare(off, len, &shadow, "CPU view")?,
+            14 => part.compare(t, off, len, "CPU view")?,
             _ if on_demand => {
                 let first = off.next_multiple_of(PAGE);
                 let end = (off + len) & !(PAGE - 1);
@@ -204,7 +222,7 @@ fn traffic(
                     } else {
                         t.map.renew(first, end - first)?;
                     }
-                    shadow[first - from..end - from].fill(0);
+                    part.at(first, end - first).fill(0);
                     done.changes += 1;
                 }
             }
@@ -212,15 +230,33 @@ fn traffic(
         }
         done.bytes += len as u64;
     }
-    compare(from, to - from, &shadow, "the whole part at the end")?;
-    let mut wrong = Wrong::default();
-    wrong.add(
-        t.map
-            .compare(from, to - from, |i, out| copy(&shadow, i, out)),
-    );
-    t.read_cmp(from, to - from, |at, out| copy(&shadow, at - from, out))?;
-    wrong.ok("the whole part, again")?;
+    part.compare(t, from, to - from, "the whole part at the end")?;
+    let shadow = &part.shadow;
+    t.read_cmp(from, to - from, |at, out| copy(shadow, at - from, out))?;
+    part.compare(t, from, to - from, "the whole part, again")?;
     Ok(done)
+}
+
+/// A thread's part of the region, and what its bytes have to be.
+struct Part {
+    from: usize,
+    to: usize,
+    shadow: Vec<u8>,
+}
+
+impl Part {
+    /// The shadow of `len` bytes at `off` of the region.
+    fn at(&mut self, off: usize, len: usize) -> &mut [u8] {
+        &mut self.shadow[off - self.from..][..len]
+    }
+
+    /// Compares what the CPU sees with the shadow.
+    fn compare(&self, t: &Target, off: usize, len: usize, what: &str) -> Result<()> {
+        let shadow = &self.shadow[off - self.from..];
+        t.map
+            .compare(off, len, |i, out| copy(shadow, i, out))
+            .ok(what)
+    }
 }
 
 /// Writes through a registration of just these bytes, which begins and ends among the VM's events. A second one ends while a READ
