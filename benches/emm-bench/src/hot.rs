@@ -60,10 +60,11 @@ impl Side {
     }
 }
 
-/// Operations of one round of throughput: enough to be seen, few enough to be over soon.
+/// Operations of one round of throughput: enough that a tick or a kworker in between is lost in them (some 50 ms; rounds of
+/// 400 small ones lay a tenth apart), few enough to be over soon.
 fn count(plan: Plan, len: usize) -> usize {
     let bytes = plan.pick(2 << 20, 8 << 20);
-    (bytes / len).clamp(2, plan.pick(200, 400))
+    (bytes / len).clamp(2, plan.pick(200, 2000))
 }
 
 /// Throughput. Beside it, what copying the same bytes by the CPU comes to.
