@@ -29,10 +29,23 @@ use crate::host;
 use crate::proc::{Running, tail};
 use crate::signal;
 
-/// After so long without a sign of life a booting guest is given up.
-const BOOT_SILENCE: Duration = Duration::from_secs(60);
-/// A guest that talks, but is not up after so long, is given up too.
-const BOOT_LIMIT: Duration = Duration::from_secs(240);
+/// How long a booting guest is waited for.
+struct Patience {
+    /// Without a sign of life.
+    silence: Duration,
+    /// Although it talks.
+    whole: Duration,
+}
+
+const PATIENCE: Patience = Patience {
+    silence: Duration::from_secs(60),
+    whole: Duration::from_secs(240),
+};
+/// The same for the debug kernel, which is several times slower.
+const PATIENCE_DEBUG: Patience = Patience {
+    silence: Duration::from_secs(240),
+    whole: Duration::from_secs(900),
+};
 /// How long a report may grow before the guest is ended.
 const SETTLE: Duration = Duration::from_secs(3);
 /// A report that is closed ends the guest after so long without a new line.
@@ -174,11 +187,16 @@ impl Guest {
             last_console: Instant::now(),
             slice: Vec::new(),
         };
-        guest.wait_until_up(&complaints)?;
+        let patience = if artifacts.kernel.debug {
+            PATIENCE_DEBUG
+        } else {
+            PATIENCE
+        };
+        guest.wait_until_up(&complaints, &patience)?;
         Ok(guest)
     }
 
-    fn wait_until_up(&mut self, complaints: &Path) -> Result<()> {
+    fn wait_until_up(&mut self, complaints: &Path, patience: &Patience) -> Result<()> {
         let begin = Instant::now();
         loop {
             let answer = self.step()?;
@@ -216,8 +234,8 @@ impl Guest {
                     ),
                 ));
             }
-            if self.last_console.elapsed() > BOOT_SILENCE || begin.elapsed() > BOOT_LIMIT {
-                let waited = begin.elapsed();
+            let waited = begin.elapsed();
+            if self.last_console.elapsed() > patience.silence || waited > patience.whole {
                 self.end();
                 return Err(coded(
                     TIMEOUT,

@@ -9,6 +9,7 @@ use anyhow::Result;
 
 use super::cases::{Case, case};
 use super::guest::{self, spec};
+use super::planted;
 use super::report::Said;
 use super::tally::{Outcome, Tally};
 use crate::build::{self, debug};
@@ -77,7 +78,7 @@ const CASES: &[Case] = &[
 ];
 
 /// The guest of all other cases with more memory: KASAN takes an eighth, and kmemleak knows each object.
-fn roomy() -> Spec {
+pub(super) fn roomy() -> Spec {
     Spec {
         mem: Size(3 << 30),
         ..spec()
@@ -106,28 +107,33 @@ pub fn run(
         .iter()
         .filter(|case| (long || !case.long) && tally.wants(&name(case)))
         .collect();
-    if wanted.is_empty() {
+    let plants = planted::wanted(debug::NAME, tally);
+    if wanted.is_empty() && !plants {
         return Ok(None);
     }
     if !asked && !build::has_kernel(context, Some(debug::NAME)) {
         let why = format!(
             "{} tests: the debug kernel is not in the cache; `cargo run -r -- build --kernel debug` builds it (a quarter of an hour), \
              and so does `test --debug`",
-            wanted.len()
+            wanted.len() + usize::from(plants)
         );
         tally.add(GROUP, Duration::ZERO, Outcome::Skipped(why));
         return Ok(None);
     }
-    guest::all(
-        context,
-        debug::NAME,
-        &wanted,
-        &roomy(),
-        with_leaks,
-        tally,
-        said,
-    )
-    .map(Some)
+    let version = match wanted.is_empty() {
+        true => None,
+        false => Some(guest::all(
+            context,
+            debug::NAME,
+            &wanted,
+            &roomy(),
+            with_leaks,
+            tally,
+            said,
+        )?),
+    };
+    planted::run(context, debug::NAME, tally)?;
+    Ok(version)
 }
 
 /// Whether the command line names these tests, so that the kernel is to be built for them.

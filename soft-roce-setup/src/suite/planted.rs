@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
+use super::debug::roomy;
 use super::guest::{Collected, spec, tail};
 use super::tally::{Outcome, Tally};
 use crate::build::{self, BuildOptions};
@@ -20,6 +21,8 @@ struct Planted {
     script: &'static str,
     /// The case that must fail, as it begins in the line behind `FAIL`, unless the kernel reports a problem first.
     catcher: &'static str,
+    /// The check needs the debug kernel.
+    debug: bool,
 }
 
 const PLANTED: &[Planted] = &[
@@ -27,60 +30,84 @@ const PLANTED: &[Planted] = &[
         name: "drop-invalidation",
         script: "emm-check event dontneed --mr emm",
         catcher: "emm    dontneed: in turn with traffic",
+        debug: false,
     },
     Planted {
         name: "skip-dirty-marking",
         script: "emm-check matrix free-reclaim --verb write --mr emm",
         catcher: "emm    matrix: WRITE x free-reclaim",
+        debug: false,
     },
     Planted {
         name: "ignore-read-only",
         script: "emm-check event readonly --mr emm",
         catcher: "emm    readonly: ",
+        debug: false,
     },
     Planted {
         name: "skip-hold-off",
         script: "insmod /emm/modules/emm_client.ko; emm-check event holdoff --mr emm",
         catcher: "emm    holdoff: WRITE, ",
+        debug: false,
     },
     Planted {
         name: "leak-page-reference",
         script: "emm-check matrix move-pages --verb write --mr emm",
         catcher: "emm    matrix: WRITE x move-pages",
+        debug: false,
     },
     Planted {
         name: "lose-accessed-bits",
         script: "emm-check event aging --mr emm",
         catcher: "emm    aging: what the device reads stays",
+        debug: false,
+    },
+    Planted {
+        name: "leak-region-memory",
+        script: "emm-check event dontneed --mr emm && emm-check leaks",
+        catcher: "kmemleak: ",
+        debug: true,
     },
 ];
 
 /// Longest time of one.
 const LIMIT: Duration = Duration::from_secs(240);
 
-/// Plants each fault into the modules of the kernel `series` and sees it caught.
-pub fn run(context: &Context, series: &str, tally: &mut Tally) -> Result<()> {
-    for planted in PLANTED {
-        let name = format!("planted::{}", planted.name);
-        if !tally.wants(&name) {
-            continue;
-        }
+/// Plants each fault into the modules of the kernel `kernel` that is for such a kernel, and sees it caught.
+pub fn run(context: &Context, kernel: &str, tally: &mut Tally) -> Result<()> {
+    for planted in of(kernel, tally) {
         signal::check()?;
         let start = Instant::now();
-        let outcome = caught(context, series, planted)?;
-        tally.add(&name, start.elapsed(), outcome);
+        let outcome = caught(context, kernel, planted)?;
+        tally.add(&name(planted), start.elapsed(), outcome);
     }
     Ok(())
 }
 
-fn caught(context: &Context, series: &str, planted: &Planted) -> Result<Outcome> {
+/// Whether a fault may be wanted that is for the kernel `kernel`.
+pub fn wanted(kernel: &str, tally: &Tally) -> bool {
+    !of(kernel, tally).is_empty()
+}
+
+fn of(kernel: &str, tally: &Tally) -> Vec<&'static Planted> {
+    let debug = kernel == build::debug::NAME;
+    let fits = |p: &&Planted| p.debug == debug && tally.wants(&name(p));
+    PLANTED.iter().filter(fits).collect()
+}
+
+fn name(planted: &Planted) -> String {
+    format!("planted::{}", planted.name)
+}
+
+fn caught(context: &Context, kernel: &str, planted: &Planted) -> Result<Outcome> {
     let options = BuildOptions {
-        kernel: Some(series.to_owned()),
+        kernel: Some(kernel.to_owned()),
         plant: Some(format!("{}.patch", planted.name)),
         ..BuildOptions::default()
     };
     let artifacts = build::ensure(context, &options)?;
-    let mut guest = Guest::boot(context, &artifacts, &spec())?;
+    let spec = if planted.debug { roomy() } else { spec() };
+    let mut guest = Guest::boot(context, &artifacts, &spec)?;
     let output = Collected::default();
     let job = Job {
         script: format!("cd /root\n{}\n", planted.script),
