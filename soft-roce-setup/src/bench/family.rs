@@ -116,7 +116,7 @@ pub const FAMILIES: &[Family] = &[
         about: "Several queue pairs at once, each with a thread. Wall clock; the kinds take turns.",
         none: "",
         rows: &[
-            row("sharing", &[TWO_CPUS, FOUR_CPUS], (2, 6)),
+            row("sharing", &[TWO_CPUS, FOUR_CPUS], (4, 6)),
             row("qps", TWO, (2, 4)),
         ],
     },

@@ -15,17 +15,20 @@ mod plot;
 mod report;
 mod table;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Result;
 
 use self::family::{FAMILIES, Family, Row, clock_name};
-use self::report::{Case, FamilyReport, Report, SCHEMA};
+#[cfg(test)]
+pub use self::report::tests::case as case_of;
+pub use self::report::{Case, Report};
+use self::report::{FamilyReport, SCHEMA};
 use crate::artifacts::Artifacts;
 use crate::build::{self, BuildOptions};
-use crate::cli::{BenchArgs, BenchCommand};
+use crate::cli::{BenchArgs, BenchCommand, KernelArg};
 use crate::context::Context;
 use crate::exit;
 use crate::guest::Guest;
@@ -46,6 +49,36 @@ pub fn run(context: &Context, args: &BenchArgs) -> Result<ExitCode> {
     }
     let families = wanted(&args.only)?;
     files::writable(&args.out)?;
+    let (report, _) = measured(context, args, &families)?;
+    finish(context, &report, &args.out, args.docs.as_deref())
+}
+
+/// What a row took.
+pub type Took = (&'static str, Duration);
+
+/// Measures these rows as `bench --quick` does.
+pub fn quick(context: &Context, kernel: &str, rows: &[&str]) -> Result<(Report, Vec<Took>)> {
+    let args = BenchArgs {
+        command: None,
+        kernel: KernelArg {
+            kernel: Some(kernel.to_owned()),
+        },
+        quick: true,
+        only: rows.iter().map(|row| (*row).to_owned()).collect(),
+        clock: None,
+        out: PathBuf::new(),
+        docs: None,
+    };
+    let families = wanted(&args.only)?;
+    measured(context, &args, &families)
+}
+
+/// Measures everything that was asked for.
+fn measured(
+    context: &Context,
+    args: &BenchArgs,
+    families: &[&'static Family],
+) -> Result<(Report, Vec<Took>)> {
     let (date, start) = (SystemTime::now(), Instant::now());
     let options = BuildOptions {
         kernel: args.kernel.kernel.clone(),
@@ -53,7 +86,7 @@ pub fn run(context: &Context, args: &BenchArgs) -> Result<ExitCode> {
     };
     let artifacts = build::ensure(context, &options)?;
     let mut host = host::host();
-    let mut run = Run::new(args, &families);
+    let mut run = Run::new(args, families);
     run.measure(context, &artifacts, &mut host.accel)?;
     let report = Report {
         schema: SCHEMA.to_owned(),
@@ -65,9 +98,10 @@ pub fn run(context: &Context, args: &BenchArgs) -> Result<ExitCode> {
         host,
         kernel: artifacts.kernel.version.clone(),
         versions: host::versions(&artifacts.root),
-        families: run.families(&families),
+        families: run.families(families),
     };
-    finish(context, &report, &args.out, args.docs.as_deref())
+    let took = run.tasks.iter().map(|task| (task.row.name, task.took));
+    Ok((report, took.collect()))
 }
 
 /// Prints and writes everything that is made from a report.
@@ -138,6 +172,7 @@ struct Task {
     machine: Machine,
     /// One for each guest.
     boots: Vec<Facts>,
+    took: Duration,
     trouble: Vec<String>,
 }
 
@@ -158,6 +193,7 @@ impl Run {
                     row,
                     machine,
                     boots: Vec::new(),
+                    took: Duration::ZERO,
                     trouble: Vec::new(),
                 }));
             }
@@ -203,7 +239,9 @@ impl Run {
                         machine.name()
                     );
                     let options = options(task.row, self.quick, boot, boots);
+                    let start = Instant::now();
                     let (facts, trouble) = measure(context, &mut usable, &title, &options)?;
+                    task.took += start.elapsed();
                     task.boots.push(facts);
                     // What goes wrong is the row's trouble, and the others go on.
                     task.trouble

@@ -2,6 +2,7 @@
 //!
 //! One line a test, and a last line that counts them.
 
+mod bench;
 mod cases;
 mod debug;
 mod guest;
@@ -53,6 +54,7 @@ pub fn run(context: &Context, args: &TestArgs) -> Result<ExitCode> {
             peers::run(context, first, &mut tally, &mut said)?;
         }
         planted::run(context, first, &mut tally)?;
+        bench::run(context, first, &mut tally)?;
         tool::run(context, Some(first), &mut tally)?;
     }
     if args.kernel.kernel.is_none() || only_debug {

@@ -41,6 +41,19 @@ impl Check {
     }
 }
 
+/// A case that is known to miss its target. It is shown as missed; and it must not get worse than this.
+#[derive(Debug, Clone, Copy)]
+pub struct Known {
+    /// The case's whole name.
+    pub case: &'static str,
+    /// Its unit.
+    pub unit: &'static str,
+    /// At most so many times what in-tree ODP needs.
+    pub times: f64,
+    /// Why it is missed.
+    pub why: &'static str,
+}
+
 /// A row of the table.
 #[derive(Debug, Clone, Copy)]
 pub struct Row {
@@ -54,6 +67,8 @@ pub struct Row {
     pub machines: &'static [Machine],
     /// What the cases are held against.
     pub checks: &'static [Check],
+    /// Which of them are known to miss it.
+    pub known: &'static [Known],
 }
 
 /// Repeated runs on the instruction clock agree within this: what is closer is equal.
@@ -74,6 +89,7 @@ pub const ROWS: &[Row] = &[
             "µs",
             AtMostTimesCase(1.2, "odp", "4 KiB, untouched"),
         )],
+        known: &[],
     },
     Row {
         name: "table",
@@ -87,6 +103,7 @@ pub const ROWS: &[Row] = &[
             Check::new("of THP", "KiB a GiB", AtMost(64.0)),
             Check::new("", "KiB left after MADV_DONTNEED", AtMost(0.0)),
         ],
+        known: &[],
     },
     Row {
         name: "throughput",
@@ -97,6 +114,7 @@ pub const ROWS: &[Row] = &[
             Check::new("", "MiB/s", AtLeastTimes(0.98, "pinned")).except(NOT_ASKED),
             Check::new("", "MiB/s", AtLeastTimes(1.0 - NOISE, "odp")).except(NOT_ASKED),
         ],
+        known: &[],
     },
     Row {
         name: "latency",
@@ -104,6 +122,7 @@ pub const ROWS: &[Row] = &[
         reach: "not above pinned by more than the noise: what its own rounds lie apart",
         machines: &[INSTRUCTIONS],
         checks: &[Check::new(" 8 B", "µs", WithinSpread("pinned")).except(NOT_ASKED)],
+        known: &[],
     },
     Row {
         name: "cold",
@@ -111,6 +130,12 @@ pub const ROWS: &[Row] = &[
         reach: "at most 0.7 × in-tree ODP's",
         machines: &[INSTRUCTIONS],
         checks: &[Check::new("untouched", "ms added", AtMostTimes(0.7, "odp"))],
+        known: &[Known {
+            case: "untouched",
+            unit: "ms added",
+            times: 0.8,
+            why: "the VM's own faults and zeroing alone take 0.73 of what in-tree ODP adds",
+        }],
     },
     Row {
         name: "faults",
@@ -122,6 +147,7 @@ pub const ROWS: &[Row] = &[
             Check::new("", "fault calls a READ", AtMost(1.0)),
             Check::new("", "pages in, of those asked for", AtMost(1.25)),
         ],
+        known: &[],
     },
     Row {
         name: "invalidation",
@@ -129,6 +155,7 @@ pub const ROWS: &[Row] = &[
         reach: "at most 1.10 × the same without any MR",
         machines: &[INSTRUCTIONS],
         checks: &[Check::new("", "ms", AtMostTimes(1.10, "none"))],
+        known: &[],
     },
     Row {
         name: "munmap",
@@ -136,6 +163,7 @@ pub const ROWS: &[Row] = &[
         reach: "at most 1.1 × with none",
         machines: &[INSTRUCTIONS],
         checks: &[Check::new("", "µs", AtMostTimes(1.1, "none"))],
+        known: &[],
     },
     Row {
         name: "many",
@@ -143,6 +171,7 @@ pub const ROWS: &[Row] = &[
         reach: "each at most 1.1 × in-tree ODP",
         machines: &[INSTRUCTIONS],
         checks: &[Check::new("", "µs", AtMostTimes(1.1, "odp"))],
+        known: &[],
     },
     Row {
         name: "sharing",
@@ -153,6 +182,7 @@ pub const ROWS: &[Row] = &[
             Check::new("", "of pinned", AtLeast(0.95)),
             Check::new("", "of pinned", AtLeastTimes(1.0, "odp")),
         ],
+        known: &[],
     },
     Row {
         name: "pressure",
@@ -163,6 +193,7 @@ pub const ROWS: &[Row] = &[
             Check::new("", "% resident", AtLeast(90.0)),
             Check::new("", "s", AtMostTimes(1.08, "pinned")),
         ],
+        known: &[],
     },
     Row {
         name: "overcommit",
@@ -170,6 +201,7 @@ pub const ROWS: &[Row] = &[
         reach: "every byte right",
         machines: &[INSTRUCTIONS],
         checks: &[Check::new("", "wrong bytes", AtMost(0.0))],
+        known: &[],
     },
     Row {
         name: "oom",
@@ -177,6 +209,7 @@ pub const ROWS: &[Row] = &[
         reach: "reaps their memory: at most 4 of 64 MiB stay charged while the process can't exit",
         machines: &[INSTRUCTIONS],
         checks: &[Check::new("", "MiB charged after the reaper", AtMost(4.0))],
+        known: &[],
     },
 ];
 
