@@ -76,6 +76,25 @@ pub const CASES: &[Case] = &[
          rdma link add rxe0 type rxe netdev eth9\n\
          [ -z \"$failed\" ] && echo all of them",
     ),
+    // They have the VM do what it does, to their own memory and (compaction, KSM, THP) to all of it. What passes alone passes
+    // beside the traffic, too, of which every byte is compared; each is run once at least, and all go on as long as it does.
+    case(
+        "kernel_selftests_of_mm_beside_traffic",
+        1800,
+        "cd /tmp/peers; all=$(ls /selftests/mm/bin)\n\
+         run() { options=; case $1 in transhuge-stress) options='-d 5';; uffd-stress) options='anon 16 2';; esac\n\
+         timeout 180 /selftests/mm/bin/$1 $options > mm 2>&1; status=$?\n\
+         echo \"$1 $2: status $status; $(grep '^# Totals' mm)\"; [ $status = 0 ]; }\n\
+         passing=; for t in $all; do run $t alone && passing=\"$passing $t\"; done\n\
+         [ -n \"$passing\" ] || exit 1\n\
+         emm-check stress --seconds 240 --qps 4 --mr emm > traffic 2>&1 & traffic=$!\n\
+         failed=; first=yes\n\
+         while [ $first ] || kill -0 $traffic 2> /dev/null; do for t in $all; do\n\
+         [ $first ] || kill -0 $traffic 2> /dev/null || break\n\
+         run $t beside || case \" $passing \" in *\" $t \"*) failed=\"$failed $t\"; cat mm;; esac; done; first=; done\n\
+         wait $traffic; status=$?; cat traffic\n\
+         [ $status = 0 ] && [ -z \"$failed\" ] && echo all of them",
+    ),
     // The last one: what hangs here may hold on to the device.
     Case {
         name: "ucx_hangs_on_in_tree_odp",
