@@ -117,14 +117,11 @@ fn lanes(
         let threads: Vec<_> = (0..LANES)
             .map(|lane| scope.spawn(move || run(lane)))
             .collect();
-        threads
-            .into_iter()
-            .map(|thread| {
-                thread
-                    .join()
-                    .unwrap_or_else(|_| Err("a thread panicked".into()))
-            })
-            .collect()
+        threads.into_iter().try_for_each(|thread| {
+            thread
+                .join()
+                .unwrap_or_else(|_| Err("a thread panicked".into()))
+        })
     })
 }
 

@@ -272,20 +272,6 @@ impl Drop for Cgroup {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn own_memory_is_seen() {
-        assert!(vm_kib("self", "VmRSS") > 100);
-        assert_eq!(vm_kib("self", "VmNoSuch"), 0);
-        let map = crate::mem::Map::anon(64 << 12).unwrap();
-        map.set(0, map.len(), 1);
-        assert!(smaps_kib(map.addr(), map.len(), "Rss") >= 256);
-    }
-}
-
 /// The net device below an rxe device.
 pub fn netdev_of(device: &str) -> Result<String> {
     let parent = format!("/sys/class/infiniband/{device}/parent");
@@ -310,4 +296,18 @@ pub fn nameless_file(folder: &str) -> Result<File> {
         .with_context(|| format!("creating {path}"))?;
     fs::remove_file(&path)?;
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_memory_is_seen() {
+        assert!(vm_kib("self", "VmRSS") > 100);
+        assert_eq!(vm_kib("self", "VmNoSuch"), 0);
+        let map = crate::mem::Map::anon(64 << 12).unwrap();
+        map.set(0, map.len(), 1);
+        assert!(smaps_kib(map.addr(), map.len(), "Rss") >= 256);
+    }
 }

@@ -161,11 +161,10 @@ impl Uffd {
             return Ok(None);
         }
         let mut message = Message::default();
+        let (to, size) = (&raw mut message, size_of::<Message>());
         // SAFETY: the buffer is a message, of this size.
-        check(
-            unsafe { libc::read(self.fd(), (&raw mut message).cast(), size_of::<Message>()) }
-                as i64,
-        )?;
+        let n = unsafe { libc::read(self.fd(), to.cast(), size) };
+        check(n as libc::c_long)?;
         Ok((message.event == EVENT_PAGEFAULT).then_some(message.address as usize & !(PAGE - 1)))
     }
 

@@ -48,7 +48,8 @@ pub fn inject(env: &Env) -> Result<()> {
     let probe = Target::new(env, Kind::Pinned, Map::anon(4 * PAGE)?)?;
     let c = Ctx { env, faults, probe };
     let before = regions()?;
-    let operations: [(&str, fn(&Ctx<'_>) -> Result<String>); 7] = [
+    type Operation = fn(&Ctx<'_>) -> Result<String>;
+    let operations: [(&str, Operation); 7] = [
         ("registration", |c| register(c, false)),
         ("registration of all memory", |c| register(c, true)),
         ("registration under another access", rereg),

@@ -76,10 +76,9 @@ impl Scene {
             len: LEN,
             access,
         };
-        Ok(self
-            .window
+        self.window
             .bind(&self.pair.far, to)
-            .context("binding the window")?)
+            .context("binding the window")
     }
 
     /// WRITE, READ and FETCH_ADD through the window. `base` is the region's start as the window knows it.
