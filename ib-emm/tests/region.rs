@@ -38,6 +38,7 @@ fn op() -> impl Strategy<Value = Op> {
         60 => ask(),
         10 => (page.clone(), any::<bool>()).prop_map(|(page, write)| Op::AskHuge { page, write }),
         70 => (any::<u8>(), poor).prop_map(|(fault, poor)| Op::Install { fault, poor }),
+        15 => any::<u8>().prop_map(|fault| Op::Narrow { fault }),
         30 => (page.clone(), 0..900u16).prop_map(|(page, len)| Op::Start { page, len }),
         30 => (any::<u8>(), change())
             .prop_map(|(invalidation, change)| Op::End { invalidation, change }),
@@ -103,6 +104,19 @@ fn random_reads_bring_in_what_they_need() {
         model.step(INSTALL);
     }
     assert!(pages <= 625, "{pages} pages for 500 reads");
+}
+
+#[test]
+fn a_fault_that_waits_keeps_its_first_page_only() {
+    let mut model = Model::new();
+    model.step(ask_one(0, true));
+    model.step(INSTALL);
+    model.step(ask_one(1, true));
+    assert_eq!(model.asked().unwrap().len(), 2);
+    model.step(Op::Narrow { fault: 0 });
+    model.step(ask_one(2, true));
+    assert_eq!(model.faults(), 2);
+    model.finish();
 }
 
 #[test]

@@ -113,7 +113,7 @@ impl<'a, 'p> Fault<'a, 'p> {
             }
             Begin::Go(range, nodes) => {
                 drop(state);
-                let found = self.ask(range, nodes, wait);
+                let found = self.ask(range, nodes, wait, window.as_mut());
                 let mut state = self.region.state().write();
                 match found {
                     Ok(found) if found.huge && !self.small && !is_part(&range) => {
@@ -134,13 +134,24 @@ impl<'a, 'p> Fault<'a, 'p> {
         }
     }
 
-    /// Asks the VM for `range`; only for its first page if that takes waiting for somebody.
-    fn ask(&mut self, range: PageRange, nodes: usize, wait: Pin<&mut Wait>) -> Result<Found> {
+    /// Asks the VM for `range`; only for its first page if that takes waiting for somebody, who may
+    /// never answer: the other pages are left to others then.
+    fn ask(
+        &mut self,
+        range: PageRange,
+        nodes: usize,
+        wait: Pin<&mut Wait>,
+        window: Pin<&mut Window>,
+    ) -> Result<Found> {
         if !self.pool.fill(nodes) {
             return Err(ENOMEM);
         }
         match self.get_pfns(&range, false) {
             Err(error) if error != ESRCH => {
+                let mut state = self.region.state().write();
+                state.narrow_fault(window);
+                state.wake();
+                drop(state);
                 wait.begin(self.region)?;
                 self.get_pfns(&PageRange::one(range.start), true)
             }

@@ -233,6 +233,12 @@ impl<M: NodeMem> RegionState<M> {
         Begin::Go(plan, self.table.missing(plan.start))
     }
 
+    /// The fault of `window` is going to wait for somebody, and asks for its first page only: other
+    /// faults need not wait with it for the rest.
+    pub fn narrow_fault(&mut self, window: Pin<&mut Window>) {
+        self.windows.narrow(window);
+    }
+
     /// Begins a fault for the whole part of `page`, because the VM has a huge page there.
     ///
     /// # Returns

@@ -125,6 +125,13 @@ impl Windows {
         self.head = window;
     }
 
+    /// Leaves `window` its first page only.
+    pub fn narrow(&mut self, window: Pin<&mut Window>) {
+        // SAFETY: the window is not moved out of: only its fields are set.
+        let window = unsafe { window.get_unchecked_mut() };
+        window.range = PageRange::one(window.range.start);
+    }
+
     /// Marks every window with a page of `range` as stale: an invalidation begins there.
     pub fn invalidate(&mut self, range: &PageRange) {
         for window in self.iter() {

@@ -142,7 +142,10 @@ impl Model {
             } if !self.in_flight.is_empty() => {
                 self.end(usize::from(invalidation) % self.in_flight.len(), change);
             }
-            Op::Install { .. } | Op::End { .. } => (),
+            Op::Narrow { fault } if !self.faults.is_empty() => {
+                self.narrow(usize::from(fault) % self.faults.len());
+            }
+            Op::Install { .. } | Op::End { .. } | Op::Narrow { .. } => (),
             Op::Access { page, write } => self.access(self.page(page), write),
             Op::Starve { page } => self.starve(self.page(page)),
             Op::Exit { sure } if sure == u8::MAX => self.exit(),
@@ -282,6 +285,20 @@ impl Model {
             self.start(PageRange::one(page));
             self.end(self.in_flight.len() - 1, Change::Replace);
         }
+    }
+
+    fn narrow(&mut self, at: usize) {
+        let fault = &self.faults[at];
+        let first = PageRange::one(fault.window.range().start);
+        if matches!(fault.answer, Answer::Huge(_)) {
+            return;
+        }
+        let write = fault.write;
+        let pages = self.answer(first, write, 1);
+        let fault = &mut self.faults[at];
+        self.state.narrow_fault(fault.window.as_mut());
+        fault.answer = Answer::Pages(pages);
+        self.copy_on_write(first.start, write);
     }
 
     fn install(&mut self, at: usize, poor: bool) {

@@ -19,6 +19,8 @@ pub enum Op {
     AskHuge { page: u16, write: bool },
     /// A fault's answer, given when it asked, is installed; with no spare nodes if `poor`.
     Install { fault: u8, poor: bool },
+    /// A fault is going to wait: it asks again, for its first page only.
+    Narrow { fault: u8 },
     /// An invalidation starts.
     Start { page: u16, len: u16 },
     /// The VM changes the pages of an invalidation under way, then ends it.
