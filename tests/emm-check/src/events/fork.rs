@@ -13,10 +13,11 @@ use crate::target::{Env, Target};
 const SIZE: usize = 4 << 20;
 
 /// A pipe whose one byte says "go on".
-struct Gate([i32; 2]);
+pub struct Gate([i32; 2]);
 
 impl Gate {
-    fn new() -> io::Result<Self> {
+    /// A pipe with nothing in it.
+    pub fn new() -> io::Result<Self> {
         let mut fds = [0; 2];
         // SAFETY: room for two descriptors.
         if unsafe { libc::pipe(fds.as_mut_ptr()) } != 0 {
@@ -25,13 +26,14 @@ impl Gate {
         Ok(Self(fds))
     }
 
-    fn open(&self) {
+    /// Says it.
+    pub fn open(&self) {
         // SAFETY: one byte from a static buffer.
         unsafe { libc::write(self.0[1], b"x".as_ptr().cast(), 1) };
     }
 
     /// Waits for the byte, or for the end of all writers.
-    fn wait(&self) {
+    pub fn wait(&self) {
         let mut byte = 0u8;
         // SAFETY: room for one byte.
         unsafe { libc::read(self.0[0], (&raw mut byte).cast(), 1) };
@@ -44,7 +46,7 @@ impl Gate {
 }
 
 /// Forks; the child runs `work`, which must not allocate, and exits with its answer.
-fn child(work: impl FnOnce() -> i32) -> io::Result<i32> {
+pub fn child(work: impl FnOnce() -> i32) -> io::Result<i32> {
     // SAFETY: the child only touches memory and exits by _exit.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
@@ -57,7 +59,8 @@ fn child(work: impl FnOnce() -> i32) -> io::Result<i32> {
     }
 }
 
-fn join(pid: i32) -> Result<()> {
+/// Waits for a child that must answer 0.
+pub fn join(pid: i32) -> Result<()> {
     let mut status = 0;
     // SAFETY: room for the status.
     if unsafe { libc::waitpid(pid, &mut status, 0) } != pid {
