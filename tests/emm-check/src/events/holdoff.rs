@@ -35,6 +35,7 @@ pub fn holdoff(c: &Ctx<'_>) -> Result<()> {
         c.case(&format!("WRITE, {name}"), written(c, hot));
         c.case(&format!("READ, {name}"), read(c, hot));
     }
+    c.case("WRITE, two at once", overlapping(c));
     Ok(())
 }
 
@@ -90,4 +91,53 @@ fn read(c: &Ctx<'_>, hot: bool) -> Result<String> {
     let (off, len) = (12 * PAGE + 5, 3000);
     let (_, took) = between(c, hot, |t| t.read_cmp(off, len, |_, out| out.fill(0)))?;
     Ok(format!("held off for {} ms, no old byte", took.as_millis()))
+}
+
+/// Two invalidations whose ranges overlap: what is written to the pages that both take waits for both ends, whichever comes first.
+fn overlapping(c: &Ctx<'_>) -> Result<String> {
+    // Each has pages of its own, where a subscriber makes its start long: the first one's end comes first.
+    let (first, second) = ((8 * PAGE, 16 * PAGE), (12 * PAGE, 20 * PAGE));
+    let (off, len) = (13 * PAGE + 7, 3000);
+    let t = c.target(SIZE)?;
+    t.cpu_fill(0, SIZE, c.seed(1));
+    t.write(0, SIZE, c.seed(1))?;
+    let slow = |at: usize, delay: Duration| -> Result<Client> {
+        let client = Client::watching(&t.map, at, PAGE)?;
+        client.command(&format!("delay {}", delay.as_millis()))?;
+        Ok(client)
+    };
+    let begun = slow(first.0, DELAY)?;
+    let last = slow(second.1 - PAGE, 2 * DELAY)?;
+    let map = &t.map;
+    let took = std::thread::scope(|scope| {
+        let throw = |(from, to): (usize, usize)| map.advise(from, to - from, libc::MADV_DONTNEED);
+        let mut throwers = vec![scope.spawn(move || throw(first))];
+        begun.await_start()?;
+        let start = Instant::now();
+        throwers.push(scope.spawn(move || throw(second)));
+        last.await_start()?;
+        let result = t.write_one(off, len, c.seed(2));
+        let took = start.elapsed();
+        for thrower in throwers {
+            thrower
+                .join()
+                .unwrap_or_else(|_| Err(std::io::Error::other("a thread panicked")))
+                .context("MADV_DONTNEED")?;
+        }
+        result?;
+        anyhow::Ok(took)
+    })?;
+    t.cpu_check(off, len, c.seed(2))
+        .context("what was WRITten between start and end")?;
+    t.read(off, len, c.seed(2))?;
+    if took < 2 * DELAY {
+        bail!(
+            "the WRITE was done after {took:?}, the last end came {:?} after its start",
+            2 * DELAY
+        );
+    }
+    Ok(format!(
+        "held off for {} ms, until the second end; 0 bytes lost",
+        took.as_millis()
+    ))
 }
