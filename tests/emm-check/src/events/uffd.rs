@@ -25,10 +25,15 @@ const SOON: Duration = Duration::from_secs(10);
 /// Longest time until the handler hears of a fault.
 const HEARD: Duration = Duration::from_secs(20);
 
+/// Time in which a question that must not come would have come.
+const SILENCE: Duration = Duration::from_millis(500);
+
 /// The cases.
 pub fn uffd(c: &Ctx<'_>) -> Result<()> {
     c.case("a handler answers", answered(c));
+    c.case("one question for one page", once(c));
     c.case("silent handler: the others work on", others(c));
+    c.case("silent handler: pages behind its own", behind(c));
     c.case("silent handler: its queue pair goes", queue_pair_goes(c));
     c.case("silent handler: its peer goes", peer_goes(c));
     c.case("silent handler: the region goes", region_goes(c));
@@ -125,6 +130,68 @@ fn others(c: &Ctx<'_>) -> Result<String> {
         "another queue pair reads other pages meanwhile; answered late, the first one ends well"
             .into(),
     )
+}
+
+/// Two queue pairs need the same page: the handler is asked once. A third one needs the page behind it, and is served meanwhile.
+fn once(c: &Ctx<'_>) -> Result<String> {
+    let (t, handler) = watched(c)?;
+    let second = Target::sharing(c.env, t.map.clone(), t.mr.clone())?;
+    let third = Target::sharing(c.env, t.map.clone(), t.mr.clone())?;
+    let page = THERE + 3 * PAGE;
+    let read = |t: &Target, off| {
+        t.qp()
+            .post(Op::Read, t.bounce_piece(64), 100, t.remote(off))
+    };
+    let holds = |t: &Target, byte| t.bounce_map().check_byte(64, 100, byte).ok("READ");
+    block(&t, t.mr.rkey(), &handler)?;
+    read(&second, page + 500)?;
+    if handler.next(SILENCE)?.is_some() {
+        bail!("the handler was asked twice for one page");
+    }
+    read(&third, page + PAGE)?;
+    match handler.next(HEARD)? {
+        Some(address) if address == t.map.addr() + page + PAGE => {
+            handler.answer(address, &[0x33; PAGE])?;
+        }
+        other => bail!("the handler heard of {other:x?}, not of the next page"),
+    }
+    third.qp().wait()?;
+    holds(&third, 0x33)?;
+    handler.answer(t.map.addr() + page, &[0x77; PAGE])?;
+    for one in [&t, &second] {
+        one.qp().wait()?;
+        holds(one, 0x77)?;
+    }
+    if handler.next(Duration::ZERO)?.is_some() {
+        bail!("the handler was asked twice for one page");
+    }
+    Ok("asked once for two queue pairs; another page comes meanwhile".into())
+}
+
+/// A stream of READs has come to a page that never comes, with read-ahead over the pages behind it, which are there: others must
+/// reach those.
+fn behind(c: &Ctx<'_>) -> Result<String> {
+    const FIRST: usize = 16 * PAGE;
+    let t = c.target(SIZE)?;
+    t.cpu_fill(0, SIZE, c.seed(1));
+    t.map.advise(FIRST, PAGE, libc::MADV_DONTNEED)?;
+    let handler = Uffd::new().context("userfaultfd")?;
+    handler
+        .watch(&t.map, FIRST, PAGE)
+        .context("UFFDIO_REGISTER")?;
+    let other = Target::sharing(c.env, t.map.clone(), t.mr.clone())?;
+    t.read(FIRST / 2, FIRST / 2, c.seed(1))?;
+    t.qp()
+        .post(Op::Read, t.bounce_piece(64), 100, t.remote(FIRST + 5))?;
+    if handler.next(HEARD)?.is_none() {
+        bail!("the handler heard of no fault");
+    }
+    soon("reading the pages behind", || {
+        other.read(FIRST + PAGE, SIZE - FIRST - PAGE, c.seed(1))
+    })??;
+    handler.answer(t.map.addr() + FIRST, &[0x77; PAGE])?;
+    t.qp().wait()?;
+    Ok("another queue pair reads them meanwhile".into())
 }
 
 fn queue_pair_goes(c: &Ctx<'_>) -> Result<String> {
