@@ -8,5 +8,6 @@ pub mod private;
 pub mod qp;
 pub mod swap;
 pub mod system;
+pub mod trace;
 pub mod ucx;
 pub mod verbs;

@@ -9,12 +9,14 @@ pub mod fork;
 mod holdoff;
 mod hugepages;
 mod implicit;
+mod many;
 mod mapping;
 mod merge;
 mod pageout;
 mod parallel;
 mod progress;
 mod protection;
+mod readahead;
 pub mod uffd;
 
 use anyhow::Result;
@@ -68,9 +70,13 @@ pub enum Event {
     Holdoff,
     /// Reclaim of pages that only the device uses
     Aging,
+    /// What invalidations cost beside many regions
+    Many,
+    /// How many pages a fault brings in
+    Readahead,
 }
 
-const ALL: [Event; 21] = [
+const ALL: [Event; 23] = [
     Event::Pageout,
     Event::Fork,
     Event::Remap,
@@ -92,6 +98,8 @@ const ALL: [Event; 21] = [
     Event::Uffd,
     Event::Holdoff,
     Event::Aging,
+    Event::Many,
+    Event::Readahead,
 ];
 
 /// What an event works with.
@@ -157,6 +165,8 @@ pub fn run(env: &Env, kind: Kind, names: &[Event]) {
             Event::Uffd => ("uffd", uffd::uffd),
             Event::Holdoff => ("holdoff", holdoff::holdoff),
             Event::Aging => ("aging", aging::aging),
+            Event::Many => ("many", many::many),
+            Event::Readahead => ("readahead", readahead::readahead),
         };
         if kind == Kind::Pinned && on_demand_only {
             env.report

@@ -1,0 +1,149 @@
+//! Trace events of ib_emm, as perf counts them and as tracefs prints them.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::os::fd::FromRawFd as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use crate::system::run;
+
+const TRACING: &str = "/sys/kernel/tracing";
+const GROUP: &str = "ib_emm";
+// include/uapi/linux/perf_event.h
+const PERF_TYPE_TRACEPOINT: u32 = 2;
+const PERF_FLAG_FD_CLOEXEC: u64 = 8;
+
+/// The first version of `struct perf_event_attr`.
+#[repr(C)]
+#[derive(Default)]
+struct Attributes {
+    kind: u32,
+    size: u32,
+    config: u64,
+    _period: u64,
+    _sample_type: u64,
+    _read_format: u64,
+    _flags: u64,
+    _wakeup: u32,
+    _breakpoint: u32,
+    _config1: u64,
+}
+
+fn tracefs() -> Result<()> {
+    if !Path::new(TRACING).join("events").exists() {
+        run("mount", &["-t", "tracefs", "none", TRACING])?;
+    }
+    Ok(())
+}
+
+/// Counts an event on all CPUs, as `perf stat -a` does.
+pub struct Counter(Vec<File>);
+
+impl Counter {
+    /// Of the event `name` of ib_emm, from now on.
+    pub fn new(name: &str) -> Result<Self> {
+        tracefs()?;
+        let path = format!("{TRACING}/events/{GROUP}/{name}/id");
+        let id = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+        let attributes = Attributes {
+            kind: PERF_TYPE_TRACEPOINT,
+            size: size_of::<Attributes>() as u32,
+            config: id
+                .trim()
+                .parse()
+                .with_context(|| format!("{path}: {id:?}"))?,
+            ..Attributes::default()
+        };
+        // SAFETY: takes a number only.
+        let cpus = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
+        let open = |cpu: libc::c_long| {
+            let every = -1;
+            // SAFETY: the attributes are of the size that they say, and outlive the call.
+            let fd = unsafe {
+                libc::syscall(
+                    libc::SYS_perf_event_open,
+                    &raw const attributes,
+                    every,
+                    cpu,
+                    -1,
+                    PERF_FLAG_FD_CLOEXEC,
+                )
+            };
+            if fd < 0 {
+                return Err(io::Error::last_os_error()).context("perf_event_open");
+            }
+            // SAFETY: the descriptor is new and ours.
+            Ok(unsafe { File::from_raw_fd(fd as i32) })
+        };
+        (0..cpus).map(open).collect::<Result<_>>().map(Self)
+    }
+
+    /// How often it happened so far.
+    pub fn count(&self) -> Result<u64> {
+        let mut sum = 0;
+        for mut file in &self.0 {
+            let mut one = [0; 8];
+            file.read_exact(&mut one).context("reading a counter")?;
+            sum += u64::from_ne_bytes(one);
+        }
+        Ok(sum)
+    }
+}
+
+/// A trace buffer of our own, with all events of ib_emm.
+pub struct Log(PathBuf);
+
+impl Log {
+    /// From now on.
+    pub fn new() -> Result<Self> {
+        tracefs()?;
+        let path = Path::new(TRACING).join(format!("instances/emm-check-{}", std::process::id()));
+        fs::create_dir(&path).with_context(|| format!("making {}", path.display()))?;
+        let log = Self(path);
+        let switch = log.0.join(format!("events/{GROUP}/enable"));
+        fs::write(&switch, "1").with_context(|| format!("writing to {}", switch.display()))?;
+        Ok(log)
+    }
+
+    /// The fields of each event `name` so far: `start=0x1000 length=4096`.
+    pub fn of(&self, name: &str) -> Result<Vec<String>> {
+        let text = fs::read_to_string(self.0.join("trace")).context("reading the trace")?;
+        let mark = format!(" {name}: ");
+        let fields = |line: &str| Some(line.split_once(&mark)?.1.to_owned());
+        Ok(text.lines().filter_map(fields).collect())
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        // A buffer that stays costs memory, and nothing else.
+        fs::remove_dir(&self.0).ok();
+    }
+}
+
+/// The number in the field `name` of an event; hexadecimal ones begin with 0x.
+pub fn field(fields: &str, name: &str) -> Option<u64> {
+    let value = fields
+        .split(' ')
+        .find_map(|word| word.strip_prefix(name)?.strip_prefix('='))?;
+    match value.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16).ok(),
+        None => value.parse().ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_of_an_event() {
+        let fields = "address=0x7f00 pages=12 write=0 error=-14";
+        assert_eq!(field(fields, "address"), Some(0x7f00));
+        assert_eq!(field(fields, "pages"), Some(12));
+        assert_eq!(field(fields, "error"), None);
+        assert_eq!(field(fields, "page"), None);
+    }
+}
