@@ -10,6 +10,7 @@ pub mod kmsg;
 mod memcg;
 mod mixed;
 mod rereg;
+mod sight;
 mod srq;
 mod teardown;
 pub mod window;
@@ -50,9 +51,11 @@ pub enum Family {
     Memcg,
     /// Queue pairs destroyed with work in flight
     Teardown,
+    /// Counters, resources, debugfs and trace events
+    Sight,
 }
 
-const ALL: [Family; 10] = [
+const ALL: [Family; 11] = [
     Family::Extended,
     Family::Datagram,
     Family::Srq,
@@ -63,6 +66,7 @@ const ALL: [Family; 10] = [
     Family::Input,
     Family::Memcg,
     Family::Teardown,
+    Family::Sight,
 ];
 
 /// What a case works with.
@@ -117,10 +121,10 @@ pub fn run(env: &Env, kind: Kind, names: &[Family]) {
             Family::Input => ("input", input::input),
             Family::Memcg => ("memcg", memcg::memcg),
             Family::Teardown => ("teardown", teardown::teardown),
+            Family::Sight => ("sight", sight::sight),
         };
-        if kind.resolve() != Kind::Emm && family == Family::Memcg {
-            env.report
-                .skip(name, "the table of ib_emm is what is measured", false);
+        if kind.resolve() != Kind::Emm && matches!(family, Family::Memcg | Family::Sight) {
+            env.report.skip(name, "ib_emm is what is looked at", false);
             continue;
         }
         let ctx = Ctx {
