@@ -1,6 +1,7 @@
 //! `emm-check` runs inside the guest: it moves data over a verbs device between regions of its own, lets the VM do its worst
 //! to their pages meanwhile, and compares every byte, the ones around each target included.
 
+mod beat;
 mod cli;
 mod demo;
 mod events;
