@@ -1,4 +1,4 @@
-//! Trace events of ib_emm, as perf counts them and as tracefs prints them.
+//! Trace events, as perf counts them and as tracefs prints them.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -92,17 +92,22 @@ impl Counter {
     }
 }
 
-/// A trace buffer of our own, with all events of ib_emm.
+/// A trace buffer of our own.
 pub struct Log(PathBuf);
 
 impl Log {
-    /// From now on.
+    /// All events of ib_emm from now on.
     pub fn new() -> Result<Self> {
+        Self::of_group(GROUP)
+    }
+
+    /// All events of a group of the kernel's from now on.
+    pub fn of_group(group: &str) -> Result<Self> {
         tracefs()?;
         let path = Path::new(TRACING).join(format!("instances/emm-check-{}", std::process::id()));
         fs::create_dir(&path).with_context(|| format!("making {}", path.display()))?;
         let log = Self(path);
-        let switch = log.0.join(format!("events/{GROUP}/enable"));
+        let switch = log.0.join(format!("events/{group}/enable"));
         fs::write(&switch, "1").with_context(|| format!("writing to {}", switch.display()))?;
         Ok(log)
     }
@@ -126,7 +131,7 @@ impl Drop for Log {
 /// The number in the field `name` of an event; hexadecimal ones begin with 0x.
 pub fn field(fields: &str, name: &str) -> Option<u64> {
     let value = fields
-        .split(' ')
+        .split([' ', ','])
         .find_map(|word| word.strip_prefix(name)?.strip_prefix('='))?;
     match value.strip_prefix("0x") {
         Some(digits) => u64::from_str_radix(digits, 16).ok(),
@@ -140,7 +145,7 @@ mod tests {
 
     #[test]
     fn fields_of_an_event() {
-        let fields = "address=0x7f00 pages=12 write=0 error=-14";
+        let fields = "address=0x7f00 pages=12, write=0 error=-14";
         assert_eq!(field(fields, "address"), Some(0x7f00));
         assert_eq!(field(fields, "pages"), Some(12));
         assert_eq!(field(fields, "error"), None);

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 
-use super::Ctx;
+use super::{Ctx, khugepaged};
 use crate::mem::Map;
 use crate::system::{Cgroup, ensure_swap, smaps_kib};
 use crate::target::Target;
@@ -24,6 +24,7 @@ pub fn aging(c: &Ctx<'_>) -> Result<()> {
     let outcome = used_and_idle(c, &group);
     Cgroup::leave(std::process::id())?;
     c.case("what the device reads stays", outcome);
+    c.case("a look takes no mark", khugepaged::look(c));
     Ok(())
 }
 

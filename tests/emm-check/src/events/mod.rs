@@ -9,6 +9,7 @@ pub mod fork;
 mod holdoff;
 mod hugepages;
 mod implicit;
+mod khugepaged;
 mod many;
 mod mapping;
 mod merge;

@@ -1,0 +1,77 @@
+//! A look that takes no mark away: khugepaged makes a huge page of small ones only if one of them is used, and asks us too.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+
+use super::Ctx;
+use crate::mem::{Map, PAGE};
+use crate::target::Target;
+use crate::trace::{Log, field};
+
+const HUGE: usize = 2 << 20;
+/// Pages that the device reads. So many used ones in 2 MiB nobody else has.
+const USED: usize = 37;
+const FOLDER: &str = "/sys/kernel/mm/transparent_hugepage/khugepaged";
+/// More looks than an access would last for, if each took a mark.
+const LOOKS: u64 = 10;
+
+/// A file of khugepaged's.
+fn number(name: &str) -> Result<u64> {
+    let path = Path::new(FOLDER).join(name);
+    let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    text.trim()
+        .parse()
+        .with_context(|| format!("{}: {text:?}", path.display()))
+}
+
+fn set(name: &str, value: u64) -> Result<()> {
+    let path = Path::new(FOLDER).join(name);
+    fs::write(&path, value.to_string()).with_context(|| format!("writing {}", path.display()))
+}
+
+/// Waits until khugepaged has looked at all memory so many times.
+fn looks(times: u64) -> Result<()> {
+    let end = number("full_scans")? + times;
+    while number("full_scans")? < end {
+        std::thread::yield_now();
+    }
+    Ok(())
+}
+
+/// The case.
+pub fn look(c: &Ctx<'_>) -> Result<String> {
+    let settings = ["scan_sleep_millisecs", "pages_to_scan", "max_ptes_none"];
+    let before = settings.map(number);
+    set("scan_sleep_millisecs", 5)?;
+    set("pages_to_scan", 65536)?;
+    set("max_ptes_none", 0)?;
+    let outcome = looked_at(c);
+    for (name, value) in settings.into_iter().zip(before) {
+        set(name, value?)?;
+    }
+    outcome
+}
+
+/// To the page tables the part is idle, and has a hole, so that however often it is looked at, no huge page is made of it.
+fn looked_at(c: &Ctx<'_>) -> Result<String> {
+    let map = Map::anon_huge_aligned(HUGE)?;
+    map.advise(0, HUGE, libc::MADV_NOHUGEPAGE)?;
+    let t = Target::new(c.env, c.kind, map)?;
+    t.cpu_fill(0, HUGE - PAGE, c.seed(1));
+    // Translated: what is read after MADV_COLD, only the region knows.
+    t.read(0, USED * PAGE, c.seed(1))?;
+    t.map.advise(0, HUGE, libc::MADV_COLD)?;
+    t.read(0, USED * PAGE, c.seed(1))?;
+    let log = Log::of_group("huge_memory")?;
+    t.map.advise(0, HUGE, libc::MADV_HUGEPAGE)?;
+    looks(LOOKS + 1)?;
+    let events = log.of("mm_khugepaged_scan_pmd")?;
+    let ours = |fields: &&String| field(fields, "referenced") == Some(USED as u64);
+    let found = events.iter().filter(ours).count();
+    if (found as u64) < LOOKS {
+        bail!("{found} of {LOOKS} looks found the {USED} pages that the device reads used");
+    }
+    Ok(format!("{found} looks, each finds {USED} pages used"))
+}
