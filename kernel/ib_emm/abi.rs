@@ -3,6 +3,7 @@
 //! The C interface: what `include/emm.h` and `include/emm_region.h` declare. `glue.c` exports it.
 
 use crate::{
+    fault::Asks,
     notifier::{EmmNotifier, Subscription},
     region::Region,
 };
@@ -289,10 +290,17 @@ pub(crate) unsafe extern "C" fn emm_region_prefetch(
     region: *const Region,
     offset: u64,
     length: u64,
-    write: bool,
+    what: ffi::c_uint,
 ) -> ffi::c_int {
+    // `enum emm_prefetch`.
+    let what = match what {
+        0 => Asks::Prefetch { write: false },
+        1 => Asks::Prefetch { write: true },
+        2 => Asks::Present,
+        _ => return EINVAL.to_errno(),
+    };
     // SAFETY: by this function's contract.
-    errno(unsafe { &*region }.prefetch(offset, length, write))
+    errno(unsafe { &*region }.prefetch(offset, length, what))
 }
 
 /// `struct emm_region_stats`.

@@ -6,7 +6,7 @@
 use crate::{
     emm::{Begin, Finish, PageRange, Pool, Window},
     gate::WriteGuard,
-    mem::{self, Found, KernelNodes},
+    mem::{self, Found, How, KernelNodes},
     region::{Region, State},
     sight,
     wait::Wait,
@@ -19,13 +19,33 @@ const MAX_TRIES: u32 = 10_000;
 /// After how many of them invalidations that can sleep let it pass first.
 const STARVED_TRIES: u32 = 8;
 
+/// What a fault is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asks {
+    /// An access.
+    Access { write: bool },
+    /// Advice.
+    Prefetch { write: bool },
+    /// Advice for what is there already: nothing is faulted in, and nobody waited for.
+    Present,
+}
+
+impl Asks {
+    /// Whether the pages are to be written.
+    pub(crate) fn writes(self) -> bool {
+        match self {
+            Self::Access { write } | Self::Prefetch { write } => write,
+            Self::Present => false,
+        }
+    }
+}
+
 /// A fault under way.
 pub(crate) struct Fault<'a, 'p> {
     region: &'a Region,
     /// The pages needed; only the first one after a failure.
     want: PageRange,
-    write: bool,
-    prefetch: bool,
+    asks: Asks,
     pool: Pool<'p, KernelNodes>,
     tries: u32,
     starving: bool,
@@ -39,14 +59,12 @@ impl<'a, 'p> Fault<'a, 'p> {
         region: &'a Region,
         nodes: &'p KernelNodes,
         want: PageRange,
-        write: bool,
-        prefetch: bool,
+        asks: Asks,
     ) -> Self {
         Self {
             region,
             want,
-            write,
-            prefetch,
+            asks,
             pool: Pool::new(nodes),
             tries: 0,
             starving: false,
@@ -99,13 +117,14 @@ impl<'a, 'p> Fault<'a, 'p> {
             self.starving = state.starve(first.start);
         }
         // SAFETY: `finish`, or `abandon_fault` below, closes the window.
-        match unsafe { state.begin_fault(self.want, self.write, window.as_mut()) } {
+        match unsafe { state.begin_fault(self.want, self.asks.writes(), window.as_mut()) } {
             Begin::Ready => Ok(Some(state)),
             Begin::Dead => Err(ESRCH),
             Begin::Wait if self.want != first => {
                 self.want = first;
                 Ok(None)
             }
+            Begin::Wait if self.asks == Asks::Present => Err(EFAULT),
             Begin::Wait => {
                 wait.as_mut().begin(self.region)?;
                 state.wait()?;
@@ -146,30 +165,40 @@ impl<'a, 'p> Fault<'a, 'p> {
         if !self.pool.fill(nodes) {
             return Err(ENOMEM);
         }
-        match self.get_pfns(&range, false) {
-            Err(error) if error != ESRCH => {
+        let how = self.how();
+        match self.get_pfns(&range, how) {
+            Err(error) if error != ESRCH && how == How::AtOnce => {
                 let mut state = self.region.state().write();
                 state.narrow_fault(window);
                 state.wake();
                 drop(state);
                 wait.begin(self.region)?;
-                self.get_pfns(&PageRange::one(range.start), true)
+                self.get_pfns(&PageRange::one(range.start), How::Waiting)
             }
             answer => answer,
         }
     }
 
-    fn get_pfns(&self, range: &PageRange, wait: bool) -> Result<Found> {
+    /// How the VM is asked at first.
+    fn how(&self) -> How {
+        match self.asks {
+            Asks::Present => How::Present,
+            Asks::Access { .. } | Asks::Prefetch { .. } => How::AtOnce,
+        }
+    }
+
+    fn get_pfns(&self, range: &PageRange, how: How) -> Result<Found> {
+        let write = self.asks.writes();
         let address = self.region.geometry().address(range.start);
         let nr = range.len() as usize;
         // SAFETY: the region's subscription keeps the mm's structure.
-        let found = unsafe { mem::get_pfns(self.region.mm(), address, nr, self.write, wait) };
+        let found = unsafe { mem::get_pfns(self.region.mm(), address, nr, write, how) };
         match &found {
             Ok(found) => {
                 let pages = found.pfns.len() as u64;
-                sight::trace_fault(address, pages, self.write, found.huge, 0);
+                sight::trace_fault(address, pages, write, found.huge, 0);
             }
-            Err(error) => sight::trace_fault(address, 0, self.write, false, error.to_errno()),
+            Err(error) => sight::trace_fault(address, 0, write, false, error.to_errno()),
         }
         found
     }
@@ -189,7 +218,7 @@ impl<'a, 'p> Fault<'a, 'p> {
         };
         drop(state);
         let found = if self.pool.fill(nodes) {
-            self.get_pfns(&part, false)
+            self.get_pfns(&part, self.how())
         } else {
             Err(ENOMEM)
         };
@@ -212,19 +241,21 @@ impl<'a, 'p> Fault<'a, 'p> {
         window: Pin<&mut Window>,
         found: Found,
     ) -> Finish {
+        let write = self.asks.writes();
+        let prefetch = !matches!(self.asks, Asks::Access { .. });
         if !found.huge || self.small || !is_part(&window.range()) {
             return state.finish_fault(
                 window,
                 self.want,
                 found.pfns.iter().copied(),
-                self.write,
-                self.prefetch,
+                write,
+                prefetch,
                 &mut self.pool,
             );
         }
         let pfn = found.in_a_row();
         self.small = pfn.is_none();
-        state.finish_huge(window, pfn, self.write, self.prefetch, &mut self.pool)
+        state.finish_huge(window, pfn, write, prefetch, &mut self.pool)
     }
 
     /// Wakes who waited for this fault, and says whether it is over.
@@ -237,7 +268,7 @@ impl<'a, 'p> Fault<'a, 'p> {
         let first = self.want.start;
         match finish {
             // Present from `first` on, or from a later page if the first ones were there already.
-            Finish::Installed if state.has(first, self.write) => Ok(Some(state)),
+            Finish::Installed if state.has(first, self.asks.writes()) => Ok(Some(state)),
             Finish::Dead => Err(ESRCH),
             Finish::Installed | Finish::Stale => {
                 drop(state);

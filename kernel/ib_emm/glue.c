@@ -117,8 +117,8 @@ static void emm_put_pages(struct page **pages, long nr)
 /*
  * The frames of up to @nr pages at @address, faulted in. The references are dropped before the
  * return: a frame may be used only while no invalidation of it has begun, which the caller knows
- * from its window. With @wait it also waits for whom a fault may have to wait, above all a
- * userfaultfd handler; signals end that.
+ * from its window. EMM_WAITING waits for whom a fault may have to wait, above all a userfaultfd
+ * handler; signals end that. EMM_PRESENT faults nothing in.
  *
  * @huge says whether the first page is part of a huge page that is mapped as one.
  *
@@ -126,19 +126,24 @@ static void emm_put_pages(struct page **pages, long nr)
  * -EINTR and other errors of get_user_pages_remote().
  */
 long emm_get_pfns(struct mm_struct *mm, unsigned long address, unsigned long nr,
-		  bool write, bool wait, u64 *pfns, bool *huge)
+		  bool write, enum emm_how how, u64 *pfns, bool *huge)
 {
-	unsigned int flags = (write ? FOLL_WRITE : 0) | (wait ? FOLL_INTERRUPTIBLE : 0);
+	unsigned int flags = write ? FOLL_WRITE : 0;
 	struct page **pages = (struct page **)pfns;
 	int locked = 1;
 	long got, i;
 
 	BUILD_BUG_ON(sizeof(*pages) != sizeof(*pfns));
+	if (how == EMM_WAITING)
+		flags |= FOLL_INTERRUPTIBLE;
+	else if (how == EMM_PRESENT)
+		flags |= FOLL_NOFAULT;
 
 	if (!mmget_not_zero(mm))
 		return -ESRCH;
 	mmap_read_lock(mm);
-	got = get_user_pages_remote(mm, address, nr, flags, pages, wait ? &locked : NULL);
+	got = get_user_pages_remote(mm, address, nr, flags, pages,
+				    how == EMM_WAITING ? &locked : NULL);
 	if (locked)
 		mmap_read_unlock(mm);
 	mmput_async(mm);

@@ -16,7 +16,7 @@ unsafe extern "C" {
         address: usize,
         nr: usize,
         write: bool,
-        wait: bool,
+        how: How,
         pfns: *mut u64,
         huge: *mut bool,
     ) -> isize;
@@ -100,6 +100,18 @@ unsafe impl NodeMem for KernelNodes {
     }
 }
 
+/// How far the VM may go to have a page. `enum emm_how` of `glue.h`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) enum How {
+    /// What is mapped now.
+    Present,
+    /// Faults that need nobody else.
+    AtOnce,
+    /// Also those that a userfaultfd handler has to answer, or until a signal comes.
+    Waiting,
+}
+
 /// What the VM has at an address.
 #[derive(Debug)]
 pub(crate) struct Found {
@@ -118,8 +130,7 @@ impl Found {
     }
 }
 
-/// The frames of up to `nr` pages at user address `address` of `mm`. Sleeps; with `wait` also as
-/// long as a userfaultfd handler takes, or until a signal comes.
+/// The frames of up to `nr` pages at user address `address` of `mm`. Sleeps.
 ///
 /// # Safety
 ///
@@ -129,13 +140,13 @@ pub(crate) unsafe fn get_pfns(
     address: u64,
     nr: usize,
     write: bool,
-    wait: bool,
+    how: How,
 ) -> Result<Found> {
     let mut pfns = KVec::with_capacity(nr, GFP_KERNEL)?;
     let mut huge = false;
     let to = pfns.as_mut_ptr();
     // SAFETY: `mm` is valid by this function's contract, and the vector has room for `nr`.
-    let got = unsafe { emm_get_pfns(mm, address as usize, nr, write, wait, to, &mut huge) };
+    let got = unsafe { emm_get_pfns(mm, address as usize, nr, write, how, to, &mut huge) };
     let got = usize::try_from(got).map_err(|_| Error::from_errno(got as i32))?;
     // SAFETY: the first `got` elements were written, and `got` is at most `nr`.
     unsafe { pfns.inc_len(got) };

@@ -7,7 +7,7 @@
 
 use crate::{
     emm::{Entry, Geometry, PageRange, RegionState},
-    fault::Fault,
+    fault::{Asks, Fault},
     gate::{Gated, WriteGuard},
     mem::{self, KernelNodes, Payer},
     notifier::{EmmNotifier, Subscription},
@@ -164,7 +164,7 @@ impl Region {
                 let last = self.geometry.locate(offset + (left as u64 - 1)).0;
                 let want = PageRange::new(page, last + 1).intersect(&PageRange::part_of(page));
                 // The fault's own lock is kept, so that no invalidation comes between.
-                let state = self.fault(want, write, false)?;
+                let state = self.fault(want, Asks::Access { write })?;
                 use_entry(state.access(page, write).ok_or(EFAULT)?);
             }
             offset += bytes as u64;
@@ -174,7 +174,7 @@ impl Region {
     }
 
     /// Brings in the translations of `length` bytes at `offset`.
-    pub(crate) fn prefetch(&self, offset: u64, length: u64, write: bool) -> Result {
+    pub(crate) fn prefetch(&self, offset: u64, length: u64, what: Asks) -> Result {
         if length == 0 || !self.geometry.holds(offset, length) {
             return Err(EINVAL);
         }
@@ -182,11 +182,16 @@ impl Region {
         let mut rest = PageRange::new(self.geometry.locate(offset).0, last + 1);
         while !rest.is_empty() {
             let want = rest.intersect(&PageRange::part_of(rest.start));
-            let state = self.fault(want, write, true)?;
-            while rest.start < want.end && state.has(rest.start, write) {
-                rest.start += 1;
+            match self.fault(want, what) {
+                Ok(state) => {
+                    while rest.start < want.end && state.has(rest.start, what.writes()) {
+                        rest.start += 1;
+                    }
+                }
+                // Not there: the next one may be.
+                Err(error) if what == Asks::Present && error == EFAULT => rest.start += 1,
+                Err(error) => return Err(error),
             }
-            drop(state);
             mem::cond_resched();
         }
         Ok(())
@@ -202,14 +207,9 @@ impl Region {
     /// # Returns
     ///
     /// The state, held exclusively, with that page in the table.
-    fn fault(
-        &self,
-        want: PageRange,
-        write: bool,
-        prefetch: bool,
-    ) -> Result<WriteGuard<'_, State>> {
+    fn fault(&self, want: PageRange, asks: Asks) -> Result<WriteGuard<'_, State>> {
         let nodes = self.nodes();
-        Fault::new(self, &nodes, want, write, prefetch).run()
+        Fault::new(self, &nodes, want, asks).run()
     }
 
     /// Takes the translations of `range`, passing on what was written. Sleeps only if `blockable`.

@@ -63,11 +63,22 @@ int emm_region_apply(struct emm_region *region, u64 offset, size_t length, bool 
 int emm_region_read(struct emm_region *region, u64 offset, void *buf, size_t length);
 int emm_region_write(struct emm_region *region, u64 offset, const void *buf, size_t length);
 
-/*
- * Brings in the translations of @length bytes at @offset, writable if @write. Returns as
- * emm_region_apply().
+/**
+ * enum emm_prefetch - what emm_region_prefetch() brings in
+ * @EMM_PREFETCH_READ: all pages, to be read
+ * @EMM_PREFETCH_WRITE: all pages, to be written
+ * @EMM_PREFETCH_PRESENT: the pages that the owner has already, to be read. Others are passed over:
+ *	nothing is faulted in, and nobody waited for.
  */
-int emm_region_prefetch(struct emm_region *region, u64 offset, u64 length, bool write);
+enum emm_prefetch {
+	EMM_PREFETCH_READ,
+	EMM_PREFETCH_WRITE,
+	EMM_PREFETCH_PRESENT,
+};
+
+/* Brings in the translations of @length bytes at @offset. Returns as emm_region_apply(). */
+int emm_region_prefetch(struct emm_region *region, u64 offset, u64 length,
+			enum emm_prefetch what);
 
 void emm_region_get_stats(const struct emm_region *region, struct emm_region_stats *stats);
 
