@@ -13,6 +13,7 @@ use crate::mem::PAGE;
 use crate::pair::Work;
 use crate::private::Advise;
 use crate::system::{self, Kind};
+use crate::uffd::Uffd;
 use crate::verbs::{ALL_ACCESS, Pd};
 
 const PAGES: usize = 700;
@@ -121,20 +122,45 @@ fn prefetch(c: &Ctx<'_>, advice: &Advise, which: u32, flags: u32) -> Result<Stri
     ))
 }
 
-/// The advice to prefetch without faults succeeds and brings nothing that is not there.
+/// The advice to prefetch without faults brings in what is there and nothing else, and waits for nobody: the second half's pages
+/// would have to come from a userfaultfd handler.
 fn no_fault(c: &Ctx<'_>, advice: &Advise) -> Result<String> {
-    let mut area = c.area(SIZE, ALL_ACCESS)?;
-    area.fill(0, SIZE / 2, c.seed(9));
-    let before = counters()?;
-    for flags in [FLUSH, 0] {
-        advice.give(&c.env.pd, NO_FAULT, flags, &[area.sge(1, SIZE - 1)])?;
+    const THERE: usize = PAGES / 2 * PAGE;
+    let mut said = Vec::new();
+    for (name, flags) in [("synchronous", FLUSH), ("in the background", 0)] {
+        let pair = c.pair()?;
+        let mut local = c.pinned(SIZE)?;
+        let mut area = c.area(SIZE, ALL_ACCESS)?.small_pages()?;
+        let handler = Uffd::new().context("userfaultfd")?;
+        handler.watch(area.map(), THERE, SIZE - THERE)?;
+        area.fill(0, THERE, c.seed(9));
+        // One that is not there among those that are.
+        area.map().advise(10 * PAGE, PAGE, libc::MADV_DONTNEED)?;
+        area.expect(10 * PAGE, &[0; PAGE]);
+        let before = counters()?;
+        let list = [area.sge(PAGE + 1, SIZE - PAGE - 1)];
+        advice.give(&c.env.pd, NO_FAULT, flags, &list)?;
+        let pages = PAGES as u64 / 2 - 2;
+        let after = wait_for(before, pages)?;
+        let resident = system::region(area.addr())?.resident;
+        let came = after.prefetched - before.prefetched;
+        if came != pages || resident != pages || after.faults != before.faults {
+            bail!("{name}: {before:?}, then {after:?}, {resident} pages in the table: not {pages}");
+        }
+        let len = THERE - 11 * PAGE;
+        pair.near
+            .run(Work::Read(area.remote(11 * PAGE)), &[local.sge(5, len)])?;
+        local.expect(5, area.holds(11 * PAGE, len));
+        local.check("what was READ")?;
+        if counters()?.faults != before.faults {
+            bail!("{name}: a READ of what had been prefetched faulted");
+        }
+        if handler.next(Duration::ZERO)?.is_some() {
+            bail!("{name}: the handler was asked");
+        }
+        said.push(format!("{name} +{came}"));
     }
-    let after = counters()?;
-    if after.faults != before.faults {
-        bail!("{before:?}, then {after:?}");
-    }
-    area.check("the region")?;
-    Ok("no fault".into())
+    Ok(format!("{}; no fault, 0 wrong bytes", said.join(", ")))
 }
 
 fn hole(c: &Ctx<'_>, advice: &Advise) -> Result<String> {
