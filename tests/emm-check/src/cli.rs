@@ -229,6 +229,11 @@ pub enum Cmd {
         #[arg(long)]
         mr: Kind,
     },
+    #[command(hide = true)]
+    ReapChild {
+        #[arg(long)]
+        mr: Kind,
+    },
 }
 
 #[cfg(test)]

@@ -135,6 +135,7 @@ fn run(cli: Cli) -> Result<bool> {
         Cmd::MatrixChild { mr, verb, fate } => {
             return matrix::child(&env, *mr, *verb, *fate).map(|()| true);
         }
+        Cmd::ReapChild { mr } => return events::reap::child(&env, *mr).map(|()| true),
         Cmd::ForkChild { mr } => return events::fork::parent_exits_first(&env, *mr).map(|()| true),
         _ => {}
     }
@@ -229,7 +230,8 @@ fn run(cli: Cli) -> Result<bool> {
         | Cmd::MatrixChild { .. }
         | Cmd::TrafficChild { .. }
         | Cmd::UffdChild { .. }
-        | Cmd::ForkChild { .. } => {}
+        | Cmd::ForkChild { .. }
+        | Cmd::ReapChild { .. } => {}
     }
     Ok(env.report.verdict())
 }

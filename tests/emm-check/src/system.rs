@@ -195,10 +195,15 @@ pub struct Seen {
 
 /// This process's region that starts at `start`.
 pub fn region(start: usize) -> Result<Seen> {
+    region_of(std::process::id(), start)
+}
+
+/// A process's region that starts at `start`.
+pub fn region_of(pid: u32, start: usize) -> Result<Seen> {
     const FILE: &str = "/sys/kernel/debug/ib_emm/regions";
     debugfs()?;
     let text = fs::read_to_string(FILE).with_context(|| format!("reading {FILE}"))?;
-    let mine = format!("{} {start:#x} ", std::process::id());
+    let mine = format!("{pid} {start:#x} ");
     let line = text
         .lines()
         .find(|l| l.starts_with(&mine))

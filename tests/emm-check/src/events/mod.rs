@@ -18,6 +18,7 @@ mod parallel;
 mod progress;
 mod protection;
 mod readahead;
+pub mod reap;
 pub mod uffd;
 
 use anyhow::Result;
@@ -75,9 +76,11 @@ pub enum Event {
     Many,
     /// How many pages a fault brings in
     Readahead,
+    /// The memory of a killed process, taken before its end
+    Reap,
 }
 
-const ALL: [Event; 23] = [
+const ALL: [Event; 24] = [
     Event::Pageout,
     Event::Fork,
     Event::Remap,
@@ -101,6 +104,7 @@ const ALL: [Event; 23] = [
     Event::Aging,
     Event::Many,
     Event::Readahead,
+    Event::Reap,
 ];
 
 /// What an event works with.
@@ -168,6 +172,7 @@ pub fn run(env: &Env, kind: Kind, names: &[Event]) {
             Event::Aging => ("aging", aging::aging),
             Event::Many => ("many", many::many),
             Event::Readahead => ("readahead", readahead::readahead),
+            Event::Reap => ("reap", reap::reaped),
         };
         if kind == Kind::Pinned && on_demand_only {
             env.report

@@ -113,7 +113,7 @@ pub fn reaped() -> Result<String> {
         };
         i32::from(work().is_err())
     })?;
-    let result = reap(&client, victim);
+    let result = client.await_start().and_then(|()| reap(victim));
     // SAFETY: a signal to our own child, which may be dead already.
     unsafe { libc::kill(victim, libc::SIGKILL) };
     // SAFETY: its status is not asked for.
@@ -132,9 +132,8 @@ pub fn reaped() -> Result<String> {
     Ok(format!("{reaped} of the reaper's, each with its end"))
 }
 
-/// Kills `victim` when it waits, and has its memory taken: no start may fail.
-fn reap(client: &Client, victim: i32) -> Result<()> {
-    client.await_start()?;
+/// Kills a child that can't end yet, and has its memory taken: no start may fail.
+pub fn reap(victim: i32) -> Result<()> {
     // SAFETY: takes numbers only.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, victim, 0) };
     if fd < 0 {

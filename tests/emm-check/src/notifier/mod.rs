@@ -3,8 +3,11 @@
 
 mod ends;
 
+pub use ends::reap;
+
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, Write as _};
+use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -46,7 +49,8 @@ enum Told {
 pub struct Client(File);
 
 impl Client {
-    fn open() -> Result<Self> {
+    /// A subscription to nothing yet.
+    pub fn open() -> Result<Self> {
         let file = File::options()
             .read(true)
             .write(true)
@@ -60,6 +64,11 @@ impl Client {
         let client = Self::open()?;
         client.command(&format!("register {:x} {len:x}", map.addr() + off))?;
         Ok(client)
+    }
+
+    /// The same subscription, as another process's input.
+    pub fn to_stdio(&self) -> io::Result<Stdio> {
+        self.0.try_clone().map(Stdio::from)
     }
 
     /// Writes a command.
@@ -90,6 +99,12 @@ impl Client {
             std::thread::sleep(Duration::from_millis(5));
         }
         Ok(())
+    }
+}
+
+impl From<OwnedFd> for Client {
+    fn from(fd: OwnedFd) -> Self {
+        Self(File::from(fd))
     }
 }
 
@@ -404,7 +419,7 @@ fn released() -> Result<String> {
     let client = Client::open()?;
     let mut child = Command::new("sh")
         .args(["-c", "echo register >&0"])
-        .stdin(client.0.try_clone()?)
+        .stdin(client.to_stdio()?)
         .spawn()
         .context("starting a process")?;
     let status = child.wait()?;
