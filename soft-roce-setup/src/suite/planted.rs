@@ -72,17 +72,20 @@ const PLANTED: &[Planted] = &[
         name: "forget-second-hold",
         script: "insmod /emm/modules/emm_client.ko; emm-check event holdoff --mr emm",
         catcher: "emm    holdoff: WRITE, two at once",
+        debug: false,
     },
     Planted {
         name: "repeat-faults",
         script: "emm-check event uffd --mr emm",
         catcher: "emm    uffd: one question for one page",
+        debug: false,
     },
     // It must end, with an error.
     Planted {
         name: "lose-every-race",
         script: "emm-check event progress --mr emm",
         catcher: "emm    progress: the page of each operation: completion: ",
+        debug: false,
     },
 ];
 
