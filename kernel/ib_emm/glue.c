@@ -206,6 +206,11 @@ void emm_cond_resched(void)
 	cond_resched();
 }
 
+bool emm_killed(void)
+{
+	return fatal_signal_pending(current);
+}
+
 EXPORT_SYMBOL_GPL(emm_notifier_register);
 EXPORT_SYMBOL_GPL(emm_notifier_register_range);
 EXPORT_SYMBOL_GPL(emm_notifier_unregister);

@@ -75,5 +75,6 @@ void *emm_pfn_address(u64 pfn);
 void emm_pfn_mark_dirty(u64 pfn);
 unsigned long emm_task_size(void);
 void emm_cond_resched(void);
+bool emm_killed(void);
 
 #endif /* _IB_EMM_GLUE_H */

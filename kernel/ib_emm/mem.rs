@@ -28,6 +28,7 @@ unsafe extern "C" {
     fn emm_pfn_mark_dirty(pfn: u64);
     fn emm_task_size() -> usize;
     fn emm_cond_resched();
+    fn emm_killed() -> bool;
 }
 
 /// The memory cgroup of a region's owner, which pays for its table. Faults run in the driver's
@@ -179,4 +180,10 @@ pub(crate) fn task_size() -> u64 {
 pub(crate) fn cond_resched() {
     // SAFETY: callers are in process context and hold no lock.
     unsafe { emm_cond_resched() };
+}
+
+/// Whether the current task was killed, and has to come to an end.
+pub(crate) fn killed() -> bool {
+    // SAFETY: reads the current task.
+    unsafe { emm_killed() }
 }

@@ -192,6 +192,9 @@ impl Region {
                 Err(error) if what == Asks::Present && error == EFAULT => rest.start += 1,
                 Err(error) => return Err(error),
             }
+            if mem::killed() {
+                return Err(EINTR);
+            }
             mem::cond_resched();
         }
         Ok(())

@@ -76,7 +76,10 @@ enum emm_prefetch {
 	EMM_PREFETCH_PRESENT,
 };
 
-/* Brings in the translations of @length bytes at @offset. Returns as emm_region_apply(). */
+/*
+ * Brings in the translations of @length bytes at @offset. Returns as emm_region_apply(), and -EINTR
+ * if the caller was killed.
+ */
 int emm_region_prefetch(struct emm_region *region, u64 offset, u64 length,
 			enum emm_prefetch what);
 

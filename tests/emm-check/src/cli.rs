@@ -230,6 +230,11 @@ pub enum Cmd {
         mr: Kind,
     },
     #[command(hide = true)]
+    AdviseChild {
+        #[arg(long)]
+        mr: Kind,
+    },
+    #[command(hide = true)]
     ReapChild {
         #[arg(long)]
         mr: Kind,

@@ -135,6 +135,9 @@ fn run(cli: Cli) -> Result<bool> {
         Cmd::MatrixChild { mr, verb, fate } => {
             return matrix::child(&env, *mr, *verb, *fate).map(|()| true);
         }
+        Cmd::AdviseChild { mr } => {
+            return verbs_cases::killed::child(&env, *mr).map(|()| true);
+        }
         Cmd::ReapChild { mr } => return events::reap::child(&env, *mr).map(|()| true),
         Cmd::ForkChild { mr } => return events::fork::parent_exits_first(&env, *mr).map(|()| true),
         _ => {}
@@ -231,6 +234,7 @@ fn run(cli: Cli) -> Result<bool> {
         | Cmd::TrafficChild { .. }
         | Cmd::UffdChild { .. }
         | Cmd::ForkChild { .. }
+        | Cmd::AdviseChild { .. }
         | Cmd::ReapChild { .. } => {}
     }
     Ok(env.report.verdict())

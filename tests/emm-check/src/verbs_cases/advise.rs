@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use super::area::Area;
-use super::{Ctx, refused};
+use super::{Ctx, killed, refused};
 use crate::ffi;
 use crate::mem::PAGE;
 use crate::pair::Work;
@@ -41,6 +41,7 @@ pub fn advise(c: &Ctx<'_>) -> Result<()> {
         );
         c.case("what is there already", no_fault(c, &advice));
         c.case("a hole in the range", hole(c, &advice));
+        c.case("kill -9 in the middle", killed::in_advice(c));
     }
     c.case("refused", refusals(c, &advice));
     Ok(())

@@ -6,6 +6,7 @@ mod area;
 mod datagram;
 mod extended;
 mod input;
+pub mod killed;
 pub mod kmsg;
 mod memcg;
 mod mixed;
