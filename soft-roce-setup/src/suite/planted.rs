@@ -64,7 +64,7 @@ const PLANTED: &[Planted] = &[
     },
     Planted {
         name: "leak-region-memory",
-        script: "emm-check event dontneed --mr emm && emm-check leaks",
+        script: "emm-check fuzz --seconds 10 && emm-check leaks",
         catcher: "kmemleak: ",
         debug: true,
     },
