@@ -94,7 +94,8 @@ fn measure_all(
                 _ => Guest::boot(context, artifacts, &machine.spec())?,
             };
             let name = row.row.name;
-            let (facts, trouble) = measure(context, &mut usable, name, name)?;
+            let options = format!("{name} --rounds {}", row.row.rounds);
+            let (facts, trouble) = measure(context, &mut usable, name, &options)?;
             row.facts.extend(facts);
             // What goes wrong is the row's trouble, and the others go on.
             row.trouble = row.trouble.take().or(trouble);

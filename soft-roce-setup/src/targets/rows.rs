@@ -65,6 +65,8 @@ pub struct Row {
     pub reach: &'static str,
     /// The guests, one after the other.
     pub machines: &'static [Machine],
+    /// How often the kinds take turns: less often where a round takes minutes.
+    pub rounds: u32,
     /// What the cases are held against.
     pub checks: &'static [Check],
     /// Which of them are known to miss it.
@@ -84,6 +86,7 @@ pub const ROWS: &[Row] = &[
         what: "registration, 4 KiB to 1 TiB and implicit, resident or not",
         reach: "flat: each within 1.2 × in-tree ODP's 4 KiB registration",
         machines: &[INSTRUCTIONS],
+        rounds: 5,
         checks: &[Check::new(
             "",
             "µs",
@@ -97,6 +100,7 @@ pub const ROWS: &[Row] = &[
         reach: "at most 4 KiB per untouched GiB; 2.1 MiB per resident GiB of 4 KiB pages; 64 KiB per GiB of THP; \
                 all of it back after MADV_DONTNEED",
         machines: &[INSTRUCTIONS],
+        rounds: 5,
         checks: &[
             Check::new("64 GiB, reserved", "KiB a GiB", AtMost(4.0)),
             Check::new("of 4 KiB pages", "KiB a GiB", AtMost(2.1 * 1024.0)),
@@ -110,6 +114,7 @@ pub const ROWS: &[Row] = &[
         what: "hot WRITE and READ, 64 B to 1 MiB, 1 QP",
         reach: "at least 0.98 of pinned throughput, and not below in-tree ODP (by more than the clock's noise, 1 %)",
         machines: &[INSTRUCTIONS],
+        rounds: 5,
         checks: &[
             Check::new("", "MiB/s", AtLeastTimes(0.98, "pinned")).except(NOT_ASKED),
             Check::new("", "MiB/s", AtLeastTimes(1.0 - NOISE, "odp")).except(NOT_ASKED),
@@ -121,6 +126,7 @@ pub const ROWS: &[Row] = &[
         what: "hot 8-byte WRITE and READ latency",
         reach: "not above pinned by more than the noise: what its own rounds lie apart",
         machines: &[INSTRUCTIONS],
+        rounds: 5,
         checks: &[Check::new(" 8 B", "µs", WithinSpread("pinned")).except(NOT_ASKED)],
         known: &[],
     },
@@ -129,6 +135,7 @@ pub const ROWS: &[Row] = &[
         what: "cold 4 MiB WRITE to untouched 4 KiB pages, MTU 4096: time added over the same WRITE hot",
         reach: "at most 0.7 × in-tree ODP's",
         machines: &[INSTRUCTIONS],
+        rounds: 5,
         checks: &[Check::new("untouched", "ms added", AtMostTimes(0.7, "odp"))],
         known: &[Known {
             case: "untouched",
@@ -142,6 +149,7 @@ pub const ROWS: &[Row] = &[
         what: "VM fault calls for one cold 4 MiB message, sequential; and for 10^4 random 4 KiB reads of a cold GiB",
         reach: "at most 16; at most one each, with at most 25 % more pages brought in than asked for",
         machines: &[INSTRUCTIONS],
+        rounds: 5,
         checks: &[
             Check::new("one cold 4 MiB WRITE", "fault calls", AtMost(16.0)),
             Check::new("", "fault calls a READ", AtMost(1.0)),
@@ -154,6 +162,7 @@ pub const ROWS: &[Row] = &[
         what: "MADV_DONTNEED of 256 MiB resident and fully translated",
         reach: "at most 1.10 × the same without any MR",
         machines: &[INSTRUCTIONS],
+        rounds: 3,
         checks: &[Check::new("", "ms", AtMostTimes(1.10, "none"))],
         known: &[],
     },
@@ -162,6 +171,7 @@ pub const ROWS: &[Row] = &[
         what: "unrelated munmap with 10^5 regions",
         reach: "at most 1.1 × with none",
         machines: &[INSTRUCTIONS],
+        rounds: 5,
         checks: &[Check::new("", "µs", AtMostTimes(1.1, "none"))],
         known: &[],
     },
@@ -170,6 +180,7 @@ pub const ROWS: &[Row] = &[
         what: "register/deregister of 10^5 regions of 4 KiB",
         reach: "each at most 1.1 × in-tree ODP",
         machines: &[INSTRUCTIONS],
+        rounds: 5,
         checks: &[Check::new("", "µs", AtMostTimes(1.1, "odp"))],
         known: &[],
     },
@@ -178,6 +189,7 @@ pub const ROWS: &[Row] = &[
         what: "8 QPs on one shared MR, 2 and 4 CPUs, wall clock, interleaved",
         reach: "at least 0.95 of pinned, and above in-tree ODP",
         machines: &[TWO_CPUS, FOUR_CPUS],
+        rounds: 5,
         checks: &[
             Check::new("", "of pinned", AtLeast(0.95)),
             Check::new("", "of pinned", AtLeastTimes(1.0, "odp")),
@@ -189,6 +201,7 @@ pub const ROWS: &[Row] = &[
         what: "memory pressure: memory read only by RDMA, twice per scan of other memory, in a memory cgroup with zram swap",
         reach: "at least 90 % of it resident and at most 1.08 × pinned's time, with MGLRU and with the classic LRU",
         machines: &[INSTRUCTIONS],
+        rounds: 2,
         checks: &[
             Check::new("", "% resident", AtLeast(90.0)),
             Check::new("", "s", AtMostTimes(1.08, "pinned")),
@@ -200,6 +213,7 @@ pub const ROWS: &[Row] = &[
         what: "MR of 4 × the memory limit, written and read back whole by RDMA through zram swap",
         reach: "every byte right",
         machines: &[INSTRUCTIONS],
+        rounds: 5,
         checks: &[Check::new("", "wrong bytes", AtMost(0.0))],
         known: &[],
     },
@@ -208,6 +222,7 @@ pub const ROWS: &[Row] = &[
         what: "OOM reaper on a process with regions",
         reach: "reaps their memory: at most 4 of 64 MiB stay charged while the process can't exit",
         machines: &[INSTRUCTIONS],
+        rounds: 5,
         checks: &[Check::new("", "MiB charged after the reaper", AtMost(4.0))],
         known: &[],
     },
