@@ -5,7 +5,8 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::tally::{Outcome, Tally};
-use crate::bench::{self, Case};
+use crate::bench::{self, Case, Report, Took};
+use crate::cli::Clock;
 use crate::context::Context;
 use crate::measure::number;
 use crate::targets::rows::{Known, ROWS, Row};
@@ -18,20 +19,33 @@ pub fn run(context: &Context, series: &str, tally: &mut Tally) -> Result<()> {
         return Ok(());
     }
     let rows: Vec<&str> = wanted.iter().map(|row| row.name).collect();
-    let (report, took) = bench::quick(context, series, &rows)?;
+    let measured = bench::quick(context, series, &rows)?;
     for row in wanted {
-        let time: Duration = took.iter().filter(|t| t.0 == row.name).map(|t| t.1).sum();
-        let trouble: Vec<&str> = report
-            .families
-            .iter()
-            .flat_map(|family| &family.trouble)
-            .filter(|why| why.starts_with(row.name))
-            .map(String::as_str)
-            .collect();
-        let cases: Vec<&Case> = report.cases().filter(|case| case.row == row.name).collect();
-        tally.add(&name(row), time, outcome(row.known, &cases, &trouble));
+        let (mut time, mut outcome) = of(row, &measured);
+        let wall = row.machines.iter().any(|m| m.clock == Clock::Wall);
+        if wall && matches!(outcome, Outcome::Failed(_)) {
+            // What else the host did meanwhile is in no round's noise: such a row has to miss twice.
+            let again = of(row, &bench::quick(context, series, &[row.name])?);
+            time += again.0;
+            outcome = again.1;
+        }
+        tally.add(&name(row), time, outcome);
     }
     Ok(())
+}
+
+/// What a row took, and how it came out.
+fn of(row: &Row, (report, took): &(Report, Vec<Took>)) -> (Duration, Outcome) {
+    let time = took.iter().filter(|t| t.0 == row.name).map(|t| t.1).sum();
+    let trouble: Vec<&str> = report
+        .families
+        .iter()
+        .flat_map(|family| &family.trouble)
+        .filter(|why| why.starts_with(row.name))
+        .map(String::as_str)
+        .collect();
+    let cases: Vec<&Case> = report.cases().filter(|c| c.row == row.name).collect();
+    (time, outcome(row.known, &cases, &trouble))
 }
 
 /// How a row came out: passed only if something was held against its target, and all of that reached it.
