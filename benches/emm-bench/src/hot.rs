@@ -60,10 +60,10 @@ impl Side {
     }
 }
 
-/// Operations of one round of throughput: enough that a tick or a kworker in between is lost in them (some 50 ms; rounds of
-/// 400 small ones lay a tenth apart), few enough to be over soon.
+/// Operations of one round of throughput: enough that a tick or a kworker in between is lost in them (50 ms and more; rounds
+/// of 400 small or 8 big ones lay up to a tenth apart), few enough to be over soon.
 fn count(plan: Plan, len: usize) -> usize {
-    let bytes = plan.pick(2 << 20, 8 << 20);
+    let bytes = plan.pick(2 << 20, 24 << 20);
     (bytes / len).clamp(2, plan.pick(200, 2000))
 }
 
