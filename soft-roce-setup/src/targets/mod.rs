@@ -107,7 +107,9 @@ fn measure_all(
 
 /// What is printed, and kept in docs/targets.md.
 fn document(kernel: &str, args: &TargetsArgs, measured: &[Measured]) -> String {
-    let only: String = args.only.iter().map(|o| format!(" --only {o}")).collect();
+    let series = args.kernel.kernel.iter().map(|k| format!(" --kernel {k}"));
+    let only = args.only.iter().map(|o| format!(" --only {o}"));
+    let options: String = series.chain(only).collect();
     let notes = table::notes(measured);
     let notes = if notes.is_empty() {
         notes
@@ -115,7 +117,7 @@ fn document(kernel: &str, args: &TargetsArgs, measured: &[Measured]) -> String {
         format!("\n✗ and trouble:\n\n{notes}")
     };
     format!(
-        "# Targets\n\nWritten by `cargo run -r -- targets{only}`, kernel {kernel}. Times are the guest's; where a case does \
+        "# Targets\n\nWritten by `cargo run -r -- targets{options}`, kernel {kernel}. Times are the guest's; where a case does \
          not name CPUs,\nits clock counts one nanosecond an instruction.\n\n{}\n{}{notes}",
         table::rows(measured),
         table::cases(measured)

@@ -73,8 +73,9 @@ pub fn notes(rows: &[Measured]) -> String {
                 }
             }
         }
-        if let Some(trouble) = &row.trouble {
-            notes.push(format!("- {}: {trouble}", row.row.name));
+        // What follows the first line is of the machine that it happened on.
+        if let Some(first) = row.trouble.as_deref().and_then(|t| t.lines().next()) {
+            notes.push(format!("- {}: {first}", row.row.name));
         }
     }
     notes.into_iter().fold(String::new(), |mut out, note| {
