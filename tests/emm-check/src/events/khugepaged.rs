@@ -11,8 +11,10 @@ use crate::target::Target;
 use crate::trace::{Log, field};
 
 const HUGE: usize = 2 << 20;
-/// Pages that the device reads. So many used ones in 2 MiB nobody else has.
-const USED: usize = 37;
+/// Pages that the device reads. About so many used ones in 2 MiB nobody else has.
+const USED: u64 = 37;
+/// So many more or less are still ours: another use of a page, or a translation that goes meanwhile, is no mark taken by a look.
+const ABOUT: u64 = 8;
 const FOLDER: &str = "/sys/kernel/mm/transparent_hugepage/khugepaged";
 /// More looks than an access would last for, if each took a mark.
 const LOOKS: u64 = 10;
@@ -61,17 +63,23 @@ fn looked_at(c: &Ctx<'_>) -> Result<String> {
     let t = Target::new(c.env, c.kind, map)?;
     t.cpu_fill(0, HUGE - PAGE, c.seed(1));
     // Translated: what is read after MADV_COLD, only the region knows.
-    t.read(0, USED * PAGE, c.seed(1))?;
+    t.read(0, USED as usize * PAGE, c.seed(1))?;
     t.map.advise(0, HUGE, libc::MADV_COLD)?;
-    t.read(0, USED * PAGE, c.seed(1))?;
+    t.read(0, USED as usize * PAGE, c.seed(1))?;
     let log = Log::of_group("huge_memory")?;
     t.map.advise(0, HUGE, libc::MADV_HUGEPAGE)?;
     looks(LOOKS + 1)?;
     let events = log.of("mm_khugepaged_scan_pmd")?;
-    let ours = |fields: &&String| field(fields, "referenced") == Some(USED as u64);
-    let found = events.iter().filter(ours).count();
+    let counts: Vec<u64> = events
+        .iter()
+        .filter_map(|fields| field(fields, "referenced"))
+        .collect();
+    let ours = |count: &&u64| count.abs_diff(USED) <= ABOUT;
+    let found = counts.iter().filter(ours).count();
     if (found as u64) < LOOKS {
-        bail!("{found} of {LOOKS} looks found the {USED} pages that the device reads used");
+        bail!(
+            "{found} of {LOOKS} looks found about the {USED} pages that the device reads used: {counts:?}"
+        );
     }
-    Ok(format!("{found} looks, each finds {USED} pages used"))
+    Ok(format!("{found} looks, each finds about {USED} pages used"))
 }
