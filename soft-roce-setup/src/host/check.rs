@@ -419,7 +419,7 @@ mod tests {
         assert_eq!(endpoint("http://m.example/archive"), ("m.example", 80));
         assert_eq!(endpoint("https://m.example/archive"), ("m.example", 443));
         assert_eq!(
-            endpoint("http://u:p@m.example:8080/debian"),
+            endpoint("http://u:p@m.example:8080/archive"),
             ("m.example", 8080)
         );
     }

@@ -190,7 +190,7 @@ fn out_of_reach(context: &Context, tool: &Tool) -> Result<Outcome> {
     let output = Command::new(&tool.program)
         .arg("--cache")
         .arg(&cache)
-        .args(["build", "--mirror", "http://127.0.0.1:9/debian"])
+        .args(["build", "--mirror", "http://127.0.0.1:9/archive"])
         .stdin(Stdio::null())
         .output()
         .context("cannot run myself")?;
