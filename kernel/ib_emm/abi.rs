@@ -18,6 +18,7 @@ use kernel::{bindings, ffi, prelude::*};
 /// registered, from then until its release or the end of `emm_notifier_unregister()`.
 #[repr(C)]
 pub(crate) struct Operations {
+    // SAFETY: of each call, by the driver's promise above: the notifier is registered.
     release: Option<unsafe extern "C" fn(*mut CNotifier)>,
     invalidate_start: Option<unsafe extern "C" fn(*mut CNotifier, ffi::c_ulong, ffi::c_ulong, bool)>,
     invalidate_end: Option<unsafe extern "C" fn(*mut CNotifier, ffi::c_ulong, ffi::c_ulong)>,

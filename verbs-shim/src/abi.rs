@@ -116,22 +116,25 @@ const _: () = {
     );
 };
 
-// SAFETY of calls: with what the program passed, or with what its own call of the same kind could pass. The types are those of
-// verbs.h.
+// SAFETY: to be called with what the program passed, or with what its own call of the same kind could pass. The types are those
+// of verbs.h.
 pub(crate) type RegMr = unsafe extern "C" fn(*mut Pd, *mut c_void, usize, c_int) -> *mut Mr;
 pub(crate) type RegMrIova =
     unsafe extern "C" fn(*mut Pd, *mut c_void, usize, u64, c_int) -> *mut Mr;
 pub(crate) type RegMrIova2 =
     unsafe extern "C" fn(*mut Pd, *mut c_void, usize, u64, c_uint) -> *mut Mr;
 pub(crate) type RegMrEx = unsafe extern "C" fn(*mut Pd, *mut MrInitAttr) -> *mut Mr;
+// SAFETY: as above.
 pub(crate) type RegDmabufMr =
     unsafe extern "C" fn(*mut Pd, u64, usize, u64, c_int, c_int) -> *mut Mr;
 pub(crate) type ReregMr =
     unsafe extern "C" fn(*mut Mr, c_int, *mut Pd, *mut c_void, usize, c_int) -> c_int;
+// SAFETY: to be called with an object that the program ends itself.
 pub(crate) type DeregMr = unsafe extern "C" fn(*mut Mr) -> c_int;
 pub(crate) type DeallocPd = unsafe extern "C" fn(*mut Pd) -> c_int;
 pub(crate) type UnimportPd = unsafe extern "C" fn(*mut Pd);
 pub(crate) type CloseDevice = unsafe extern "C" fn(*mut Context) -> c_int;
+// SAFETY: to be called with live objects of the program's.
 pub(crate) type DeviceName = unsafe extern "C" fn(*const c_void) -> *const c_char;
 pub(crate) type AdviseMr = unsafe extern "C" fn(*mut Pd, c_uint, u32, *mut Sge, u32) -> c_int;
 type QueryDeviceEx =

@@ -24,9 +24,11 @@ use core::{
 /// The most pairs of domain and flags; further ones are registered each on its own.
 const MAX: usize = 64;
 
-/// Makes a real region: of the domain, the address, the length, with the flags. SAFETY of a call: the domain is live.
+/// Makes a real region: of the domain, the address, the length, with the flags.
+// SAFETY: to be called with a live domain.
 pub(crate) type Make = unsafe fn(*mut Pd, *mut c_void, usize, c_uint) -> *mut Mr;
-/// Ends a real region. SAFETY of a call: it is live, and not used again.
+/// Ends a real region.
+// SAFETY: to be called with one that is live, and not used again.
 pub(crate) type End = unsafe fn(*mut Mr) -> c_int;
 
 /// An implicit region.

@@ -13,7 +13,7 @@ use crate::ffi;
 use crate::qp::errno_of;
 use crate::verbs::{Mr, Pd};
 
-// SAFETY of calls: of live objects, as the manual pages of the public functions say; the types are those of rdma-core's headers.
+// SAFETY: to be called with live objects, as the manual pages of the public functions say; the types are those of rdma-core's headers.
 type AdviseMr = unsafe extern "C" fn(
     *mut ffi::ibv_pd,
     ffi::ib_uverbs_advise_mr_advice,
@@ -22,6 +22,7 @@ type AdviseMr = unsafe extern "C" fn(
     u32,
 ) -> i32;
 
+// SAFETY: as above; command and answer have the sizes that are passed.
 type ReregMr = unsafe extern "C" fn(
     *mut ffi::ibv_mr,
     u32,

@@ -158,7 +158,7 @@ const POLL_CQ: usize = 11;
 const POST_SEND: usize = 25;
 const POST_RECV: usize = 26;
 
-// SAFETY of calls: as of the inline functions in verbs.h that make them.
+// SAFETY: to be called as the inline functions in verbs.h do that make these calls.
 type PollCq = unsafe extern "C" fn(*mut Cq, c_int, *mut Wc) -> c_int;
 type PostSend = unsafe extern "C" fn(*mut Qp, *mut SendWr, *mut *mut SendWr) -> c_int;
 type PostRecv = unsafe extern "C" fn(*mut Qp, *mut RecvWr, *mut *mut RecvWr) -> c_int;
@@ -215,8 +215,9 @@ pub(crate) unsafe fn post_recv(qp: *mut Qp, wr: *mut RecvWr) -> c_int {
 
 macro_rules! verbs {
     ($($field:ident: $name:ident($($arg:ty),*) -> $out:ty;)*) => {
-        /// The functions that libibverbs exports. SAFETY of calls: of live objects, as their manual pages say.
+        /// The functions that libibverbs exports.
         pub(crate) struct Verbs {
+            // SAFETY: to be called with live objects, as their manual pages say.
             $(pub $field: unsafe extern "C" fn($($arg),*) -> $out,)*
         }
 

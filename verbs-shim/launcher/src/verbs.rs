@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::abi::{self, Context, OdpCaps};
 
-// SAFETY of calls: as the manual pages say; the types are those of verbs.h.
+// SAFETY: to be called as the manual pages say; the types are those of verbs.h.
 type GetDeviceList = unsafe extern "C" fn(*mut c_int) -> *mut *mut c_void;
 type FreeDeviceList = unsafe extern "C" fn(*mut *mut c_void);
 type GetDeviceName = unsafe extern "C" fn(*mut c_void) -> *const c_char;
