@@ -5,10 +5,6 @@
 //!
 //! `cargo bench -p ib-emm`
 
-#[allow(dead_code, reason = "the tests use more of it")]
-#[path = "../tests/common/nodes.rs"]
-mod nodes;
-
 use std::hint::black_box;
 use std::pin::pin;
 
@@ -16,7 +12,7 @@ use criterion::{BatchSize, BenchmarkId, Criterion, Throughput};
 use ib_emm::emm::{
     Begin, Finish, Geometry, PART_PAGES, PageRange, Pool, RegionState, Table, Window,
 };
-use nodes::HostNodes;
+use ib_emm_models::HostNodes;
 
 /// Pages of a GiB.
 const GIB: u64 = 1 << 18;

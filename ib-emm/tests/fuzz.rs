@@ -2,10 +2,7 @@
 
 //! The fuzz targets without a fuzzer: their corpus, and a second of random bytes each.
 
-#[allow(dead_code, reason = "each test file uses its share")]
-mod common;
-
-use common::bytes::{self, Target};
+use ib_emm_models::bytes::{self, Target};
 use proptest::{
     prelude::RngCore,
     test_runner::{RngAlgorithm, TestRng},

@@ -2,10 +2,7 @@
 
 //! Hold-off against a list of ranges.
 
-#[allow(dead_code, reason = "each test file uses its share")]
-mod common;
-
-use common::hold::{Model, Op, Range};
+use ib_emm_models::hold::{Model, Op, Range};
 use proptest::prelude::*;
 
 const CASES: u32 = if cfg!(debug_assertions) { 512 } else { 16384 };

@@ -2,12 +2,9 @@
 
 //! Ranges against sets, and a region's geometry against plain arithmetic.
 
-#[allow(dead_code, reason = "each test file uses its share")]
-mod common;
-
-use common::range::{check_geometry, check_ranges};
-use common::region::{LENGTH, START};
 use ib_emm::emm::{Geometry, PAGE_SIZE};
+use ib_emm_models::range::{check_geometry, check_ranges};
+use ib_emm_models::region::{LENGTH, START};
 use proptest::prelude::*;
 
 const CASES: u32 = if cfg!(debug_assertions) {

@@ -2,10 +2,7 @@
 
 //! A region against a model VM, and the number of its faults.
 
-#[allow(dead_code, reason = "each test file uses its share")]
-mod common;
-
-use common::region::{Change, Model, Op};
+use ib_emm_models::region::{Change, Model, Op};
 use proptest::prelude::*;
 
 const CASES: u32 = if cfg!(debug_assertions) { 256 } else { 8192 };
@@ -53,7 +50,7 @@ proptest! {
 
     #[test]
     fn no_stale_translation(ops in prop::collection::vec(op(), 1..400)) {
-        let mut model = Model::new();
+        let mut model = Model::default();
         for op in ops {
             model.step(op);
         }
@@ -79,7 +76,7 @@ const INSTALL: Op = Op::Install {
 
 #[test]
 fn a_cold_sequential_message_takes_few_faults() {
-    let mut model = Model::new();
+    let mut model = Model::default();
     let first = model.first();
     let (mut page, mut faults) = (0, 0);
     while page < 1024 {
@@ -95,7 +92,7 @@ fn a_cold_sequential_message_takes_few_faults() {
 
 #[test]
 fn random_reads_bring_in_what_they_need() {
-    let mut model = Model::new();
+    let mut model = Model::default();
     let mut pages = 0;
     for i in 0..500u32 {
         let page = u16::try_from(i * 701 % 1500).unwrap();
@@ -108,7 +105,7 @@ fn random_reads_bring_in_what_they_need() {
 
 #[test]
 fn a_fault_that_waits_keeps_its_first_page_only() {
-    let mut model = Model::new();
+    let mut model = Model::default();
     model.step(ask_one(0, true));
     model.step(INSTALL);
     model.step(ask_one(1, true));
@@ -121,7 +118,7 @@ fn a_fault_that_waits_keeps_its_first_page_only() {
 
 #[test]
 fn a_killed_region_serves_nothing() {
-    let mut model = Model::new();
+    let mut model = Model::default();
     model.step(ask_one(0, true));
     model.step(ask_one(1, true));
     assert_eq!(model.faults(), 2);

@@ -2,14 +2,11 @@
 
 //! The table against a map, and its memory against what is in it.
 
-#[allow(dead_code, reason = "each test file uses its share")]
-mod common;
-
-use common::{
+use ib_emm::emm::{Entry, PageRange, Pool, Table, table::NeedNodes};
+use ib_emm_models::{
     HostNodes,
     table::{Model, Op, Page, SIZES},
 };
-use ib_emm::emm::{Entry, PageRange, Pool, Table, table::NeedNodes};
 use proptest::prelude::*;
 
 const CASES: u32 = if cfg!(debug_assertions) { 256 } else { 8192 };

@@ -4,10 +4,7 @@
 
 #![no_main]
 
-#[allow(dead_code, reason = "each target uses its share")]
-#[path = "../../tests/common/mod.rs"]
-mod common;
-
+use ib_emm_models::bytes;
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|bytes: &[u8]| common::bytes::table(bytes));
+fuzz_target!(|input: &[u8]| bytes::table(input));

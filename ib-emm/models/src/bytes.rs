@@ -32,7 +32,7 @@ pub fn range(bytes: &[u8]) {
 
 /// A region.
 pub fn region(bytes: &[u8]) {
-    let mut model = region::Model::new();
+    let mut model = region::Model::default();
     each(&mut Unstructured::new(bytes), |op| model.step(op));
     model.finish();
 }

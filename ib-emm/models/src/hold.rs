@@ -19,11 +19,13 @@ impl Range {
 /// Something to do to a hold-off.
 #[derive(Arbitrary, Clone, Debug)]
 pub enum Op {
+    /// Starts one.
     Start(Range),
     /// Ends one of those that were started.
     End(u8),
     /// Ends one that was not started.
     EndUnknown(Range),
+    /// Asks whether any of these pages is held.
     Blocks(Range),
     /// Trims a range around its page with this offset.
     Trim(Range, u8),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Node memory that counts, and can run dry; and the models that the core is compared with.
+//! Node memory that counts, and can run dry; and the models that the core is compared with, by its tests, its benchmarks and its
+//! fuzz targets.
 
 pub mod bytes;
 pub mod hold;

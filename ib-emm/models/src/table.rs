@@ -31,23 +31,37 @@ impl Page {
 pub enum Op {
     /// One page, with a pool that lacks a node if `short`.
     Insert {
+        /// The page; of a part, any of its pages.
         page: Page,
+        /// Its frame.
         pfn: u32,
+        /// It may be written.
         write: bool,
+        /// The pool lacks a node.
         short: bool,
     },
     /// A whole part.
     InsertHuge {
+        /// The page; of a part, any of its pages.
         page: Page,
+        /// Its frame.
         pfn: u32,
+        /// It may be written.
         write: bool,
+        /// The pool lacks a node.
         short: bool,
     },
+    /// Takes so many pages out.
     Clear(Page, u16),
+    /// Takes everything out.
     ClearAll,
+    /// An access, to write if true.
     Access(Page, bool),
+    /// Asks whether one of so many pages was used, and takes the marks if true.
     Young(Page, u16, bool),
+    /// Asks for the first part in so many pages that holds something.
     FirstPart(Page, u32),
+    /// Looks a page up.
     Get(Page),
 }
 

@@ -16,9 +16,6 @@
 //! Not in the models: the bounded wait of an invalidation for a starved fault (it changes when
 //! things happen, not in which order they may).
 
-#[allow(dead_code, reason = "each test file uses its share")]
-#[path = "../common/mod.rs"]
-mod common;
 mod region;
 mod vm;
 

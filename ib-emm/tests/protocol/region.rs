@@ -4,13 +4,11 @@
 //! as in `kernel/ib_emm/{gate,region}.rs`, around the real [`RegionState`]. And what can go wrong
 //! in it: each [`Bug`] changes one place.
 
-use crate::{
-    common::HostNodes,
-    vm::{ALL, Vm},
-};
+use crate::vm::{ALL, Vm};
 use ib_emm::emm::{
     Begin, Finish, Geometry, PAGE_SIZE, PART_PAGES, PageRange, Pool, RegionState, Window,
 };
+use ib_emm_models::HostNodes;
 use loom::{
     sync::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard},
     thread::{self, Thread},

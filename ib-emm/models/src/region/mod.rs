@@ -84,9 +84,9 @@ fn frame(page: u64, generation: u64) -> u64 {
     generation << 12 | page
 }
 
-impl Model {
+impl Default for Model {
     /// Nothing translated, everything mapped for writing.
-    pub fn new() -> Self {
+    fn default() -> Self {
         let geometry = Geometry::new(START, LENGTH).unwrap();
         let mem = HostNodes::default();
         let all = geometry.pages();
@@ -110,7 +110,9 @@ impl Model {
             stats: Stats::default(),
         }
     }
+}
 
+impl Model {
     /// Lets `op` happen to both and compares what comes of it.
     pub fn step(&mut self, op: Op) {
         match op {

@@ -9,28 +9,67 @@ use arbitrary::Arbitrary;
 pub enum Op {
     /// A fault asks the VM, which has at most so many pages for it.
     Ask {
+        /// The first page.
         page: u16,
+        /// Pages.
         len: u8,
+        /// To be written.
         write: bool,
+        /// Advice, and no access.
         prefetch: bool,
+        /// The most pages that the VM has for it.
         most: u16,
     },
     /// A fault asks for a whole part.
-    AskHuge { page: u16, write: bool },
+    AskHuge {
+        /// The first page.
+        page: u16,
+        /// To be written.
+        write: bool,
+    },
     /// A fault's answer, given when it asked, is installed; with no spare nodes if `poor`.
-    Install { fault: u8, poor: bool },
+    Install {
+        /// Which one, modulo those there are.
+        fault: u8,
+        /// No spare nodes.
+        poor: bool,
+    },
     /// A fault is going to wait: it asks again, for its first page only.
-    Narrow { fault: u8 },
+    Narrow {
+        /// Which one, modulo those there are.
+        fault: u8,
+    },
     /// An invalidation starts.
-    Start { page: u16, len: u16 },
+    Start {
+        /// The first page.
+        page: u16,
+        /// Pages.
+        len: u16,
+    },
     /// The VM changes the pages of an invalidation under way, then ends it.
-    End { invalidation: u8, change: Change },
+    End {
+        /// Which one, modulo those there are.
+        invalidation: u8,
+        /// What the VM does.
+        change: Change,
+    },
     /// A copy.
-    Access { page: u16, write: bool },
+    Access {
+        /// The first page.
+        page: u16,
+        /// To be written.
+        write: bool,
+    },
     /// A fault starves; or, if one does, it is over.
-    Starve { page: u16 },
+    Starve {
+        /// The first page.
+        page: u16,
+    },
     /// The owner exits, if `sure` is the highest number: seldom.
-    Exit { sure: u8 },
+    Exit {
+        /// Whether it happens: only at the highest number.
+        sure: u8,
+    },
 }
 
 /// What the VM does between start and end.
