@@ -28,7 +28,7 @@ pub use self::report::{Case, Report};
 use self::report::{FamilyReport, SCHEMA};
 use crate::artifacts::Artifacts;
 use crate::build::{self, BuildOptions};
-use crate::cli::{BenchArgs, BenchCommand, KernelArg};
+use crate::cli::{BenchArgs, BenchCommand, Clock, KernelArg};
 use crate::context::Context;
 use crate::exit;
 use crate::guest::Guest;
@@ -69,15 +69,20 @@ pub fn quick(context: &Context, kernel: &str, rows: &[&str]) -> Result<(Report, 
         out: PathBuf::new(),
         docs: None,
     };
-    let families = wanted(&args.only)?;
-    measured(context, &args, &families)
+    // A row can have its family's name, which would mean all of that.
+    let named = |row: &&Row| rows.contains(&row.name);
+    let all = FAMILIES
+        .iter()
+        .map(|family| (family, family.rows.iter().filter(named).collect()));
+    let some: Vec<Wanted> = all.filter(|(_, rows): &Wanted| !rows.is_empty()).collect();
+    measured(context, &args, &some)
 }
 
 /// Measures everything that was asked for.
 fn measured(
     context: &Context,
     args: &BenchArgs,
-    families: &[&'static Family],
+    families: &[Wanted],
 ) -> Result<(Report, Vec<Took>)> {
     let (date, start) = (SystemTime::now(), Instant::now());
     let options = BuildOptions {
@@ -86,7 +91,7 @@ fn measured(
     };
     let artifacts = build::ensure(context, &options)?;
     let mut host = host::host();
-    let mut run = Run::new(args, families);
+    let mut run = Run::new(args.quick, args.clock, families);
     run.measure(context, &artifacts, &mut host.accel)?;
     let report = Report {
         schema: SCHEMA.to_owned(),
@@ -131,8 +136,11 @@ fn finish(
     })
 }
 
-/// The families of what was asked for; all if nothing was.
-fn wanted(only: &[String]) -> Result<Vec<&'static Family>> {
+/// A family, and those of its rows that are measured.
+type Wanted = (&'static Family, Vec<&'static Row>);
+
+/// What was asked for; all if nothing was.
+fn wanted(only: &[String]) -> Result<Vec<Wanted>> {
     let known = |name: &str| {
         let mut rows = FAMILIES.iter().flat_map(|family| family.rows);
         FAMILIES.iter().any(|family| family.name == name) || rows.any(|row| row.name == name)
@@ -151,8 +159,10 @@ fn wanted(only: &[String]) -> Result<Vec<&'static Family>> {
         );
         return Err(exit::coded(exit::USAGE, message));
     }
-    let chosen = |family: &&Family| family.wanted(only).next().is_some();
-    Ok(FAMILIES.iter().filter(chosen).collect())
+    let all = FAMILIES
+        .iter()
+        .map(|family| (family, family.wanted(only).collect()));
+    Ok(all.filter(|(_, rows): &Wanted| !rows.is_empty()).collect())
 }
 
 /// The command line that these arguments came from, without what only says where to write.
@@ -183,11 +193,11 @@ struct Run {
 }
 
 impl Run {
-    fn new(args: &BenchArgs, families: &[&'static Family]) -> Self {
+    fn new(quick: bool, clock: Option<Clock>, families: &[Wanted]) -> Self {
         let mut tasks = Vec::new();
-        for (family, rows) in families.iter().map(|f| f.wanted(&args.only)).enumerate() {
-            for row in rows {
-                let machines = row.machines(args.clock);
+        for (family, (_, rows)) in families.iter().enumerate() {
+            for row in rows.iter().copied() {
+                let machines = row.machines(clock);
                 tasks.extend(machines.into_iter().map(|machine| Task {
                     family,
                     row,
@@ -198,10 +208,7 @@ impl Run {
                 }));
             }
         }
-        Self {
-            quick: args.quick,
-            tasks,
-        }
+        Self { quick, tasks }
     }
 
     /// Measures machine by machine: rows that want the same one share a guest, as long as it lives.
@@ -280,10 +287,10 @@ impl Run {
     }
 
     /// What came out, family by family.
-    fn families(&self, families: &[&'static Family]) -> Vec<FamilyReport> {
+    fn families(&self, families: &[Wanted]) -> Vec<FamilyReport> {
         let mut reports: Vec<FamilyReport> = families
             .iter()
-            .map(|family| FamilyReport::of(family))
+            .map(|(family, _)| FamilyReport::of(family))
             .collect();
         for task in &self.tasks {
             let mut all = Facts::default();
@@ -331,11 +338,8 @@ mod tests {
         assert_eq!(wanted(&[]).unwrap().len(), FAMILIES.len());
         assert_eq!(wanted(&["cold".to_owned()]).unwrap().len(), 1);
         let storm = ["storm".to_owned()];
-        let family = wanted(&storm).unwrap()[0];
-        assert_eq!(
-            (family.name, family.wanted(&storm).count()),
-            ("invalidation", 1)
-        );
+        let (family, rows) = &wanted(&storm).unwrap()[0];
+        assert_eq!((family.name, rows.len()), ("invalidation", 1));
         let error = wanted(&["warm".to_owned()]).unwrap_err().to_string();
         assert!(error.contains("registration"), "{error}");
     }
