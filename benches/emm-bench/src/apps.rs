@@ -1,10 +1,10 @@
 //! Unmodified programs, with regions of each kind: perftest beside our own numbers, UCX, MPI, and a table bigger than memory.
 
 use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use emm_check::child::ends_within;
 use emm_check::qp::Op;
 use emm_check::system::listens_on;
 use emm_check::ucx::OVER_UCX;
@@ -205,21 +205,18 @@ fn pair(kind: Kind, server: &str, client: &str, port: u16, env: &[(&str, &str)])
     let mut serving = Ended(start(kind, server, env)?);
     let begin = Instant::now();
     while !listens_on(port) {
-        if serving.0.try_wait()?.is_some() {
+        // That it listens is no event; that it ends is.
+        if ends_within(&mut serving.0, PACE)?.is_some() {
             wait(&mut serving.0, server)?;
             bail!("`{server}` ended before a client came");
         }
         if begin.elapsed() > LISTENS {
             bail!("`{server}` does not listen on port {port}");
         }
-        sleep(PACE);
     }
     let mut calling = start(kind, client, env)?;
     let said = wait(&mut calling, client)?;
-    let begin = Instant::now();
-    while serving.0.try_wait()?.is_none() && begin.elapsed() < LISTENS {
-        sleep(PACE);
-    }
+    ends_within(&mut serving.0, LISTENS)?;
     Ok(said)
 }
 
@@ -239,18 +236,11 @@ fn wait(child: &mut Child, line: &str) -> Result<String> {
     let (out, err) = (child.stdout.take(), child.stderr.take());
     let errors = std::thread::spawn(move || read(err));
     let output = std::thread::spawn(move || read(out));
-    let begin = Instant::now();
-    let status = loop {
-        if let Some(status) = child.try_wait()? {
-            break status;
-        }
-        if begin.elapsed() > LIMIT {
-            // It fails only when it has ended already.
-            let _ = child.kill();
-            let _ = child.wait();
-            bail!("`{line}` did not end within {} s", LIMIT.as_secs());
-        }
-        sleep(PACE);
+    let Some(status) = ends_within(child, LIMIT)? else {
+        // It fails only when it has ended already.
+        let _ = child.kill();
+        let _ = child.wait();
+        bail!("`{line}` did not end within {} s", LIMIT.as_secs());
     };
     let said = output.join().unwrap_or_default() + &errors.join().unwrap_or_default();
     if !status.success() {

@@ -7,10 +7,10 @@ use std::fs;
 use std::io;
 use std::process::{Child, Command, Stdio};
 use std::ptr;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use emm_check::kmsg::Journal;
 use emm_check::qp::Op;
 
 use crate::facts::Subject;
@@ -68,23 +68,23 @@ fn reaped(who: Who) -> Result<f64> {
     let group = Cgroup::new(&format!("{ROW}-{}", who.label()), LIMIT)?;
     group.set("memory.swap.max", "0")?;
     let mut victim = Victim::start(who)?;
+    let mut log = Journal::open("rxe0")?;
     group.take(victim.0.id())?;
     victim.stop_at_exit()?;
-    let begin = Instant::now();
-    while !reaper_was_at(victim.0.id())? {
-        if begin.elapsed() > PATIENCE {
-            bail!("no reaper within {} s", PATIENCE.as_secs());
-        }
-        thread::sleep(Duration::from_millis(100));
+    let pid = victim.0.id();
+    // That it was there, or has given up.
+    let lines = [
+        format!("oom_reaper: reaped process {pid} "),
+        format!("oom_reaper: unable to reap pid:{pid} "),
+    ];
+    let came = |text: &str| lines.iter().any(|line| text.starts_with(line));
+    if !log
+        .find(PATIENCE, came)
+        .context("reading the kernel's log")?
+    {
+        bail!("no reaper within {} s", PATIENCE.as_secs());
     }
     Ok(group.charged()? as f64 / f64::from(1 << 20))
-}
-
-/// Whether the kernel's log says that the reaper was at `pid`, or has given up.
-fn reaper_was_at(pid: u32) -> Result<bool> {
-    let text = emm_check::system::run("dmesg", &[]).context("reading the kernel's log")?;
-    Ok(text.contains(&format!("oom_reaper: reaped process {pid} "))
-        || text.contains(&format!("oom_reaper: unable to reap pid:{pid} ")))
 }
 
 /// A traced process. Dropping ends it.

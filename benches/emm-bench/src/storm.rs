@@ -99,7 +99,7 @@ fn invalidate(area: &Area, events: usize, stop: &AtomicBool, done: &AtomicU64) -
             .context("MADV_DONTNEED")?;
         count += 1;
         done.store(u64::from(count), Relaxed);
-        // A late one is made up for.
+        // The rate is what is measured, so this waits for the clock alone. A late one is made up for.
         if let Some(early) = (pace * count).checked_sub(start.elapsed()) {
             thread::sleep(early.min(Duration::from_millis(20)));
         }

@@ -3,8 +3,11 @@
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+
+use crate::child::readable;
 
 /// Priorities below this one are warnings or worse (`KERN_NOTICE` is 5).
 const NOTICE: u32 = 5;
@@ -47,6 +50,21 @@ impl Journal {
         Ok(format!(
             "no warning ({refusals} lines of rxe about what was refused)"
         ))
+    }
+
+    /// Waits for a record whose text `wanted` takes, for at most `limit`. Returns whether it came.
+    pub fn find(&mut self, limit: Duration, wanted: impl Fn(&str) -> bool) -> Result<bool> {
+        let end = Instant::now() + limit;
+        loop {
+            while let Some(record) = self.next()? {
+                if wanted(parse(&record)?.1) {
+                    return Ok(true);
+                }
+            }
+            if !readable(&self.file, end)? {
+                return Ok(false);
+            }
+        }
     }
 
     /// The next record, if there is one.

@@ -1,8 +1,10 @@
 //! What guest programs that talk verbs share: the device, regions, queue pairs, mapped memory, and the guest around them.
 //! `emm-check` and `emm-bench` are built on it.
 
+pub mod child;
 pub mod cq;
 pub mod ffi;
+pub mod kmsg;
 pub mod mem;
 pub mod private;
 pub mod qp;

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::time::Duration;
 
+use crate::child::pidfd;
 use crate::mem::{Map, PAGE};
 
 // include/uapi/linux/userfaultfd.h
@@ -89,10 +90,7 @@ impl Uffd {
 
     /// Another process's descriptor.
     pub fn take(pid: u32, fd: i32) -> io::Result<Self> {
-        // SAFETY: takes numbers only.
-        let pidfd = check(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
-        // SAFETY: the descriptor is new and ours.
-        let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd as i32) };
+        let pidfd = pidfd(pid as i32)?;
         // SAFETY: takes numbers only.
         let fd = check(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) })?;
         // SAFETY: the descriptor is new and ours.

@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
+use crate::kmsg::Journal;
 use crate::mem::Map;
 use crate::system::Kind;
 use crate::target::{Env, Target};
-use crate::verbs_cases::kmsg::Journal;
 use act::{Actor, Said};
 use plan::Plan;
 

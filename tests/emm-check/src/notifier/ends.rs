@@ -1,13 +1,14 @@
 //! Ends: of subscriptions, of processes, and what is another process's.
 
 use std::io;
-use std::os::fd::{FromRawFd as _, OwnedFd};
+use std::os::fd::AsRawFd as _;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 
 use super::{Client, DELAY, SIZE, Told, paired, slow, touched};
+use crate::child::pidfd;
 use crate::events::fork::{Gate, child, join};
 use crate::mem::PAGE;
 
@@ -134,17 +135,11 @@ pub fn reaped() -> Result<String> {
 
 /// Kills a child that can't end yet, and has its memory taken: no start may fail.
 pub fn reap(victim: i32) -> Result<()> {
-    // SAFETY: takes numbers only.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, victim, 0) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error()).context("pidfd_open");
-    }
-    // SAFETY: the descriptor is new and ours.
-    let _fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+    let fd = pidfd(victim).context("pidfd_open")?;
     // SAFETY: a signal to our own child.
     unsafe { libc::kill(victim, libc::SIGKILL) };
     // SAFETY: takes numbers only.
-    if unsafe { libc::syscall(libc::SYS_process_mrelease, fd, 0) } != 0 {
+    if unsafe { libc::syscall(libc::SYS_process_mrelease, fd.as_raw_fd(), 0) } != 0 {
         return Err(io::Error::last_os_error()).context("process_mrelease");
     }
     Ok(())

@@ -7,7 +7,6 @@ mod datagram;
 mod extended;
 mod input;
 pub mod killed;
-pub mod kmsg;
 mod memcg;
 mod mixed;
 mod rereg;
@@ -22,12 +21,12 @@ use std::io;
 use anyhow::{Context as _, Result, bail};
 
 use crate::ffi;
+use crate::kmsg::Journal;
 use crate::pair::Pair;
 use crate::qp::OpError;
 use crate::system::Kind;
 use crate::target::Env;
 use area::Area;
-use kmsg::Journal;
 
 /// The families by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
