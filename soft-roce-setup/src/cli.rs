@@ -188,7 +188,10 @@ pub struct TestArgs {
     /// Also on the debug kernel, which is built if it is not in the cache (if it is, its tests run anyway)
     #[arg(long)]
     pub debug: bool,
-    /// Write what the tests showed to this file, in Markdown
+    /// Keep the results in this file, as JSON; what it has of other tests stays, so that runs add up
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write what the tests showed to this file, in Markdown; with --json, what all its runs showed
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
     /// Only tests whose name contains this

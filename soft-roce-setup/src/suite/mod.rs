@@ -11,10 +11,12 @@ mod peers;
 mod planted;
 mod programs;
 mod report;
+mod results;
 mod shim_cases;
 mod tally;
 mod tool;
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -24,6 +26,7 @@ use crate::context::Context;
 use crate::exit;
 
 use self::report::Said;
+use self::results::{Results, Run};
 pub use self::tally::Tally;
 
 /// Kernel series that the guest tests run on.
@@ -31,11 +34,48 @@ const SERIES: [&str; 2] = ["7.3", "7.2"];
 
 /// `test`
 pub fn run(context: &Context, args: &TestArgs) -> Result<ExitCode> {
+    // A file that is none of ours is to be known before hours of tests.
+    args.json.as_deref().map(Results::read).transpose()?;
     let mut tally = Tally::new(args.filter.clone());
-    if tally.wants_group("host::") {
-        host::run(context, &mut tally)?;
-    }
     let (mut kernels, mut said) = (Vec::new(), Said::default());
+    let ended = groups(context, args, &mut tally, &mut said, &mut kernels);
+    let mut seen = BTreeSet::new();
+    kernels.retain(|kernel| seen.insert(kernel.clone()));
+    // What ended is kept, whatever stopped the others.
+    // Another run may have written the file meanwhile.
+    let known = args.json.as_deref().map(Results::read).transpose()?;
+    let mut results = known.unwrap_or_default();
+    let run = Run {
+        command: command(args),
+        date: report::today(),
+        kernels,
+    };
+    results.add(run, said, &tally);
+    if let Some(path) = &args.json {
+        results.write(path)?;
+    }
+    if let Some(path) = &args.report {
+        report::write(path, &results)?;
+    }
+    ended?;
+    Ok(if tally.close() {
+        ExitCode::SUCCESS
+    } else {
+        exit::NOT_HELD.into()
+    })
+}
+
+/// Runs all groups, in order.
+fn groups(
+    context: &Context,
+    args: &TestArgs,
+    tally: &mut Tally,
+    said: &mut Said,
+    kernels: &mut Vec<String>,
+) -> Result<()> {
+    if tally.wants_group("host::") {
+        host::run(context, tally)?;
+    }
     let only_debug = args.kernel.kernel.as_deref() == Some(crate::build::debug::NAME);
     let series: Vec<&str> = match &args.kernel.kernel {
         // Its tests are others.
@@ -44,33 +84,22 @@ pub fn run(context: &Context, args: &TestArgs) -> Result<ExitCode> {
         None => SERIES.to_vec(),
     };
     for series in &series {
-        kernels.extend(guest::run(
-            context, series, args.long, &mut tally, &mut said,
-        )?);
+        kernels.extend(guest::run(context, series, args.long, tally, said)?);
     }
     if let Some(first) = series.first().copied() {
-        programs::run(context, first, &mut tally, &mut said)?;
+        kernels.extend(programs::run(context, first, tally, said)?);
         if args.long {
-            peers::run(context, first, &mut tally, &mut said)?;
+            kernels.extend(peers::run(context, first, tally, said)?);
         }
-        planted::run(context, first, &mut tally)?;
-        bench::run(context, first, &mut tally)?;
-        tool::run(context, Some(first), &mut tally)?;
+        planted::run(context, first, tally)?;
+        bench::run(context, first, tally)?;
+        tool::run(context, Some(first), tally)?;
     }
     if args.kernel.kernel.is_none() || only_debug {
         let asked = only_debug || args.debug || args.long || debug::named(args.filter.as_deref());
-        kernels.extend(debug::run(
-            context, asked, args.long, &mut tally, &mut said,
-        )?);
+        kernels.extend(debug::run(context, asked, args.long, tally, said)?);
     }
-    if let Some(path) = &args.report {
-        report::write(path, &command(args), &kernels, &said, &tally)?;
-    }
-    Ok(if tally.close() {
-        ExitCode::SUCCESS
-    } else {
-        exit::NOT_HELD.into()
-    })
+    Ok(())
 }
 
 /// The command line that these arguments came from.
@@ -82,8 +111,11 @@ fn command(args: &TestArgs) -> String {
     if args.debug {
         words.push("--debug".to_owned());
     }
-    if let Some(path) = &args.report {
-        words.push(format!("--report {}", path.display()));
+    for (option, path) in [("--json", &args.json), ("--report", &args.report)] {
+        words.extend(
+            path.as_ref()
+                .map(|path| format!("{option} {}", path.display())),
+        );
     }
     words.extend(args.kernel.kernel.as_ref().map(|k| format!("--kernel {k}")));
     words.extend(args.filter.clone());

@@ -17,10 +17,19 @@ use crate::proc::quote;
 const LIMIT: Duration = Duration::from_secs(900);
 
 /// Runs them on the kernel `series`: all, or those that the filter names behind `programs::`.
-pub fn run(context: &Context, series: &str, tally: &mut Tally, said: &mut Said) -> Result<()> {
+///
+/// # Returns
+///
+/// The kernel's release, if a guest was needed.
+pub fn run(
+    context: &Context,
+    series: &str,
+    tally: &mut Tally,
+    said: &mut Said,
+) -> Result<Option<String>> {
     let group = format!("guest::{series}::programs");
     let Some(only) = tally.inside(&group) else {
-        return Ok(());
+        return Ok(None);
     };
     let options = BuildOptions {
         kernel: Some(series.to_owned()),
@@ -54,7 +63,7 @@ pub fn run(context: &Context, series: &str, tally: &mut Tally, said: &mut Said) 
         tally.add(&group, start.elapsed(), Outcome::Failed(why));
     }
     said.keep(group, text);
-    Ok(())
+    Ok(Some(artifacts.kernel.version))
 }
 
 /// The test of a fact.

@@ -7,7 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 
-use super::tally::{Outcome, Tally};
+use super::results::Results;
+use super::tally::Outcome;
 use crate::build::debug;
 
 /// How a cell of the matrix came out.
@@ -129,13 +130,24 @@ impl Said {
         self.0.insert(name, text);
     }
 
-    fn matrix(&self, name: &str) -> Matrix {
-        let mut matrix = Matrix::default();
-        for line in self.0.get(name).into_iter().flat_map(|t| t.lines()) {
-            matrix.line(line);
-        }
-        matrix
+    /// All of it.
+    pub fn into_outputs(self) -> BTreeMap<String, String> {
+        self.0
     }
+}
+
+/// The matrix that the test `name` made.
+fn matrix(results: &Results, name: &str) -> Matrix {
+    let mut matrix = Matrix::default();
+    for line in results
+        .outputs
+        .get(name)
+        .into_iter()
+        .flat_map(|t| t.lines())
+    {
+        matrix.line(line);
+    }
+    matrix
 }
 
 /// The kinds of region that have a matrix, the test that makes it, and the command.
@@ -146,33 +158,36 @@ const KINDS: [(&str, &str, &str); 3] = [
 ];
 
 /// Writes the document.
-pub fn write(
-    path: &Path,
-    command: &str,
-    kernels: &[String],
-    said: &Said,
-    tally: &Tally,
-) -> Result<()> {
-    let text = document(command, kernels, said, tally);
+pub fn write(path: &Path, results: &Results) -> Result<()> {
+    let text = document(results);
     std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
-fn document(command: &str, kernels: &[String], said: &Said, tally: &Tally) -> String {
-    let mut out = format!(
-        "# Compatibility\n\nWritten by `{command}` on {}. Kernels: {}.\n\n",
-        today(),
-        kernels.join(", ")
-    );
+fn document(results: &Results) -> String {
+    let mut out =
+        "# Compatibility\n\nWritten by `test --report` from what these printed:\n\n".to_owned();
+    out.push_str("| run | command | date | kernels |\n|---|---|---|---|\n");
+    for (i, run) in results.runs.iter().enumerate() {
+        let kernels = run.kernels.join(", ");
+        let _ = writeln!(
+            out,
+            "| {} | `{}` | {} | {kernels} |",
+            i + 1,
+            run.command,
+            run.date
+        );
+    }
     out.push_str(
-        "A cell of a matrix is an operation, running without pause on one part of a region while the event happens to \
+        "\nA cell of a matrix is an operation, running without pause on one part of a region while the event happens to \
          another part, where it\nruns before, between and after the event's steps. *ok*: every byte was right, around each target too, \
          and what the memory does not\nallow ended in a completion with an error. –: there is no such cell (a pinned region keeps the pages it got). Any cell \
          again:\n`cargo run -r -- run --mr pinned --append 'numa=fake=2 numa_balancing=disable' --disk 512M -- emm-check matrix EVENT --verb VERB --mr KIND`.\n\n",
     );
-    summary(&mut out, kernels, said);
-    for kernel in kernels {
+    let kernels = kernels(results);
+    summary(&mut out, &kernels, results);
+    for kernel in &kernels {
         for (kind, test, _) in KINDS {
-            let matrix = said.matrix(&format!("guest::{}::{test}", series(kernel)));
+            let matrix = matrix(results, &format!("guest::{}::{test}", series(kernel)));
             if matrix.cells.is_empty() {
                 continue;
             }
@@ -183,26 +198,38 @@ fn document(command: &str, kernels: &[String], said: &Said, tally: &Tally) -> St
             }
         }
     }
-    out.push_str("## Tests\n\n| test | outcome |\n|---|---|\n");
-    for (name, outcome) in tally
-        .results()
-        .filter(|(name, _)| !name.starts_with("host::"))
+    suites(&mut out, results);
+    out.push_str("## Tests\n\n| test | outcome | run |\n|---|---|---|\n");
+    for test in results
+        .tests()
+        .filter(|test| !test.name.starts_with("host::"))
     {
-        let said = match outcome {
+        let said = match &test.outcome {
             Outcome::Passed => "passed".to_owned(),
             Outcome::Failed(_) => "**failed**".to_owned(),
             Outcome::Skipped(why) => format!("skipped: {why}"),
         };
-        let _ = writeln!(out, "| {name} | {said} |");
+        let _ = writeln!(out, "| {} | {said} | {} |", test.name, test.run + 1);
     }
     out
 }
 
-fn summary(out: &mut String, kernels: &[String], said: &Said) {
+/// Releases of all kernels, each once.
+fn kernels(results: &Results) -> Vec<&str> {
+    let mut kernels = Vec::new();
+    for kernel in results.runs.iter().flat_map(|run| &run.kernels) {
+        if !kernels.contains(&kernel.as_str()) {
+            kernels.push(kernel);
+        }
+    }
+    kernels
+}
+
+fn summary(out: &mut String, kernels: &[&str], results: &Results) {
     out.push_str("| kernel | region | command | cells right | wrong |\n|---|---|---|---|---|\n");
     for kernel in kernels {
         for (kind, test, command) in KINDS {
-            let matrix = said.matrix(&format!("guest::{}::{test}", series(kernel)));
+            let matrix = matrix(results, &format!("guest::{}::{test}", series(kernel)));
             if matrix.cells.is_empty() {
                 continue;
             }
@@ -215,6 +242,26 @@ fn summary(out: &mut String, kernels: &[String], said: &Said) {
         }
     }
     out.push('\n');
+}
+
+/// What the peers' own suites printed.
+fn suites(out: &mut String, results: &Results) {
+    let all: Vec<_> = results
+        .outputs
+        .iter()
+        .filter(|(name, _)| name.contains("::peers::"))
+        .collect();
+    if all.is_empty() {
+        return;
+    }
+    out.push_str("## The peers' own suites\n\n");
+    for (name, text) in all {
+        let _ = writeln!(
+            out,
+            "`cargo run -r -- test --long {name}`:\n\n```\n{}\n```\n",
+            text.trim_end()
+        );
+    }
 }
 
 /// The name that tests have for a kernel: its series.
@@ -232,7 +279,7 @@ fn series(kernel: &str) -> String {
 }
 
 /// The date, in UTC.
-fn today() -> String {
+pub fn today() -> String {
     let days = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs() / 86400);
@@ -262,7 +309,10 @@ fn civil(mut days: u64) -> (u64, u64, u64) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::results::Run;
+    use super::super::tally::Tally;
     use super::*;
+    use std::time::Duration;
 
     #[test]
     fn dates() {
@@ -281,7 +331,17 @@ mod tests {
                     known emm    matrix: READ x remap: the stage: 9 wrong bytes, first at offset 0x20 (1 s)\n\
                     skip  WRITE x remap: there is no disk\nPASS: 1 passed\n";
         said.keep("guest::7.3::matrix".into(), text.into());
-        let matrix = said.matrix("guest::7.3::matrix");
+        let mut tally = Tally::new(None);
+        tally.add("guest::7.3::matrix", Duration::ZERO, Outcome::Passed);
+        let run = Run {
+            command: "cargo x".into(),
+            date: today(),
+            kernels: vec!["7.3.4+deb13-amd64".into()],
+        };
+        said.keep("guest::7.3::peers::a".into(), "Asked: 3 passed\n".into());
+        let mut results = Results::default();
+        results.add(run, said, &tally);
+        let matrix = matrix(&results, "guest::7.3::matrix");
         assert_eq!(matrix.verbs, ["WRITE", "READ"]);
         assert_eq!(matrix.events, ["dontneed", "remap"]);
         assert_eq!(matrix.count(|c| *c == Cell::Held), 1);
@@ -296,9 +356,14 @@ mod tests {
         assert_eq!(series("7.3.4+deb13-amd64"), "7.3");
         assert_eq!(series("debug"), "debug");
         assert_eq!(series("7.3.4-debug"), "debug");
-        let whole = document("x", &["7.3.4+deb13-amd64".into()], &said, &Tally::new(None));
-        assert!(
-            whole.contains("| 7.3.4+deb13-amd64 | EMM | `emm-check matrix --mr emm` | 1 | 2 |")
-        );
+        let whole = document(&results);
+        for line in [
+            "| 7.3.4+deb13-amd64 | EMM | `emm-check matrix --mr emm` | 1 | 2 |",
+            "| guest::7.3::matrix | passed | 1 |",
+            "| 1 | `cargo x` |",
+            "```\nAsked: 3 passed\n```",
+        ] {
+            assert!(whole.contains(line), "{line}");
+        }
     }
 }

@@ -2,8 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 /// What became of one test.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "result", content = "why", rename_all = "lowercase")]
 pub enum Outcome {
     /// It held.
     Passed,
@@ -17,7 +20,7 @@ pub enum Outcome {
 #[derive(Debug)]
 pub struct Tally {
     filter: Option<String>,
-    results: Vec<(String, Outcome)>,
+    results: Vec<(String, Duration, Outcome)>,
     start: Instant,
 }
 
@@ -75,21 +78,22 @@ impl Tally {
             }
             Outcome::Skipped(why) => println!("test {name} ... skipped: {why}"),
         }
-        self.results.push((name.to_owned(), outcome));
+        self.results.push((name.to_owned(), took, outcome));
     }
 
     /// All results so far, in order.
-    pub fn results(&self) -> impl Iterator<Item = (&str, &Outcome)> {
+    pub fn results(&self) -> impl Iterator<Item = (&str, Duration, &Outcome)> {
         self.results
             .iter()
-            .map(|(name, outcome)| (name.as_str(), outcome))
+            .map(|(name, took, outcome)| (name.as_str(), *took, outcome))
     }
 
     /// Prints the sum. Returns whether all held, and at least one was run.
     pub fn close(self) -> bool {
         let count = |wanted: fn(&Outcome) -> bool| {
-            let fits = |result: &&(String, Outcome)| wanted(&result.1);
-            self.results.iter().filter(fits).count()
+            self.results()
+                .filter(|(.., outcome)| wanted(outcome))
+                .count()
         };
         let passed = count(|o| *o == Outcome::Passed);
         let failed = count(|o| matches!(o, Outcome::Failed(_)));
@@ -102,7 +106,7 @@ impl Tally {
             return false;
         }
         println!("tests took {:.0} s", self.start.elapsed().as_secs_f64());
-        for (name, outcome) in &self.results {
+        for (name, _, outcome) in self.results() {
             if matches!(outcome, Outcome::Failed(_)) {
                 println!("failed: {name}");
             }

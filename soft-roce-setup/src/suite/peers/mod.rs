@@ -74,7 +74,16 @@ enum Comparison {
 }
 
 /// Runs the suites on the kernel `series`.
-pub fn run(context: &Context, series: &str, tally: &mut Tally, said: &mut Said) -> Result<()> {
+///
+/// # Returns
+///
+/// The kernel's release, if a guest was needed.
+pub fn run(
+    context: &Context,
+    series: &str,
+    tally: &mut Tally,
+    said: &mut Said,
+) -> Result<Option<String>> {
     let name = |what: &str| format!("guest::{series}::peers::{what}");
     let mut comparisons = Vec::new();
     for space in Space::ALL {
@@ -92,7 +101,7 @@ pub fn run(context: &Context, series: &str, tally: &mut Tally, said: &mut Said) 
         .filter(|case| tally.wants(&name(case.name)))
         .collect();
     if comparisons.is_empty() && cases.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
     let selftests = cases.iter().any(|case| case.script.contains("/selftests"));
     let mut guests = Guests::new(context, series, selftests)?;
@@ -113,7 +122,7 @@ pub fn run(context: &Context, series: &str, tally: &mut Tally, said: &mut Said) 
         said.keep(name(case.name), text);
         tally.add(&name(case.name), start.elapsed(), outcome);
     }
-    Ok(())
+    Ok(Some(guests.artifacts.kernel.version))
 }
 
 /// The guest of the suites: with forky's tree.
