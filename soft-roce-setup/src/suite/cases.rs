@@ -81,6 +81,13 @@ pub const CASES: &[Case] = &[
         200,
         "emm-check verify --mr emm --op write,read,send",
     ),
+    Case {
+        name: "eight_queue_pairs_every_mtu",
+        script: "emm-check verify --mr emm,odp --qps 8 --every-mtu",
+        seconds: 600,
+        wants: &["known odp    verify write", "[8 queue pairs, MTU 256]"],
+        long: false,
+    },
     case(
         "verify_foreign_iova",
         200,

@@ -44,9 +44,12 @@ pub struct Common {
     pub allow_stock: bool,
 }
 
+/// All path MTUs, in bytes.
+pub const MTUS: [u32; 5] = [256, 512, 1024, 2048, 4096];
+
 fn mtu(s: &str) -> Result<u32, String> {
     match s.parse() {
-        Ok(n @ (256 | 512 | 1024 | 2048 | 4096)) => Ok(n),
+        Ok(n) if MTUS.contains(&n) => Ok(n),
         _ => Err("256, 512, 1024, 2048 or 4096".into()),
     }
 }
@@ -99,6 +102,12 @@ pub enum Cmd {
         /// Only memory that is resident
         #[arg(long)]
         hot_only: bool,
+        /// Queue pairs on the one region, which the cases are shared out to
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+        qps: u16,
+        /// On each path MTU, 256 to 4096 bytes, instead of --mtu
+        #[arg(long)]
+        every_mtu: bool,
     },
     /// RDMA WRITE and READ over all of a region at odd offsets and lengths
     Sweep {

@@ -34,6 +34,7 @@ pub fn demo(env: &Env, size: usize, shim: &Path) {
         lengths: vec![1, 7, 64, 1000, 4096, 4097, 8192, 65_537],
         iova: false,
         fresh: vec![false],
+        qps: 1,
     };
     each(
         &env.report,

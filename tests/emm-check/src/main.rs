@@ -127,7 +127,7 @@ fn run(cli: Cli) -> Result<bool> {
         Cmd::UffdChild { first: true, .. } => Some(uffd::Uffd::new()?),
         _ => None,
     };
-    let env = env(&cli.common)?;
+    let mut env = env(&cli.common)?;
     let stock = cli.common.allow_stock;
     match &cli.command {
         Cmd::TrafficChild { qps, mr } => return kill::child(&env, *mr, *qps).map(|()| true),
@@ -158,6 +158,8 @@ fn run(cli: Cli) -> Result<bool> {
             lengths,
             iova,
             hot_only,
+            qps,
+            every_mtu,
         } => {
             let matrix = Matrix {
                 verbs: op,
@@ -177,13 +179,18 @@ fn run(cli: Cli) -> Result<bool> {
                 } else {
                     vec![true, false]
                 },
+                qps: qps.into(),
             };
             if let Some(n) = matrix.lengths.iter().find(|&&n| n > target::MAX_OP) {
                 anyhow::bail!("length {n}: at most 1M");
             }
-            each(&env.report, stock, &mr, |kind| {
-                verify::verify(&env, kind, &matrix)
-            });
+            let one = [env.mtu];
+            for mtu in if every_mtu { &cli::MTUS[..] } else { &one } {
+                env.mtu = *mtu;
+                each(&env.report, stock, &mr, |kind| {
+                    verify::verify(&env, kind, &matrix)
+                });
+            }
         }
         Cmd::Sweep { size, mr } => each(&env.report, stock, &mr, |kind| {
             sweep::sweep(&env, kind, size)

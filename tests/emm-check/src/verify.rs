@@ -3,7 +3,9 @@
 //! Source and target of each operation both lie in the region under test, so that reading from it and writing to it are both
 //! covered. Wrong cases are counted, not fatal: in-tree on-demand paging has many.
 
-use anyhow::Result;
+use std::sync::Arc;
+
+use anyhow::{Result, bail};
 use serde_json::json;
 
 use crate::mem::{Map, PAGE, Wrong};
@@ -100,6 +102,22 @@ impl Tally {
     }
 }
 
+impl Tally {
+    /// Takes in what was found in a region at `iova`.
+    fn merge(&mut self, other: Self, iova: Option<u64>) {
+        if self.wrong == 0 && other.wrong > 0 {
+            self.first = match iova {
+                Some(iova) => format!("{}, iova {iova:#x}", other.first),
+                None => other.first,
+            };
+        }
+        self.cases += other.cases;
+        self.wrong += other.wrong;
+        self.stray += other.stray;
+        self.errors += other.errors;
+    }
+}
+
 /// Options of `verify`.
 pub struct Matrix {
     /// What to run.
@@ -112,6 +130,38 @@ pub struct Matrix {
     pub iova: bool,
     /// Memory states: untouched before each case, resident and translated.
     pub fresh: Vec<bool>,
+    /// Queue pairs on the one region, which the cases are shared out to.
+    pub qps: usize,
+}
+
+/// One copy.
+#[derive(Clone, Copy)]
+struct Case {
+    seed: u64,
+    fresh: bool,
+    off: usize,
+    len: usize,
+}
+
+impl Matrix {
+    /// All copies; the seed of each is its own.
+    fn cases(&self, seed: u64) -> Vec<Case> {
+        let mut cases = Vec::new();
+        for &fresh in &self.fresh {
+            for &off in &self.offsets {
+                for &len in &self.lengths {
+                    let seed = seed + 1 + cases.len() as u64;
+                    cases.push(Case {
+                        seed,
+                        fresh,
+                        off,
+                        len,
+                    });
+                }
+            }
+        }
+        cases
+    }
 }
 
 /// Runs the matrix for one kind and reports a line per operation.
@@ -137,12 +187,16 @@ pub fn verify(env: &Env, kind: Kind, m: &Matrix) -> Result<()> {
             "{label:6} verify {}: {wrong} of {cases} wrong ({stray} wrote outside the target, {errors} errors) {first}",
             verb.name()
         );
+        let text = match (m.qps, env.mtu) {
+            (1, _) => text,
+            (qps, mtu) => format!("{text} [{qps} queue pairs, MTU {mtu}]"),
+        };
         env.report.fact(
             wrong == 0,
             kind.resolve() != Kind::Odp,
             &text,
-            json!({"t": "matrix", "mr": label, "op": verb.name(), "cases": cases, "wrong": wrong, "stray": stray,
-                   "errors": errors, "detail": first}),
+            json!({"t": "matrix", "mr": label, "op": verb.name(), "qps": m.qps, "mtu": env.mtu, "cases": cases, "wrong": wrong,
+                   "stray": stray, "errors": errors, "detail": first}),
         );
     }
     Ok(())
@@ -156,54 +210,88 @@ fn one(
     iova: Option<u64>,
     tally: &mut Tally,
 ) -> Result<()> {
-    let map = Map::anon(2 * AREA)?;
+    let map = Arc::new(Map::anon(m.qps * 2 * AREA)?);
     let access = ALL_ACCESS | kind.flags();
     let base = iova.unwrap_or(map.addr() as u64);
-    let mr = match iova {
+    let mr = Arc::new(match iova {
         None => Mr::new(&env.pd, map.addr(), map.len(), access)?,
         Some(iova) => Mr::with_iova(&env.pd, map.addr(), map.len(), iova, access)?,
-    };
-    let mut t = Target::sharing(env, map.into(), mr.into())?;
+    });
+    let mut targets = (0..m.qps)
+        .map(|_| Target::sharing(env, map.clone(), mr.clone()))
+        .collect::<Result<Vec<_>>>()?;
     if verb == Verb::Atomic {
-        return atomics(env, &mut t, base, tally);
+        return atomics(env, &mut targets[0], base, tally);
     }
-    let mut seed = env.seed;
-    for &fresh in &m.fresh {
-        for &off in &m.offsets {
-            for &len in &m.lengths {
-                seed += 1;
-                // Aligned on both sides or on neither.
-                let from = 2 * PAGE + off * 3 % PAGE;
-                let to = AREA + 2 * PAGE + off;
-                // Pinned memory can't be given back: the device would keep the old pages.
-                let fresh = fresh && kind != Kind::Pinned;
-                let still = if fresh { 0 } else { STILL };
-                if fresh {
-                    t.map.advise(0, 2 * AREA, libc::MADV_DONTNEED)?;
-                } else {
-                    t.map.set(to - AROUND, len + 2 * AROUND, still);
-                }
-                t.cpu_fill(from, len, seed);
-                let done = copy(&t, base, verb, from, to, len);
-                let found = done.map(|()| {
-                    let mut stray = t.map.check_byte(to - AROUND, AROUND, still);
-                    stray.add(t.map.check_byte(to + len, AROUND, still));
-                    // The source must not have been written either.
-                    stray.add(t.map.check(from, len, seed, from));
-                    (t.map.check(to, len, seed, from), stray)
-                });
-                let failed = found.is_err();
-                tally.add(
-                    || format!("offset {off}, length {len}, fresh {fresh}, iova {iova:?}"),
-                    found,
-                );
-                if failed {
-                    t.new_qp()?;
-                }
-            }
-        }
+    let cases = m.cases(env.seed);
+    let tallies = std::thread::scope(|s| {
+        let threads: Vec<_> = targets
+            .iter_mut()
+            .enumerate()
+            .map(|(i, t)| {
+                let cases = cases.iter().copied().skip(i).step_by(m.qps);
+                s.spawn(move || share(t, i * 2 * AREA, base, kind, verb, cases))
+            })
+            .collect();
+        let joined = threads.into_iter().map(|thread| match thread.join() {
+            Ok(result) => result,
+            Err(_) => bail!("a thread panicked"),
+        });
+        joined.collect::<Result<Vec<_>>>()
+    })?;
+    for part in tallies {
+        tally.merge(part, iova);
     }
     Ok(())
+}
+
+/// The cases of one queue pair, in the part of the region at `part`.
+fn share(
+    t: &mut Target,
+    part: usize,
+    base: u64,
+    kind: Kind,
+    verb: Verb,
+    cases: impl Iterator<Item = Case>,
+) -> Result<Tally> {
+    let mut tally = Tally::default();
+    for Case {
+        seed,
+        fresh,
+        off,
+        len,
+    } in cases
+    {
+        // Aligned on both sides or on neither.
+        let from = part + 2 * PAGE + off * 3 % PAGE;
+        let to = part + AREA + 2 * PAGE + off;
+        // Pinned memory can't be given back: the device would keep the old pages.
+        let fresh = fresh && kind != Kind::Pinned;
+        let still = if fresh { 0 } else { STILL };
+        if fresh {
+            t.map.advise(part, 2 * AREA, libc::MADV_DONTNEED)?;
+        } else {
+            t.map.set(to - AROUND, len + 2 * AROUND, still);
+        }
+        t.cpu_fill(from, len, seed);
+        let done = copy(t, base, verb, from, to, len);
+        let found = done.map(|()| {
+            let mut stray = t.map.check_byte(to - AROUND, AROUND, still);
+            stray.add(t.map.check_byte(to + len, AROUND, still));
+            // The source must not have been written either.
+            stray.add(t.map.check(from, len, seed, from));
+            (t.map.check(to, len, seed, from), stray)
+        });
+        let failed = found.is_err();
+        tally.add(
+            || format!("offset {off}, length {len}, fresh {fresh}"),
+            found,
+        );
+        if failed {
+            t.new_qp()?;
+        }
+    }
+    Ok(tally)
 }
 
 fn copy(
