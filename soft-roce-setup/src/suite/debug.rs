@@ -43,6 +43,13 @@ const CASES: &[Case] = &[
         1500,
         "emm-check matrix first-touch fork-cow dontneed swap-zram remap mprotect move-pages kill --mr emm",
     ),
+    case("matrix_whole", 7200, "emm-check matrix --mr emm").long(),
+    case(
+        "stress_for_long",
+        2400,
+        "emm-check --seed 2 stress --seconds 600 --qps 8 --mr emm",
+    )
+    .long(),
     case(
         "stress_against_shadow",
         300,

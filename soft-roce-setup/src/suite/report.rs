@@ -198,7 +198,7 @@ fn document(results: &Results) -> String {
             }
         }
     }
-    suites(&mut out, results);
+    shown(&mut out, results);
     out.push_str("## Tests\n\n| test | outcome | run |\n|---|---|---|\n");
     for test in results
         .tests()
@@ -244,23 +244,33 @@ fn summary(out: &mut String, kernels: &[&str], results: &Results) {
     out.push('\n');
 }
 
-/// What the peers' own suites printed.
-fn suites(out: &mut String, results: &Results) {
-    let all: Vec<_> = results
-        .outputs
-        .iter()
-        .filter(|(name, _)| name.contains("::peers::"))
-        .collect();
-    if all.is_empty() {
-        return;
-    }
-    out.push_str("## The peers' own suites\n\n");
-    for (name, text) in all {
-        let _ = writeln!(
-            out,
-            "`cargo run -r -- test --long {name}`:\n\n```\n{}\n```\n",
-            text.trim_end()
-        );
+/// Sections that show what tests printed, and a part of those tests' names.
+const SHOWN: [(&str, &str); 3] = [
+    (
+        "Every byte at odd offsets and lengths",
+        "::eight_queue_pairs_every_mtu",
+    ),
+    ("Races", "::ten_million_operations"),
+    ("The peers' own suites", "::peers::"),
+];
+
+/// What tests printed whose lines say more than their outcome.
+fn shown(out: &mut String, results: &Results) {
+    for (title, part) in SHOWN {
+        let mut title = Some(title);
+        for (name, text) in &results.outputs {
+            if !name.contains(part) {
+                continue;
+            }
+            if let Some(title) = title.take() {
+                let _ = writeln!(out, "## {title}\n");
+            }
+            let _ = writeln!(
+                out,
+                "`cargo run -r -- test --long {name}`:\n\n```\n{}\n```\n",
+                text.trim_end()
+            );
+        }
     }
 }
 
