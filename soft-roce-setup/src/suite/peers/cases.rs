@@ -71,10 +71,9 @@ pub const CASES: &[Case] = &[
          timeout 60 bash $t > /tmp/peers/selftest 2>&1; status=$?\n\
          echo \"${t##*/}: status $status\"; tail -n 6 /tmp/peers/selftest\n\
          [ $status = 0 ] || failed=\"$failed ${t##*/}\"; done\n\
-         rmmod rdma_rxe 2> /dev/null; modprobe -a udp_tunnel ip6_udp_tunnel\n\
-         insmod /emm/modules/rdma_rxe.ko mr_backend=emm\n\
-         rdma link add rxe0 type rxe netdev eth9\n\
-         [ -z \"$failed\" ] && echo all of them",
+         rmmod rdma_rxe 2> /dev/null; modprobe -a rdma_ucm ib_uverbs udp_tunnel ip6_udp_tunnel\n\
+         insmod /emm/modules/rdma_rxe.ko mr_backend=emm; rdma link add rxe0 type rxe netdev eth9\n\
+         ibv_devinfo -d rxe0 > /dev/null && [ -z \"$failed\" ] && echo all of them",
     ),
     // They have the VM do what it does, to their own memory and (compaction, KSM, THP) to all of it. What passes alone passes
     // beside the traffic, too, of which every byte is compared; each is run once at least, and all go on as long as it does.

@@ -23,6 +23,8 @@ const PROLOGUE: &str = include_str!("prologue.sh");
 const RUNNER: &str = include_str!("runner.py");
 /// Longest time of one module of a suite, in seconds.
 const MODULE: u64 = 120;
+/// How often the module of a test that is lost runs again, pinned.
+const AGAIN: u32 = 8;
 /// Longest time of one run of a suite.
 const SUITE: Duration = Duration::from_secs(900);
 
@@ -62,6 +64,15 @@ enum Regions {
     InTree,
     /// All on demand by the shim, and EMM's.
     Shim,
+    /// All on demand by the shim, which is told not to stay away from the in-tree implementation.
+    ShimInTree,
+}
+
+impl Regions {
+    /// Whether its results are only shown: nobody here answers for them.
+    fn shown_only(self) -> bool {
+        self == Self::ShimInTree
+    }
 }
 
 /// What is compared in a user space.
@@ -184,21 +195,34 @@ impl<'a> Guests<'a> {
     fn compare(&mut self, space: Space, comparison: Comparison) -> Result<(Outcome, String)> {
         let (modules, ways): (&str, &[Regions]) = match comparison {
             Comparison::Odp => ("test_odp", &[Regions::Asked, Regions::InTree]),
-            Comparison::Whole => ("", &[Regions::Asked, Regions::Shim]),
+            Comparison::Whole => ("", &[Regions::Asked, Regions::Shim, Regions::ShimInTree]),
         };
         let mut runs = BTreeMap::new();
         let mut text = String::new();
         for way in ways {
             let (run, ended) = self.suite(space, modules, *way)?;
             text.push_str(&format!("{way:?}: {}\n", run.counts()));
-            if let Some(problem) = ended {
+            if let Some(problem) = ended.filter(|_| !way.shown_only()) {
                 return Ok((Outcome::Failed(format!("{way:?}: {problem}")), text));
             }
             runs.insert(*way, run);
         }
         let mut wrong = match comparison {
             Comparison::Odp => odp_is_whole(space, &runs[&Regions::Asked], &runs[&Regions::InTree]),
-            Comparison::Whole => all_pass_unpinned(&runs[&Regions::Asked], &runs[&Regions::Shim]),
+            Comparison::Whole => {
+                let (pinned, shim) = (&runs[&Regions::Asked], &runs[&Regions::Shim]);
+                let mut lost = Vec::new();
+                for (id, why) in shim.lost(pinned) {
+                    match self.fails_pinned(space, id)? {
+                        Some(run) => text.push_str(&format!(
+                            "Shim: {id}: {why}. It fails pinned, too: at run {run} of its module\n"
+                        )),
+                        None => lost.push(format!("{id}: {why}")),
+                    }
+                }
+                lost.extend(shim_was_there(shim));
+                lost
+            }
         };
         for (way, run) in &runs {
             for (id, why) in run.others() {
@@ -215,6 +239,23 @@ impl<'a> Guests<'a> {
         Ok((Outcome::Failed(wrong.join("\n")), text))
     }
 
+    /// Runs the module of the test `id` with pinned regions until that test fails: one that races with its own
+    /// traffic (`test_resize_cq` of 56.1 shrinks a queue while completions come in) says nothing of regions.
+    ///
+    /// # Returns
+    ///
+    /// The number of the run that it failed in, if it did.
+    fn fails_pinned(&mut self, space: Space, id: &str) -> Result<Option<u32>> {
+        let module = id.split('.').nth(1).unwrap_or(id).to_owned();
+        for number in 1..=AGAIN {
+            let (run, _) = self.suite(space, &module, Regions::Asked)?;
+            if run.others().any(|(other, _)| other == id) {
+                return Ok(Some(number));
+            }
+        }
+        Ok(None)
+    }
+
     /// One run of a suite. Returns also why it is not whole, if so.
     fn suite(
         &mut self,
@@ -224,14 +265,14 @@ impl<'a> Guests<'a> {
     ) -> Result<(Run, Option<String>)> {
         let backend = match way {
             Regions::Asked | Regions::Shim => "emm",
-            Regions::InTree => "odp",
+            Regions::InTree | Regions::ShimInTree => "odp",
         };
         // Python loads verbs in a way that a preload alone does not meet.
+        let shim = "LD_PRELOAD=/emm/lib/libverbs_shim.so LD_AUDIT=/emm/lib/libverbs_shim.so VERBS_SHIM_STATS=1";
         let shim = match way {
-            Regions::Asked | Regions::InTree => "",
-            Regions::Shim => {
-                "LD_PRELOAD=/emm/lib/libverbs_shim.so LD_AUDIT=/emm/lib/libverbs_shim.so VERBS_SHIM_STATS=1"
-            }
+            Regions::Asked | Regions::InTree => String::new(),
+            Regions::Shim => shim.to_owned(),
+            Regions::ShimInTree => format!("{shim} VERBS_SHIM=force"),
         };
         let name = space.name();
         let script = format!(
@@ -271,18 +312,14 @@ fn odp_is_whole(space: Space, emm: &Run, in_tree: &Run) -> Vec<String> {
     let lost = emm.lost(in_tree);
     wrong.extend(
         lost.into_iter()
-            .map(|line| format!("passes on in-tree paging: {line}")),
+            .map(|(id, why)| format!("passes on in-tree paging: {id}: {why}")),
     );
     wrong
 }
 
-/// What is wrong with the whole suite.
-fn all_pass_unpinned(pinned: &Run, shim: &Run) -> Vec<String> {
-    let mut wrong = shim.lost(pinned);
-    if shim.on_demand == 0 {
-        wrong.push("the shim met no registration".to_owned());
-    }
-    wrong
+/// What is wrong if the shim was not in a run that it should have been in.
+fn shim_was_there(shim: &Run) -> Option<String> {
+    (shim.on_demand == 0).then(|| "the shim met no registration".to_owned())
 }
 
 #[cfg(test)]
@@ -320,12 +357,10 @@ mod tests {
     fn what_the_shim_must_not_lose() {
         let pinned = run(&[("a", "passed"), ("b", "failed")]);
         let mut shim = run(&[("a", "passed"), ("b", "failed")]);
-        assert_eq!(
-            all_pass_unpinned(&pinned, &shim),
-            ["the shim met no registration"]
-        );
+        assert!(shim_was_there(&shim).is_some());
         shim.on_demand = 1;
-        assert!(all_pass_unpinned(&pinned, &shim).is_empty());
-        assert_eq!(all_pass_unpinned(&shim, &run(&[("a", "skipped")])).len(), 2);
+        assert!(shim_was_there(&shim).is_none() && shim.lost(&pinned).is_empty());
+        let none = run(&[("a", "skipped")]);
+        assert_eq!(none.lost(&pinned), [("a", "skipped: ".to_owned())]);
     }
 }

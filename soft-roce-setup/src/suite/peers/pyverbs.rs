@@ -122,8 +122,8 @@ impl Run {
         )
     }
 
-    /// Tests that passed in `other` and did not here, a line each.
-    pub fn lost(&self, other: &Self) -> Vec<String> {
+    /// Tests that passed in `other` and did not here, each with what became of it.
+    pub fn lost<'a>(&self, other: &'a Self) -> Vec<(&'a str, String)> {
         let lost = other.passed().into_iter().filter_map(|id| {
             let why = match self.tests.get(id) {
                 Some(Verdict::Passed) => return None,
@@ -131,7 +131,7 @@ impl Run {
                 Some(Verdict::Failed(why)) => why.clone(),
                 None => "was not run".to_owned(),
             };
-            Some(format!("{id}: {why}"))
+            Some((id, why))
         });
         lost.collect()
     }
@@ -174,10 +174,10 @@ mod tests {
     fn what_passed_there_and_not_here() {
         let all = TEXT.replace("skipped", "passed");
         let (fewer, more) = (Run::parse(TEXT), Run::parse(&all));
-        assert_eq!(fewer.lost(&more), ["b: skipped: no XRC"]);
+        assert_eq!(fewer.lost(&more), [("b", "skipped: no XRC".to_owned())]);
         assert!(more.lost(&fewer).is_empty());
         let none = Run::parse("");
-        assert_eq!(none.lost(&fewer), ["a: was not run"]);
+        assert_eq!(none.lost(&fewer), [("a", "was not run".to_owned())]);
     }
 
     #[test]
