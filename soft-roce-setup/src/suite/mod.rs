@@ -85,12 +85,12 @@ fn groups(
     };
     for series in &series {
         kernels.extend(guest::run(context, series, args.long, tally, said)?);
+        if args.long {
+            kernels.extend(peers::run(context, series, tally, said)?);
+        }
     }
     if let Some(first) = series.first().copied() {
         kernels.extend(programs::run(context, first, tally, said)?);
-        if args.long {
-            kernels.extend(peers::run(context, first, tally, said)?);
-        }
         planted::run(context, first, tally)?;
         bench::run(context, first, tally)?;
         tool::run(context, Some(first), tally)?;
@@ -98,6 +98,10 @@ fn groups(
     if args.kernel.kernel.is_none() || only_debug {
         let asked = only_debug || args.debug || args.long || debug::named(args.filter.as_deref());
         kernels.extend(debug::run(context, asked, args.long, tally, said)?);
+        if args.long {
+            let name = crate::build::debug::NAME;
+            kernels.extend(peers::run(context, name, tally, said)?);
+        }
     }
     Ok(())
 }
