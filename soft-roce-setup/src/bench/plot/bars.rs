@@ -5,7 +5,9 @@ use anyhow::Result;
 use super::super::report::{Case, KINDS};
 use super::super::table::cell;
 use super::axis::Axis;
-use super::canvas::{Canvas, GRID, Hold, INK, WIDTH, colour, text_width};
+use super::canvas::{
+    Canvas, GRID, Hold, INK, Shape, WIDTH, colour, text_width, title as kind_title,
+};
 
 const TOP: i32 = 62;
 /// Height of a bar with its gap, and of the gap between groups.
@@ -43,7 +45,7 @@ pub fn draw(title: &str, unit: &str, cases: &[&Case]) -> Result<Option<String>> 
     let mut svg = String::new();
     let canvas = Canvas::new(&mut svg, bottom + 52)?;
     canvas.title(title)?;
-    canvas.legend(&kinds)?;
+    canvas.legend(&kinds, Shape::Bars)?;
     for (value, label) in &axis.ticks {
         let at = across(*value);
         canvas.line(vec![(at, TOP), (at, bottom)], GRID, 1)?;
@@ -71,7 +73,13 @@ pub fn draw(title: &str, unit: &str, cases: &[&Case]) -> Result<Option<String>> 
                     end = end.max(across(q3));
                 }
             }
-            canvas.text(&cell(case, &outcome.mr), (end + 6, middle), Hold::Left)?;
+            let value = cell(case, &outcome.mr);
+            let text = match outcome.median {
+                Some(_) => value,
+                // No bar's colour says whose it is.
+                None => format!("{}: {value}", kind_title(&outcome.mr)),
+            };
+            canvas.text(&text, (end + 6, middle), Hold::Left)?;
             y += BAR;
         }
         y += GAP;

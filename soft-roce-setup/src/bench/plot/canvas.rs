@@ -134,15 +134,27 @@ impl<'a> Canvas<'a> {
     }
 
     /// The names of `kinds` in one line below the title.
-    pub fn legend(&self, kinds: &[&str]) -> Result<()> {
+    pub fn legend(&self, kinds: &[&str], shape: Shape) -> Result<()> {
         let mut x = 18;
         for mr in kinds {
-            self.mark(mr, (x, 40))?;
+            match shape {
+                Shape::Points => self.mark(mr, (x, 40))?,
+                Shape::Bars => self.rectangle([(x - 5, 35), (x + 5, 45)], colour(mr))?,
+            }
             self.text(title(mr), (x + 11, 40), Hold::Left)?;
             x += 34 + text_width(title(mr));
         }
         Ok(())
     }
+}
+
+/// What a legend explains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// Points of curves.
+    Points,
+    /// Bars.
+    Bars,
 }
 
 /// About how wide a text is in pixels.
@@ -157,7 +169,7 @@ pub fn colour(mr: &str) -> RGBColor {
 }
 
 /// A kind's name.
-fn title(mr: &str) -> &str {
+pub fn title(mr: &str) -> &str {
     let at = KINDS.iter().position(|kind| *kind == mr);
     at.map_or(mr, |at| TITLES[at])
 }

@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::super::report::{Case, KINDS};
 use super::axis::{Axis, Scale};
-use super::canvas::{Canvas, GRID, Hold, INK, WIDTH, colour};
+use super::canvas::{Canvas, GRID, Hold, INK, Shape, WIDTH, colour};
 
 const HEIGHT: i32 = 400;
 const LEFT: i32 = 96;
@@ -75,7 +75,7 @@ pub fn draw(
             canvas.mark(mr, point)?;
         }
     }
-    canvas.legend(&drawn)?;
+    canvas.legend(&drawn, Shape::Points)?;
     canvas.finish()?;
     Ok(Some(svg))
 }
