@@ -19,11 +19,11 @@ macro_rules! ucx {
         "export UCX_REG_NONBLOCK_MEM_TYPES=host UCX_NET_DEVICES=rxe0:1 UCX_TLS=rc_verbs,ud_verbs:aux \
          UCX_UD_ETH_DGID_CHECK=n UCX_WARN_UNUSED_ENV_VARS=n\n\
          ucx() {\n\
-         timeout -k 1 25 ucx_perftest -P 0 -w 5 -n 50 -t \"$@\" > /tmp/peers/server 2>&1 & server=$!\n\
+         timeout -k 1 60 ucx_perftest -P 0 -w 5 -n 50 -t \"$@\" > /tmp/peers/server 2>&1 & server=$!\n\
          until ss -ltn | grep -q :13337; do kill -0 $server; done\n\
          timeout -k 1 20 ucx_perftest 10.9.0.1 -P 0 -w 5 -n 50 -t \"$@\" > /tmp/peers/client 2>&1\n\
          status=$?; grep Final /tmp/peers/client || tail -n 5 /tmp/peers/client\n\
-         [ $status = 0 ] && wait $server; return $status; }\n"
+         if [ $status = 0 ]; then wait $server; else kill $server 2> /dev/null; fi; return $status; }\n"
     };
 }
 
@@ -58,20 +58,23 @@ pub const CASES: &[Case] = &[
              echo $t; ucx $t || exit 1; done; echo all of them"
         ),
     ),
-    // Each unloads rdma_rxe when it is done, and takes the module that is loaded, which is the patched one.
+    // Each unloads rdma_rxe when it is done, and takes the module that is loaded, which is the patched one. One unloads the
+    // module of dummy interfaces, and the device's with it.
     case(
         "kernel_selftests_of_rdma",
-        300,
+        900,
         "mkdir -p /tmp/peers/bin; ln -sf /emm/boot/busybox /tmp/peers/bin/ping; PATH=/tmp/peers/bin:$PATH\n\
          failed=\n\
          for t in /selftests/rdma/*.sh; do\n\
          rdma link delete rxe0 2> /dev/null; rmmod rdma_rxe 2> /dev/null\n\
          modprobe -a tun veth rdma_ucm ib_uverbs udp_tunnel ip6_udp_tunnel; lsmod | grep -q ^ib_emm || insmod /emm/modules/ib_emm.ko\n\
          insmod /emm/modules/rdma_rxe.ko mr_backend=emm || exit 1\n\
-         timeout 60 bash $t > /tmp/peers/selftest 2>&1; status=$?\n\
+         timeout 180 bash $t > /tmp/peers/selftest 2>&1; status=$?\n\
          echo \"${t##*/}: status $status\"; tail -n 6 /tmp/peers/selftest\n\
          [ $status = 0 ] || failed=\"$failed ${t##*/}\"; done\n\
          rmmod rdma_rxe 2> /dev/null; modprobe -a rdma_ucm ib_uverbs udp_tunnel ip6_udp_tunnel\n\
+         ip link show eth9 > /dev/null 2>&1 || { ip link add eth9 mtu 9000 type dummy; ip link set eth9 up\n\
+         ip addr add 10.9.0.1/24 dev eth9; }\n\
          insmod /emm/modules/rdma_rxe.ko mr_backend=emm; rdma link add rxe0 type rxe netdev eth9\n\
          ibv_devinfo -d rxe0 > /dev/null && [ -z \"$failed\" ] && echo all of them",
     ),
