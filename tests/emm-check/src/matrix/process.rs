@@ -264,9 +264,11 @@ fn rmmod(actor: &mut Actor, device: &str) -> Result<String> {
     let said = match removed {
         Ok(_) => "the driver went with its device",
         Err(e) if format!("{e:#}").contains("in use") => {
-            // Until the last process was gone.
+            // A kernel with lockdep has the tunnel's sockets hold the driver (`sk_owner_set` of net/sock.h), and they live as long
+            // as its last device.
+            run("rdma", &["link", "delete", device])?;
             run("rmmod", &["rdma_rxe"])?;
-            "the driver refused as well"
+            "the driver refused as well, until its device was gone"
         }
         Err(e) => bail!("rmmod rdma_rxe: {e:#}"),
     };
