@@ -9,6 +9,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 
 use crate::ffi;
+use crate::hang;
 use crate::qp::{HANG, OpError};
 use crate::verbs::Device;
 
@@ -90,7 +91,7 @@ impl Cq {
             match self.poll()? {
                 Some(wc) if wc.status == ffi::IBV_WC_SUCCESS => return Ok(wc),
                 Some(wc) => return Err(OpError::Status(wc.status)),
-                None if Instant::now() > deadline => return Err(OpError::Hang),
+                None if Instant::now() > deadline => return Err(hang::seen()),
                 None => {}
             }
         }
@@ -132,7 +133,7 @@ impl Cq {
         let left = i32::try_from(left.as_millis()).unwrap_or(i32::MAX);
         // SAFETY: one valid descriptor.
         match unsafe { libc::poll(&mut ready, 1, left) } {
-            0 => return Err(OpError::Hang),
+            0 => return Err(hang::seen()),
             n if n < 0 => return Ok(()),
             _ => {}
         }

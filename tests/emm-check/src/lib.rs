@@ -4,6 +4,7 @@
 pub mod child;
 pub mod cq;
 pub mod ffi;
+mod hang;
 pub mod kmsg;
 pub mod mem;
 pub mod private;

@@ -1,0 +1,80 @@
+//! What is seen of a completion that does not come: where the driver's work items and our threads are, and what the driver
+//! counts meanwhile. Printed once, to stderr: those who wait beside the first one wait for the same.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use crate::qp::OpError;
+
+/// Counters are read twice, so far apart: what still moves is alive.
+const APART: Duration = Duration::from_secs(1);
+
+/// The error, after what is to be seen of it.
+pub fn seen() -> OpError {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    if !SAID.swap(true, Relaxed) {
+        eprint!("{}", state());
+    }
+    OpError::Hang
+}
+
+fn state() -> String {
+    let before = counters();
+    std::thread::sleep(APART);
+    let mut text = String::from(
+        "a completion does not come; the driver's counters, and what they grew by in a second:\n",
+    );
+    for (name, value) in counters() {
+        let grown = value.saturating_sub(before.get(&name).copied().unwrap_or(0));
+        text.push_str(&format!("  {name} {value} +{grown}\n"));
+    }
+    // A work item that sleeps is in a thread of the pool, which has the queue's name as long as it does.
+    for dir in folders("/proc") {
+        let comm = fs::read_to_string(format!("{dir}/comm")).unwrap_or_default();
+        if comm.contains("rxe") {
+            text.push_str(&stack(comm.trim(), &dir));
+        }
+    }
+    for dir in folders("/proc/self/task") {
+        text.push_str(&stack("a thread of ours", &dir));
+    }
+    text
+}
+
+/// The counters of all devices that are not 0.
+fn counters() -> BTreeMap<String, u64> {
+    let mut all = BTreeMap::new();
+    for device in folders("/sys/class/infiniband") {
+        let Ok(dir) = fs::read_dir(Path::new(&device).join("ports/1/hw_counters")) else {
+            continue;
+        };
+        for file in dir.flatten() {
+            let text = fs::read_to_string(file.path()).unwrap_or_default();
+            if let Ok(value @ 1..) = text.trim().parse() {
+                all.insert(file.file_name().to_string_lossy().into_owned(), value);
+            }
+        }
+    }
+    all
+}
+
+/// The entries of a folder; none if it can't be read: this is what is said of a failure, and no place for another.
+fn folders(path: &str) -> Vec<String> {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    entries
+        .map(|entry| entry.path().display().to_string())
+        .collect()
+}
+
+/// A thread's kernel stack, which root may read.
+fn stack(name: &str, dir: &str) -> String {
+    let frames = fs::read_to_string(format!("{dir}/stack")).unwrap_or_default();
+    let mut text = format!("{name} ({dir}):\n");
+    for frame in frames.lines() {
+        text.push_str(&format!("  {}\n", frame.trim_start_matches("[<0>] ")));
+    }
+    text
+}
