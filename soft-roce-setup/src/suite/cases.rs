@@ -79,13 +79,13 @@ pub const CASES: &[Case] = &[
     case(
         "verify_every_byte",
         200,
-        "emm-check verify --mr emm --op write,read,send",
+        "emm-check verify --mr emm --op write,read,send,atomic",
     ),
     Case {
         name: "eight_queue_pairs_every_mtu",
         script: "emm-check verify --mr emm,odp --qps 8 --every-mtu",
         seconds: 600,
-        wants: &["known odp    verify write", "[8 queue pairs, MTU 256]"],
+        wants: &["known odp    verify write [8 QPs, MTU 256]"],
         long: false,
     },
     case(

@@ -102,7 +102,7 @@ pub enum Cmd {
         /// Only memory that is resident
         #[arg(long)]
         hot_only: bool,
-        /// Queue pairs on the one region, which the cases are shared out to
+        /// Queue pairs on the one region, which the copies are shared out to; atomics have one
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
         qps: u16,
         /// On each path MTU, 256 to 4096 bytes, instead of --mtu
