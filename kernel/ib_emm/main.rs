@@ -14,7 +14,7 @@ use kernel::prelude::*;
 
 mod abi;
 #[path = "../../ib-emm/src/emm/mod.rs"]
-#[allow(dead_code, unused_imports, unreachable_pub, reason = "the host's tests use more of the core")]
+#[expect(dead_code, unused_imports, unreachable_pub, reason = "a crate by itself, whose tests use more of it")]
 mod emm;
 mod fault;
 mod gate;

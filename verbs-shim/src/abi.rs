@@ -121,8 +121,10 @@ const _: () = {
 pub(crate) type RegMr = unsafe extern "C" fn(*mut Pd, *mut c_void, usize, c_int) -> *mut Mr;
 pub(crate) type RegMrIova =
     unsafe extern "C" fn(*mut Pd, *mut c_void, usize, u64, c_int) -> *mut Mr;
+// SAFETY: as above.
 pub(crate) type RegMrIova2 =
     unsafe extern "C" fn(*mut Pd, *mut c_void, usize, u64, c_uint) -> *mut Mr;
+// SAFETY: as above.
 pub(crate) type RegMrEx = unsafe extern "C" fn(*mut Pd, *mut MrInitAttr) -> *mut Mr;
 // SAFETY: as above.
 pub(crate) type RegDmabufMr =

@@ -34,15 +34,16 @@ const SERIES: [&str; 2] = ["7.3", "7.2"];
 
 /// `test`
 pub fn run(context: &Context, args: &TestArgs) -> Result<ExitCode> {
-    // A file that is none of ours is to be known before hours of tests.
-    args.json.as_deref().map(Results::read).transpose()?;
+    // A file that is none of ours, or can't be written, is to be known before hours of tests.
+    if let Some(path) = &args.json {
+        Results::read(path)?.write(path)?;
+    }
     let mut tally = Tally::new(args.filter.clone());
     let (mut kernels, mut said) = (Vec::new(), Said::default());
     let ended = groups(context, args, &mut tally, &mut said, &mut kernels);
     let mut seen = BTreeSet::new();
     kernels.retain(|kernel| seen.insert(kernel.clone()));
-    // What ended is kept, whatever stopped the others.
-    // Another run may have written the file meanwhile.
+    // What ended is kept, whatever stopped the others. Another run may have written the file meanwhile.
     let known = args.json.as_deref().map(Results::read).transpose()?;
     let mut results = known.unwrap_or_default();
     let run = Run {

@@ -91,9 +91,8 @@ impl Results {
 
     /// Forgets runs that have no result left.
     fn drop_runs(&mut self) {
-        let last = self.runs.len() - 1;
         let kept: Vec<usize> = (0..self.runs.len())
-            .filter(|i| *i == last || self.tests.iter().any(|test| test.run == *i))
+            .filter(|i| self.tests.iter().any(|test| test.run == *i))
             .collect();
         for test in &mut self.tests {
             test.run = kept.partition_point(|i| *i < test.run);

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use super::Ctx;
+use crate::child::ends_within;
 use crate::ffi;
 use crate::mem::{Map, PAGE, pattern};
 use crate::pair::{Pair, Work};
@@ -277,11 +278,8 @@ fn killed(c: &Ctx<'_>, order: &str) -> Result<String> {
 
 fn gone(child: &mut Child) -> Result<Duration> {
     let start = Instant::now();
-    while child.try_wait()?.is_none() {
-        if start.elapsed() > SOON {
-            bail!("it is still there {} s after SIGKILL", SOON.as_secs());
-        }
-        std::thread::sleep(Duration::from_millis(5));
+    if ends_within(child, SOON)?.is_none() {
+        bail!("it is still there {} s after SIGKILL", SOON.as_secs());
     }
     Ok(start.elapsed())
 }

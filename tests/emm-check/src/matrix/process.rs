@@ -11,12 +11,15 @@ use anyhow::{Context as _, Result, anyhow, bail};
 
 use super::scene::{Memory, Scene};
 use super::verb::Verb;
+use crate::child::ends_within;
 use crate::mem::PAGE;
 use crate::system::{Cgroup, Kind, add_link, netdev_of, run};
 use crate::target::Env;
 
 /// Longest wait for what must come soon.
 const SOON: Duration = Duration::from_secs(20);
+/// So long the driver has to take its device away from a process that goes on.
+const AT_ONCE: Duration = Duration::from_secs(3);
 /// Longest time of the child's traffic.
 const LIFE: Duration = Duration::from_secs(120);
 
@@ -98,16 +101,8 @@ impl Actor {
 
     /// Its end.
     fn end(&mut self) -> Result<ExitStatus> {
-        let start = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait()? {
-                return Ok(status);
-            }
-            if start.elapsed() > SOON {
-                bail!("the process is still there after {} s", SOON.as_secs());
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        ends_within(&mut self.child, SOON)?
+            .with_context(|| format!("the process is still there after {} s", SOON.as_secs()))
     }
 
     /// SIGKILL, and its end.
@@ -200,27 +195,18 @@ fn parent_first(actor: &mut Actor) -> Result<String> {
 /// The driver may wait for the processes that have the device open, or take it from them.
 fn removal(actor: &mut Actor, device: &str) -> Result<String> {
     let netdev = netdev_of(device)?;
-    let start = Instant::now();
     let mut delete = Command::new("rdma")
         .args(["link", "delete", device])
         .spawn()
         .context("starting rdma")?;
-    while start.elapsed() < Duration::from_secs(3) && delete.try_wait()?.is_none() {
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    let at_once = delete.try_wait()?.is_some();
+    let at_once = ends_within(&mut delete, AT_ONCE)?.is_some();
     actor.kill()?;
-    let start = Instant::now();
-    while delete.try_wait()?.is_none() {
-        if start.elapsed() > SOON {
-            bail!(
-                "`rdma link delete` is not done {} s after the last process",
-                SOON.as_secs()
-            );
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    let status = delete.wait()?;
+    let status = ends_within(&mut delete, SOON)?.with_context(|| {
+        format!(
+            "`rdma link delete` is not done {} s after the last process",
+            SOON.as_secs()
+        )
+    })?;
     add_link(device, &netdev)?;
     if !status.success() {
         bail!("`rdma link delete` ended with {status}");
