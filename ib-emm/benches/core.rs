@@ -28,7 +28,7 @@ fn fault(region: &mut RegionState<HostNodes>, mem: &HostNodes, want: PageRange, 
     let mut window = pin!(Window::new());
     let mut pool = Pool::new(mem);
     // SAFETY: the window is handed to `finish_fault` below, or no window was opened.
-    let begin = unsafe { region.begin_fault(want, write, window.as_mut()) };
+    let begin = unsafe { region.begin_fault(want, write, true, window.as_mut()) };
     let Begin::Go(plan, nodes) = begin else {
         panic!("nobody else is here: {begin:?}");
     };

@@ -17,15 +17,18 @@ fn change() -> impl Strategy<Value = Change> {
 
 fn ask() -> impl Strategy<Value = Op> {
     let most = prop_oneof![3 => Just(u16::MAX), 1 => 0..40u16];
-    (0..1501u16, any::<u8>(), any::<bool>(), any::<bool>(), most).prop_map(
-        |(page, len, write, prefetch, most)| Op::Ask {
+    let how = (any::<bool>(), any::<bool>(), any::<bool>());
+    (0..1501u16, any::<u8>(), how, most).prop_map(|(page, len, how, most)| {
+        let (write, prefetch, ahead) = how;
+        Op::Ask {
             page,
             len,
             write,
             prefetch,
+            ahead,
             most,
-        },
-    )
+        }
+    })
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -41,6 +44,7 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(invalidation, change)| Op::End { invalidation, change }),
         120 => (page.clone(), any::<bool>()).prop_map(|(page, write)| Op::Access { page, write }),
         5 => page.prop_map(|page| Op::Starve { page }),
+        30 => Just(Op::Lose),
         1 => Just(Op::Exit { sure: u8::MAX }),
     ]
 }
@@ -65,6 +69,7 @@ fn ask_one(page: u16, write: bool) -> Op {
         len: 0,
         write,
         prefetch: false,
+        ahead: true,
         most: u16::MAX,
     }
 }
@@ -113,6 +118,29 @@ fn a_fault_that_waits_keeps_its_first_page_only() {
     model.step(Op::Narrow { fault: 0 });
     model.step(ask_one(2, true));
     assert_eq!(model.faults(), 2);
+    model.finish();
+}
+
+#[test]
+fn a_fault_that_lost_asks_for_its_page_only() {
+    let mut model = Model::default();
+    for page in [0, 1, 3] {
+        model.step(ask_one(page, false));
+        model.step(INSTALL);
+    }
+    model.step(ask_one(7, false));
+    assert_eq!(model.asked().unwrap().len(), 8);
+    model.step(Op::Start { page: 14, len: 0 });
+    model.step(INSTALL);
+    model.step(Op::Ask {
+        page: 7,
+        len: 0,
+        write: false,
+        prefetch: false,
+        ahead: false,
+        most: u16::MAX,
+    });
+    assert_eq!(model.asked().unwrap().len(), 1);
     model.finish();
 }
 

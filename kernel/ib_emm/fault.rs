@@ -1,12 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! One fault of a region: the VM is asked for pages with no lock held, and what it answers is used
-//! if no invalidation came between.
+//! One fault of a region: the VM is asked for pages, and what it answers is used if no invalidation
+//! came between.
+//!
+//! Most invalidations can't come between: the owner's mmap_lock is held meanwhile, and fork, munmap
+//! or mprotect need it for themselves. Others (reclaim, migration, MADV_DONTNEED) do, and a fault
+//! that lost to one begins again. It then asks for the page that it needs and no other, and if it
+//! goes on losing, invalidations wait for it, longer and longer.
 
 use crate::{
     emm::{Begin, Finish, PageRange, Pool, Window},
     gate::WriteGuard,
-    mem::{self, Found, How, KernelNodes},
+    mem::{self, Found, How, KernelNodes, MmLock},
     region::{Region, State},
     sight,
     wait::Wait,
@@ -97,6 +102,7 @@ impl<'a, 'p> Fault<'a, 'p> {
             if let Some(state) = self.try_once(wait.as_mut())? {
                 return Ok(state);
             }
+            mem::cond_resched();
         }
         pr_warn_once!(
             "page at {:#x} was taken away {} times while it was faulted in; giving up\n",
@@ -112,12 +118,14 @@ impl<'a, 'p> Fault<'a, 'p> {
     fn try_once(&mut self, mut wait: Pin<&mut Wait>) -> Result<Option<WriteGuard<'a, State>>> {
         let first = PageRange::one(self.want.start);
         let mut window = pin!(Window::new());
+        let mut mm = self.lock_mm()?;
         let mut state = self.region.state().write();
         if self.tries >= STARVED_TRIES && !self.starving {
-            self.starving = state.starve(first.start);
+            self.starving = state.starve(first.start, mem::thread());
         }
+        let (write, ahead) = (self.asks.writes(), self.tries == 0);
         // SAFETY: `finish`, or `abandon_fault` below, closes the window.
-        match unsafe { state.begin_fault(self.want, self.asks.writes(), window.as_mut()) } {
+        match unsafe { state.begin_fault(self.want, write, ahead, window.as_mut()) } {
             Begin::Ready => Ok(Some(state)),
             Begin::Dead => Err(ESRCH),
             Begin::Wait if self.want != first => {
@@ -126,18 +134,19 @@ impl<'a, 'p> Fault<'a, 'p> {
             }
             Begin::Wait if self.asks == Asks::Present => Err(EFAULT),
             Begin::Wait => {
+                drop(mm);
                 wait.as_mut().begin(self.region)?;
                 state.wait()?;
                 Ok(None)
             }
             Begin::Go(range, nodes) => {
                 drop(state);
-                let found = self.ask(range, nodes, wait, window.as_mut());
+                let found = self.ask(&mut mm, range, nodes, wait, window.as_mut());
                 let mut state = self.region.state().write();
                 match found {
                     Ok(found) if found.huge && !self.small && !is_part(&range) => {
                         state.abandon_fault(window);
-                        self.huge(state)
+                        self.huge(&mut mm, state)
                     }
                     Ok(found) => {
                         let finish = self.finish(&mut state, window, found);
@@ -153,10 +162,17 @@ impl<'a, 'p> Fault<'a, 'p> {
         }
     }
 
+    /// The owner's address space, locked; `ESRCH` if it is going.
+    fn lock_mm(&self) -> Result<MmLock> {
+        // SAFETY: the region's subscription keeps the mm's structure.
+        unsafe { MmLock::take(self.region.mm()) }.ok_or(ESRCH)
+    }
+
     /// Asks the VM for `range`; only for its first page if that takes waiting for somebody, who may
     /// never answer: the other pages are left to others then.
     fn ask(
         &mut self,
+        mm: &mut MmLock,
         range: PageRange,
         nodes: usize,
         wait: Pin<&mut Wait>,
@@ -166,14 +182,14 @@ impl<'a, 'p> Fault<'a, 'p> {
             return Err(ENOMEM);
         }
         let how = self.how();
-        match self.get_pfns(&range, how) {
-            Err(error) if error != ESRCH && how == How::AtOnce => {
+        match self.get_pfns(mm, &range, how) {
+            Err(_) if how == How::AtOnce => {
                 let mut state = self.region.state().write();
                 state.narrow_fault(window);
                 state.wake();
                 drop(state);
                 wait.begin(self.region)?;
-                self.get_pfns(&PageRange::one(range.start), How::Waiting)
+                self.get_pfns(mm, &PageRange::one(range.start), How::Waiting)
             }
             answer => answer,
         }
@@ -187,12 +203,11 @@ impl<'a, 'p> Fault<'a, 'p> {
         }
     }
 
-    fn get_pfns(&self, range: &PageRange, how: How) -> Result<Found> {
+    fn get_pfns(&self, mm: &mut MmLock, range: &PageRange, how: How) -> Result<Found> {
         let write = self.asks.writes();
         let address = self.region.geometry().address(range.start);
         let nr = range.len() as usize;
-        // SAFETY: the region's subscription keeps the mm's structure.
-        let found = unsafe { mem::get_pfns(self.region.mm(), address, nr, write, how) };
+        let found = mm.get_pfns(address, nr, write, how);
         match &found {
             Ok(found) => {
                 let pages = found.pfns.len() as u64;
@@ -206,6 +221,7 @@ impl<'a, 'p> Fault<'a, 'p> {
     /// The first page is part of a huge page: asks for all of it, to enter it as one.
     fn huge(
         &mut self,
+        mm: &mut MmLock,
         mut state: WriteGuard<'a, State>,
     ) -> Result<Option<WriteGuard<'a, State>>> {
         let mut window = pin!(Window::new());
@@ -218,7 +234,7 @@ impl<'a, 'p> Fault<'a, 'p> {
         };
         drop(state);
         let found = if self.pool.fill(nodes) {
-            self.get_pfns(&part, self.how())
+            self.get_pfns(mm, &part, self.how())
         } else {
             Err(ENOMEM)
         };
@@ -261,7 +277,7 @@ impl<'a, 'p> Fault<'a, 'p> {
     /// Wakes who waited for this fault, and says whether it is over.
     fn judge(
         &mut self,
-        state: WriteGuard<'a, State>,
+        mut state: WriteGuard<'a, State>,
         finish: Finish,
     ) -> Result<Option<WriteGuard<'a, State>>> {
         state.wake();
@@ -271,10 +287,12 @@ impl<'a, 'p> Fault<'a, 'p> {
             Finish::Installed if state.has(first, self.asks.writes()) => Ok(Some(state)),
             Finish::Dead => Err(ESRCH),
             Finish::Installed | Finish::Stale => {
-                drop(state);
+                if self.starving {
+                    state.lost_again();
+                }
                 self.tries += 1;
                 self.want = PageRange::one(first);
-                mem::cond_resched();
+                self.small |= self.tries >= STARVED_TRIES;
                 Ok(None)
             }
         }

@@ -115,18 +115,40 @@ static void emm_put_pages(struct page **pages, long nr)
 }
 
 /*
+ * Takes the mmap_lock of @mm for reading, unless the mm is exiting. Sleeps. Who holds it excludes
+ * every invalidation whose caller holds it for writing: fork, munmap, mremap, mprotect, a collapse.
+ */
+bool emm_mm_lock(struct mm_struct *mm)
+{
+	if (!mmget_not_zero(mm))
+		return false;
+	mmap_read_lock(mm);
+	return true;
+}
+
+/* May be called under a spinlock. */
+void emm_mm_unlock(struct mm_struct *mm)
+{
+	mmap_read_unlock(mm);
+	mmput_async(mm);
+}
+
+/*
  * The frames of up to @nr pages at @address, faulted in. The references are dropped before the
  * return: a frame may be used only while no invalidation of it has begun, which the caller knows
  * from its window. EMM_WAITING waits for whom a fault may have to wait, above all a userfaultfd
  * handler; signals end that. EMM_PRESENT faults nothing in.
  *
+ * Called between emm_mm_lock() and emm_mm_unlock(). EMM_WAITING lets go of the lock while it waits,
+ * and takes it again.
+ *
  * @huge says whether the first page is part of a huge page that is mapped as one.
  *
- * Returns how many frames were stored, at least 1, or -EFAULT, -ESRCH (the mm is exiting), -ENOMEM,
- * -EINTR and other errors of get_user_pages_remote().
+ * Returns how many frames were stored, at least 1, or -EFAULT, -ENOMEM, -EINTR and other errors of
+ * get_user_pages_remote().
  */
-long emm_get_pfns(struct mm_struct *mm, unsigned long address, unsigned long nr,
-		  bool write, enum emm_how how, u64 *pfns, bool *huge)
+long emm_get_pfns(struct mm_struct *mm, unsigned long address, unsigned long nr, bool write,
+		  enum emm_how how, u64 *pfns, bool *huge)
 {
 	unsigned int flags = write ? FOLL_WRITE : 0;
 	struct page **pages = (struct page **)pfns;
@@ -139,14 +161,10 @@ long emm_get_pfns(struct mm_struct *mm, unsigned long address, unsigned long nr,
 	else if (how == EMM_PRESENT)
 		flags |= FOLL_NOFAULT;
 
-	if (!mmget_not_zero(mm))
-		return -ESRCH;
-	mmap_read_lock(mm);
 	got = get_user_pages_remote(mm, address, nr, flags, pages,
 				    how == EMM_WAITING ? &locked : NULL);
-	if (locked)
-		mmap_read_unlock(mm);
-	mmput_async(mm);
+	if (!locked)
+		mmap_read_lock(mm);
 	if (got <= 0)
 		return got ?: -EFAULT;
 

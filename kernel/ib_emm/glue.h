@@ -62,11 +62,14 @@ void emm_trace_release(u64 start, u64 length);
 struct mmu_notifier *emm_mmu_notifier_get(const struct mmu_notifier_ops *ops,
 					  struct mm_struct *mm);
 
+bool emm_mm_lock(struct mm_struct *mm);
+void emm_mm_unlock(struct mm_struct *mm);
+
 /* How far emm_get_pfns() may go; `enum How` in mem.rs. */
 enum emm_how { EMM_PRESENT, EMM_AT_ONCE, EMM_WAITING };
 
-long emm_get_pfns(struct mm_struct *mm, unsigned long address, unsigned long nr,
-		  bool write, enum emm_how how, u64 *pfns, bool *huge);
+long emm_get_pfns(struct mm_struct *mm, unsigned long address, unsigned long nr, bool write,
+		  enum emm_how how, u64 *pfns, bool *huge);
 void *emm_node_alloc(struct mem_cgroup *memcg);
 void emm_node_free(void *node);
 struct mem_cgroup *emm_memcg_get(struct mm_struct *mm);

@@ -11,6 +11,8 @@ use kernel::{bindings, ffi, prelude::*};
 // SAFETY: the declarations are those of `glue.h`.
 #[allow(improper_ctypes, reason = "bindgen's empty structs, behind pointers")]
 unsafe extern "C" {
+    fn emm_mm_lock(mm: *mut bindings::mm_struct) -> bool;
+    fn emm_mm_unlock(mm: *mut bindings::mm_struct);
     fn emm_get_pfns(
         mm: *mut bindings::mm_struct,
         address: usize,
@@ -131,27 +133,52 @@ impl Found {
     }
 }
 
-/// The frames of up to `nr` pages at user address `address` of `mm`. Sleeps.
+/// An address space whose mmap_lock is held for reading: no invalidation begins whose caller holds
+/// it for writing.
 ///
-/// # Safety
+/// # Invariants
 ///
-/// `mm` is valid (a reference on `mm_count` suffices).
-pub(crate) unsafe fn get_pfns(
-    mm: *mut bindings::mm_struct,
-    address: u64,
-    nr: usize,
-    write: bool,
-    how: How,
-) -> Result<Found> {
-    let mut pfns = KVec::with_capacity(nr, GFP_KERNEL)?;
-    let mut huge = false;
-    let to = pfns.as_mut_ptr();
-    // SAFETY: `mm` is valid by this function's contract, and the vector has room for `nr`.
-    let got = unsafe { emm_get_pfns(mm, address as usize, nr, write, how, to, &mut huge) };
-    let got = usize::try_from(got).map_err(|_| Error::from_errno(got as i32))?;
-    // SAFETY: the first `got` elements were written, and `got` is at most `nr`.
-    unsafe { pfns.inc_len(got) };
-    Ok(Found { pfns, huge })
+/// Holds the lock, and a reference on the mm (mm_users).
+pub(crate) struct MmLock(*mut bindings::mm_struct);
+
+impl MmLock {
+    /// Takes the lock, sleeping; `None` if the owner is exiting.
+    ///
+    /// # Safety
+    ///
+    /// `mm` is valid (a reference on `mm_count` suffices).
+    pub(crate) unsafe fn take(mm: *mut bindings::mm_struct) -> Option<Self> {
+        // INVARIANT: the reference and the lock are taken here.
+        // SAFETY: by this function's contract.
+        unsafe { emm_mm_lock(mm) }.then_some(Self(mm))
+    }
+
+    /// The frames of up to `nr` pages at user address `address`. Sleeps; lets go of the lock while
+    /// it waits for somebody ([`How::Waiting`]).
+    pub(crate) fn get_pfns(
+        &mut self,
+        address: u64,
+        nr: usize,
+        write: bool,
+        how: How,
+    ) -> Result<Found> {
+        let mut pfns = KVec::with_capacity(nr, GFP_KERNEL)?;
+        let mut huge = false;
+        let (to, address) = (pfns.as_mut_ptr(), address as usize);
+        // SAFETY: the lock is held, by the type's invariant, and the vector has room for `nr`.
+        let got = unsafe { emm_get_pfns(self.0, address, nr, write, how, to, &mut huge) };
+        let got = usize::try_from(got).map_err(|_| Error::from_errno(got as i32))?;
+        // SAFETY: the first `got` elements were written, and `got` is at most `nr`.
+        unsafe { pfns.inc_len(got) };
+        Ok(Found { pfns, huge })
+    }
+}
+
+impl Drop for MmLock {
+    fn drop(&mut self) {
+        // SAFETY: the lock and the reference are held, by the type's invariant.
+        unsafe { emm_mm_unlock(self.0) };
+    }
 }
 
 /// The kernel's address of page frame `pfn`.
@@ -180,6 +207,12 @@ pub(crate) fn task_size() -> u64 {
 pub(crate) fn cond_resched() {
     // SAFETY: callers are in process context and hold no lock.
     unsafe { emm_cond_resched() };
+}
+
+/// The current thread, by a number that no other one has while it lives.
+pub(crate) fn thread() -> usize {
+    // SAFETY: reads the current task's address.
+    unsafe { bindings::get_current() as usize }
 }
 
 /// Whether the current task was killed, and has to come to an end.

@@ -17,8 +17,8 @@ use crate::{
 use core::ptr::NonNull;
 use kernel::{bindings, pr_warn_once, prelude::*};
 
-/// How long an invalidation lets a starved fault pass. Nanoseconds.
-const YIELD_NS: u64 = 2_000_000;
+/// The unit of [`RegionState::patience`]. Nanoseconds.
+const PATIENCE_NS: u64 = 2_000_000;
 
 pub(crate) type State = RegionState<KernelNodes>;
 
@@ -269,9 +269,13 @@ impl EmmNotifier for Region {
         let mut state = self.state.write();
         // A fault that lost too often gets its turn. Bounded: the fault may need a lock that this
         // invalidation's caller holds.
-        let mut left = if blockable { YIELD_NS } else { 0 };
-        while left > 0 && state.yields(&range) {
-            left = state.wait_for(left);
+        let mut waited = 0;
+        while blockable {
+            let patience = u64::from(state.patience(&range, mem::thread())) * PATIENCE_NS;
+            let Some(ns @ 1..) = patience.checked_sub(waited) else {
+                break;
+            };
+            waited += ns - state.wait_for(ns);
         }
         state.hold(range);
         let pages = self.drop_translations(state, range, blockable);

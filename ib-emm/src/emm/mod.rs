@@ -31,7 +31,7 @@ pub use self::{
     hold::HoldOff,
     node::{Node, NodeMem, Pool},
     range::PageRange,
-    region::{Begin, Finish, Geometry, RegionState, Stats},
+    region::{Begin, Finish, Geometry, MOST_PATIENCE, RegionState, Stats},
     table::Table,
     window::{Window, Windows},
 };

@@ -135,6 +135,23 @@ pub enum Finish {
     Dead,
 }
 
+/// The longest [`RegionState::patience`].
+pub const MOST_PATIENCE: u32 = 32;
+
+/// Losses of a starved fault that double the patience with it.
+const LOSSES_TO_DOUBLE: u32 = 8;
+
+/// A fault that lost against invalidations too often.
+#[derive(Debug, Default)]
+struct Starved {
+    /// What it needs; empty if there is no such fault.
+    page: PageRange,
+    /// The thread, by a number that no other one has now.
+    who: usize,
+    /// How often it lost since.
+    losses: u32,
+}
+
 /// The state of one region.
 #[derive(Debug)]
 pub struct RegionState<M: NodeMem> {
@@ -143,8 +160,7 @@ pub struct RegionState<M: NodeMem> {
     holds: HoldOff,
     windows: Windows,
     ahead: ReadAhead,
-    /// The pages of a fault that lost against invalidations too often.
-    starved: PageRange,
+    starved: Starved,
     dead: bool,
     stats: Stats,
 }
@@ -159,7 +175,7 @@ impl<M: NodeMem> RegionState<M> {
             holds: HoldOff::new(),
             windows: Windows::new(),
             ahead: ReadAhead::new(),
-            starved: PageRange::default(),
+            starved: Starved::default(),
             dead: false,
             stats: Stats::default(),
         }
@@ -195,7 +211,9 @@ impl<M: NodeMem> RegionState<M> {
         self.table.get(page).is_some_and(|e| e.allows(write))
     }
 
-    /// Begins a fault: an access of the given kind needs all of `want`.
+    /// Begins a fault: an access of the given kind needs all of `want`. With `ahead` it may ask for
+    /// pages behind them as well; a fault that lost a race does without: the fewer pages, the
+    /// shorter it takes, and the fewer invalidations it can lose against.
     ///
     /// # Preconditions
     ///
@@ -209,6 +227,7 @@ impl<M: NodeMem> RegionState<M> {
         &mut self,
         want: PageRange,
         write: bool,
+        ahead: bool,
         window: Pin<&mut Window>,
     ) -> Begin {
         if self.dead {
@@ -222,7 +241,11 @@ impl<M: NodeMem> RegionState<M> {
         if self.holds.blocks(&want) || self.windows.busy(&want) {
             return Begin::Wait;
         }
-        let plan = self.ahead.plan(&want).intersect(&self.geometry.pages());
+        let plan = if ahead {
+            self.ahead.plan(&want).intersect(&self.geometry.pages())
+        } else {
+            want
+        };
         let mut plan = self.holds.trim(plan, &want);
         // What is beyond `want` is a guess: stop at the first page that is there or on its way.
         let beyond = (want.end..plan.end)
@@ -340,30 +363,48 @@ impl<M: NodeMem> RegionState<M> {
         let _fresh = self.windows.close(window);
     }
 
-    /// The fault for `page` lost against invalidations again and again: those that can sleep let
-    /// it pass from now on ([`yields`](Self::yields)). One fault a region at a time.
+    /// The fault for `page` by thread `who` lost against invalidations again and again: those that
+    /// can sleep let it pass from now on ([`patience`](Self::patience)). One fault a region at a
+    /// time.
     ///
     /// # Returns
     ///
     /// Whether this fault is the one; then [`sated`](Self::sated) follows.
     #[must_use]
-    pub fn starve(&mut self, page: u64) -> bool {
-        if self.starved.is_empty() {
-            self.starved = PageRange::one(page);
-            return true;
+    pub fn starve(&mut self, page: u64, who: usize) -> bool {
+        let free = self.starved.page.is_empty();
+        if free {
+            self.starved.page = PageRange::one(page);
+            self.starved.who = who;
         }
-        false
+        free
+    }
+
+    /// The starved fault lost once more.
+    pub fn lost_again(&mut self) {
+        self.starved.losses = self.starved.losses.saturating_add(1);
     }
 
     /// The starved fault is over, well or not.
     pub fn sated(&mut self) {
-        self.starved = PageRange::default();
+        self.starved = Starved::default();
     }
 
-    /// Whether an invalidation of `range` should let a starved fault pass first.
+    /// How long an invalidation of `range` by thread `who` should let a starved fault pass first,
+    /// in units of the environment's: not at all if there is no such fault, or if this is part of
+    /// it (a copy on write); one, if it has yet to ask the VM, as it may be waiting for a lock that
+    /// this very thread holds; and while it asks, longer the more often it lost, up to
+    /// [`MOST_PATIENCE`]. What is long enough depends on the machine, and nobody knows it before.
     #[must_use]
-    pub fn yields(&self, range: &PageRange) -> bool {
-        self.starved.overlaps(range)
+    pub fn patience(&self, range: &PageRange, who: usize) -> u32 {
+        if !self.starved.page.overlaps(range) || self.starved.who == who {
+            return 0;
+        }
+        if !self.windows.busy(&self.starved.page) {
+            return 1;
+        }
+        let doublings = self.starved.losses / LOSSES_TO_DOUBLE;
+        1 << doublings.min(MOST_PATIENCE.ilog2())
     }
 
     /// An invalidation of `range` begins: nothing is established there until its end. The

@@ -170,7 +170,7 @@ impl Region {
             let mut window = pin!(Window::new());
             let mut state = self.gate.write();
             // SAFETY: the fault is finished or abandoned below.
-            let begun = unsafe { state.begin_fault(want, write, window.as_mut()) };
+            let begun = unsafe { state.begin_fault(want, write, true, window.as_mut()) };
             let (range, nodes) = match begun {
                 Begin::Ready => {
                     let entry = state.access(first.start, write);
@@ -310,6 +310,6 @@ impl Region {
 /// Opens the window again that [`Bug::LateWindow`] closed too early.
 fn reopen(state: &mut State, range: PageRange, window: Pin<&mut Window>) -> bool {
     // SAFETY: if opened, the caller finishes the fault.
-    let begun = unsafe { state.begin_fault(range, true, window) };
+    let begun = unsafe { state.begin_fault(range, true, true, window) };
     matches!(begun, Begin::Go(..))
 }

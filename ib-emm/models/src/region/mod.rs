@@ -12,8 +12,8 @@ pub use self::op::{Change, Op};
 
 use super::HostNodes;
 use ib_emm::emm::{
-    Begin, Entry, Finish, Geometry, PAGE_SIZE, PART_PAGES, PageRange, Pool, RegionState, Stats,
-    Window,
+    Begin, Entry, Finish, Geometry, MOST_PATIENCE, PAGE_SIZE, PART_PAGES, PageRange, Pool,
+    RegionState, Stats, Window,
 };
 use std::pin::Pin;
 
@@ -21,6 +21,10 @@ use std::pin::Pin;
 pub const START: u64 = 0x7f00_0010_3000 + 77;
 /// Its bytes: two whole parts and some pages on either side.
 pub const LENGTH: u64 = 1500 * PAGE_SIZE;
+
+/// A thread that faults, and another one.
+const FAULT: usize = 1;
+const OTHER: usize = 2;
 
 /// Invalidations that a region tells apart.
 const SLOTS: usize = 6;
@@ -75,7 +79,8 @@ pub struct Model {
     /// More were in flight at once than are told apart, and some still are.
     crowded: bool,
     faults: Vec<Fault>,
-    starved: Option<u64>,
+    /// The page of a fault that starves, and how often it lost since.
+    starved: Option<(u64, u32)>,
     dead: bool,
     stats: Stats,
 }
@@ -121,13 +126,14 @@ impl Model {
                 len,
                 write,
                 prefetch,
+                ahead,
                 most,
             } => {
                 let page = self.page(page);
                 let want = PageRange::new(page, page + u64::from(len % 40) + 1)
                     .intersect(&PageRange::part_of(page))
                     .intersect(&self.all);
-                self.ask(want, write, prefetch, usize::from(most));
+                self.ask(want, (write, prefetch, ahead), usize::from(most));
             }
             Op::AskHuge { page, write } => self.ask_huge(self.page(page), write),
             Op::Install { fault, poor } if !self.faults.is_empty() => {
@@ -150,6 +156,7 @@ impl Model {
             Op::Install { .. } | Op::End { .. } | Op::Narrow { .. } => (),
             Op::Access { page, write } => self.access(self.page(page), write),
             Op::Starve { page } => self.starve(self.page(page)),
+            Op::Lose => self.lose(),
             Op::Exit { sure } if sure == u8::MAX => self.exit(),
             Op::Exit { .. } => (),
         }
@@ -202,10 +209,10 @@ impl Model {
         self.faults.iter().any(|f| f.window.range().overlaps(range))
     }
 
-    fn ask(&mut self, want: PageRange, write: bool, prefetch: bool, most: usize) {
+    fn ask(&mut self, want: PageRange, (write, prefetch, ahead): (bool, bool, bool), most: usize) {
         let mut window = Box::pin(Window::new());
         // SAFETY: `install` finishes it, at the latest when the model ends.
-        let begun = unsafe { self.state.begin_fault(want, write, window.as_mut()) };
+        let begun = unsafe { self.state.begin_fault(want, write, ahead, window.as_mut()) };
         let first = (want.start..want.end).find(|page| !self.has(*page, write));
         let needed = PageRange::new(first.unwrap_or(want.end), want.end);
         match begun {
@@ -221,6 +228,7 @@ impl Model {
                 assert!(!self.is_held(&range), "held off");
                 assert!(!self.is_busy(&range), "single flight");
                 assert!(range.start == needed.start && range.end >= needed.end);
+                assert!(ahead || range == needed, "what is needed, and no more");
                 let part = PageRange::part_of(range.start).intersect(&self.all);
                 assert_eq!(range.intersect(&part), range, "in one part of the region");
                 let guess = needed.end..range.end;
@@ -403,8 +411,15 @@ impl Model {
     }
 
     fn start(&mut self, range: PageRange) {
-        let yields = self.starved.is_some_and(|page| range.contains(page));
-        assert_eq!(self.state.yields(&range), yields);
+        let starved = self.starved.filter(|(page, _)| range.contains(*page));
+        let asks = starved.is_some_and(|(page, _)| self.is_busy(&PageRange::one(page)));
+        let patience = match starved {
+            None => 0,
+            Some((_, losses)) if asks => (1 << (losses / 8).min(5)).min(MOST_PATIENCE),
+            Some(_) => 1,
+        };
+        assert_eq!(self.state.patience(&range, OTHER), patience);
+        assert_eq!(self.state.patience(&range, FAULT), 0);
         self.state.hold(range);
         for fault in &mut self.faults {
             fault.stale |= fault.window.range().overlaps(&range);
@@ -476,11 +491,18 @@ impl Model {
     }
 
     fn starve(&mut self, page: u64) {
-        let first = self.state.starve(page);
+        let first = self.state.starve(page, FAULT);
         assert_eq!(first, self.starved.is_none(), "one at a time");
-        self.starved = first.then_some(page);
+        self.starved = first.then_some((page, 0));
         if !first {
             self.state.sated();
+        }
+    }
+
+    fn lose(&mut self) {
+        if let Some((_, losses)) = &mut self.starved {
+            *losses += 1;
+            self.state.lost_again();
         }
     }
 

@@ -17,6 +17,8 @@ pub enum Op {
         write: bool,
         /// Advice, and no access.
         prefetch: bool,
+        /// Also pages behind those needed.
+        ahead: bool,
         /// The most pages that the VM has for it.
         most: u16,
     },
@@ -65,6 +67,8 @@ pub enum Op {
         /// The first page.
         page: u16,
     },
+    /// The fault that starves loses again.
+    Lose,
     /// The owner exits, if `sure` is the highest number: seldom.
     Exit {
         /// Whether it happens: only at the highest number.
