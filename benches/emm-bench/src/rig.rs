@@ -7,14 +7,17 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use emm_check::mem::Map;
 use emm_check::qp::{Piece, Qp};
-use emm_check::verbs::{ALL_ACCESS, Device, Mr, Pd};
+use emm_check::verbs::{ALL_ACCESS, Device, Link, Mr, Pd};
 
 use crate::who::Kind;
 
 /// Path MTU of all queue pairs.
 const MTU: u32 = 4096;
-/// The routable GID of Soft-RoCE.
-const GID_INDEX: u8 = 1;
+/// By the routable GID of Soft-RoCE; what has no answer is sent again after 268 ms.
+const LINK: Link = Link {
+    gid_index: 1,
+    ack_timeout: 16,
+};
 
 /// The device.
 pub struct Rig {
@@ -24,7 +27,7 @@ pub struct Rig {
 impl Rig {
     /// Opens it.
     pub fn open() -> Result<Self> {
-        let device = Device::open("rxe0", GID_INDEX)?;
+        let device = Device::open("rxe0", LINK)?;
         Ok(Self {
             pd: Pd::new(&device)?,
         })

@@ -30,6 +30,10 @@ pub struct Common {
     /// GID index; the routable one of Soft-RoCE is 1
     #[arg(long, default_value_t = 1, global = true)]
     pub gid_index: u8,
+    /// When a request without an answer is sent again: after 4.096 µs times 2 to the power of this; 16 are 268 ms. If all
+    /// queue pairs together are busy for longer, they send again and again what is only late
+    #[arg(long, default_value_t = 16, global = true, value_parser = clap::value_parser!(u8).range(1..=31))]
+    pub ack_timeout: u8,
     /// Seed of every random choice
     #[arg(long, default_value_t = 1, global = true)]
     pub seed: u64,

@@ -34,7 +34,7 @@ use cli::{Cli, Cmd, Common};
 use report::Report;
 use system::Kind;
 use target::Env;
-use verbs::{Device, Pd};
+use verbs::{Device, Link, Pd};
 use verify::Matrix;
 
 fn main() -> ExitCode {
@@ -54,6 +54,7 @@ fn child_args(c: &Common) -> Vec<String> {
     [
         ("--device", c.device.clone()),
         ("--gid-index", c.gid_index.to_string()),
+        ("--ack-timeout", c.ack_timeout.to_string()),
         ("--mtu", c.mtu.to_string()),
         ("--seed", c.seed.to_string()),
     ]
@@ -63,7 +64,11 @@ fn child_args(c: &Common) -> Vec<String> {
 }
 
 fn env(c: &Common) -> Result<Env> {
-    let device = Device::open(&c.device, c.gid_index)?;
+    let link = Link {
+        gid_index: c.gid_index,
+        ack_timeout: c.ack_timeout,
+    };
+    let device = Device::open(&c.device, link)?;
     Ok(Env {
         device: c.device.clone(),
         pd: Pd::new(&device)?,

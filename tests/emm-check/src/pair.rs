@@ -246,9 +246,9 @@ impl Pair {
     pub fn new(pd: &Arc<Pd>, mtu: u32, srq: Option<NonNull<ffi::ibv_srq>>) -> Result<Self> {
         let near = End::new(pd, ffi::IBV_QPT_RC, None)?;
         let far = End::new(pd, ffi::IBV_QPT_RC, srq)?;
-        let index = pd.device().gid_index();
-        far.qp.connect(&near.qp, index, mtu, ACCESS)?;
-        near.qp.connect(&far.qp, index, mtu, ACCESS)?;
+        let link = pd.device().link();
+        far.qp.connect(&near.qp, link, mtu, ACCESS)?;
+        near.qp.connect(&far.qp, link, mtu, ACCESS)?;
         Ok(Self {
             near,
             far,

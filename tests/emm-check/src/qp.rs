@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::cq::Cq;
 use crate::ffi;
-use crate::verbs::{ALL_ACCESS, Pd};
+use crate::verbs::{ALL_ACCESS, Link, Pd};
 
 /// How long a completion may take before the operation counts as hung.
 pub const HANG: Duration = Duration::from_secs(30);
@@ -157,7 +157,11 @@ impl RawQp {
     }
 
     /// Makes it ready to exchange messages with `to`, whose requests may do what `access` says.
-    pub fn connect(&self, to: &Self, gid_index: u8, mtu: u32, access: u32) -> Result<()> {
+    pub fn connect(&self, to: &Self, link: Link, mtu: u32, access: u32) -> Result<()> {
+        let Link {
+            gid_index,
+            ack_timeout,
+        } = link;
         // SAFETY: the queue pair is alive.
         let raw = unsafe { self.0.as_ref() };
         // SAFETY: as above.
@@ -215,8 +219,7 @@ impl RawQp {
         self.modify(&mut attr, mask, "RTR")?;
         let mut attr = ffi::ibv_qp_attr {
             qp_state: ffi::IBV_QPS_RTS,
-            // 4.096 µs * 2^16 = 268 ms: long enough for an emulated CPU, short against HANG.
-            timeout: 16,
+            timeout: ack_timeout,
             retry_cnt: 7,
             rnr_retry: 7,
             max_rd_atomic: 16,
@@ -240,9 +243,9 @@ impl Qp {
         let unused = Cq::new(&pd.device)?;
         let requester = RawQp::new(pd, &send, &unused)?;
         let responder = RawQp::new(pd, &unused, &recv)?;
-        let gid_index = pd.device.gid_index;
-        responder.connect(&requester, gid_index, mtu, ALL_ACCESS)?;
-        requester.connect(&responder, gid_index, mtu, ALL_ACCESS)?;
+        let link = pd.device.link();
+        responder.connect(&requester, link, mtu, ALL_ACCESS)?;
+        requester.connect(&responder, link, mtu, ALL_ACCESS)?;
         Ok(Self {
             requester,
             responder,

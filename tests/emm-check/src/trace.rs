@@ -112,12 +112,18 @@ impl Log {
         Ok(log)
     }
 
+    /// Each event so far, with its thread, CPU and time.
+    pub fn lines(&self) -> Result<Vec<String>> {
+        let text = fs::read_to_string(self.0.join("trace")).context("reading the trace")?;
+        let events = text.lines().filter(|line| !line.starts_with('#'));
+        Ok(events.map(str::to_owned).collect())
+    }
+
     /// The fields of each event `name` so far: `start=0x1000 length=4096`.
     pub fn of(&self, name: &str) -> Result<Vec<String>> {
-        let text = fs::read_to_string(self.0.join("trace")).context("reading the trace")?;
         let mark = format!(" {name}: ");
-        let fields = |line: &str| Some(line.split_once(&mark)?.1.to_owned());
-        Ok(text.lines().filter_map(fields).collect())
+        let fields = |line: &String| Some(line.split_once(&mark)?.1.to_owned());
+        Ok(self.lines()?.iter().filter_map(fields).collect())
     }
 }
 

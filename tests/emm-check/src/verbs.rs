@@ -20,10 +20,19 @@ pub const ALL_ACCESS: u32 = ffi::IBV_ACCESS_LOCAL_WRITE
     | ffi::IBV_ACCESS_REMOTE_READ
     | ffi::IBV_ACCESS_REMOTE_ATOMIC;
 
+/// How queue pairs of a device are connected.
+#[derive(Clone, Copy)]
+pub struct Link {
+    /// The index of the device's own address that traffic uses.
+    pub gid_index: u8,
+    /// When a request without an answer is sent again: after 4.096 µs times 2 to the power of this.
+    pub ack_timeout: u8,
+}
+
 /// An open device.
 pub struct Device {
     pub(crate) raw: NonNull<ffi::ibv_context>,
-    pub(crate) gid_index: u8,
+    link: Link,
 }
 
 // SAFETY: libibverbs objects may be used from any thread.
@@ -33,7 +42,7 @@ unsafe impl Sync for Device {}
 
 impl Device {
     /// Opens the device called `name`.
-    pub fn open(name: &str, gid_index: u8) -> Result<Arc<Self>> {
+    pub fn open(name: &str, link: Link) -> Result<Arc<Self>> {
         let mut count = 0;
         // SAFETY: `count` outlives the call.
         let list = unsafe { ffi::ibv_get_device_list(&mut count) };
@@ -71,7 +80,7 @@ impl Device {
                 }
             )
         })?;
-        Ok(Arc::new(Self { raw, gid_index }))
+        Ok(Arc::new(Self { raw, link }))
     }
 
     /// The context, which stays this object's.
@@ -79,9 +88,9 @@ impl Device {
         self.raw.as_ptr()
     }
 
-    /// The index of its own address that traffic uses.
-    pub fn gid_index(&self) -> u8 {
-        self.gid_index
+    /// How its queue pairs are connected.
+    pub fn link(&self) -> Link {
+        self.link
     }
 
     /// Whether it offers regions for the whole address space.

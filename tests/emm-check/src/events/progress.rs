@@ -1,5 +1,7 @@
-//! Operations go on although a thread throws their pages away without pause.
+//! Operations go on although a thread throws pages away without pause (their own, or those that a
+//! fault reads ahead), or forks.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -7,10 +9,14 @@ use anyhow::{Result, bail};
 
 use super::Ctx;
 use crate::beat::Beat;
-use crate::mem::PAGE;
+use crate::child;
+use crate::mem::{Map, PAGE, Wrong};
 use crate::target::Target;
 
-const SIZE: usize = 64 * PAGE;
+/// A region's pages: a huge page's, as many as one fault can read ahead.
+const ALL: usize = 512;
+/// Those that a thread throws away together.
+const SOME: usize = 64;
 const TIME: Duration = Duration::from_secs(4);
 /// Longest time of one operation while the guest's CPUs run.
 const STALL: Duration = Duration::from_millis(100);
@@ -21,27 +27,55 @@ const SHORT: Duration = Duration::from_millis(20);
 
 /// The cases.
 pub fn progress(c: &Ctx<'_>) -> Result<()> {
-    c.case("the page of each operation", against(c, 1, 1));
-    c.case("all pages, two threads", against(c, SIZE / PAGE, 2));
+    c.case(
+        "the page of each operation",
+        against(c, 1, first_page, throw(0..1)),
+    );
+    c.case(
+        "64 pages, two threads",
+        against(c, 2, first_page, throw(0..SOME)),
+    );
+    c.case(
+        "the last page, of those read ahead",
+        against(c, 1, in_a_row, throw(ALL - 1..ALL)),
+    );
+    c.case("forks", against(c, 1, in_a_row, |_| child::short()));
     Ok(())
 }
 
-/// `pages` pages are thrown away by each of `threads` threads, as fast as they can.
-fn against(c: &Ctx<'_>, pages: usize, threads: usize) -> Result<String> {
-    let t = c.target(SIZE)?;
+/// Throws pages away.
+fn throw(pages: Range<usize>) -> impl Fn(&Target) + Sync {
+    move |t| {
+        // Fails only for wrong arguments.
+        _ = t
+            .map
+            .advise(pages.start * PAGE, pages.len() * PAGE, libc::MADV_DONTNEED);
+    }
+}
+
+/// One operation after another by `step`, while each of `threads` threads does `event` as fast as it can.
+fn against(
+    c: &Ctx<'_>,
+    threads: usize,
+    step: Step,
+    event: impl Fn(&Target) + Sync,
+) -> Result<String> {
+    let map = Map::anon_huge_aligned(ALL * PAGE)?;
+    // With huge pages nothing is read ahead.
+    map.advise(0, ALL * PAGE, libc::MADV_NOHUGEPAGE)?;
+    let t = Target::new(c.env, c.kind, map)?;
     let over = AtomicBool::new(false);
-    let thrown = AtomicU64::new(0);
+    let events = AtomicU64::new(0);
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 while !over.load(Relaxed) {
-                    // Fails only for wrong arguments.
-                    let _ = t.map.advise(0, pages * PAGE, libc::MADV_DONTNEED);
-                    thrown.fetch_add(1, Relaxed);
+                    event(&t);
+                    events.fetch_add(1, Relaxed);
                 }
             });
         }
-        let result = Beat::beside(|beat| work(c, &t, beat));
+        let result = Beat::beside(|beat| work(beat, |number| step(&t, number, c.seed(1))));
         over.store(true, Relaxed);
         let Worst {
             operations,
@@ -49,8 +83,8 @@ fn against(c: &Ctx<'_>, pages: usize, threads: usize) -> Result<String> {
             gross,
         } = result?;
         let text = format!(
-            "{operations} operations against {} invalidations, worst {:.1} ms, with what the host took {:.1} ms",
-            thrown.load(Relaxed),
+            "{operations} operations against {} events, worst {:.1} ms, with what the host took {:.1} ms",
+            events.load(Relaxed),
             net.as_secs_f64() * 1e3,
             gross.as_secs_f64() * 1e3
         );
@@ -64,23 +98,42 @@ fn against(c: &Ctx<'_>, pages: usize, threads: usize) -> Result<String> {
 /// The longest times.
 #[derive(Default)]
 struct Worst {
-    operations: u32,
+    operations: usize,
     /// While the CPUs ran.
     net: Duration,
     gross: Duration,
 }
 
-/// WRITEs and READs of the first page for a while: all must succeed. What they read may be gone already.
-fn work(c: &Ctx<'_>, t: &Target, beat: &Beat) -> Result<Worst> {
+/// One operation, given its number and a seed.
+type Step = fn(&Target, usize, u64) -> Result<()>;
+
+/// WRITEs and READs of the first page. What they read may be gone already.
+fn first_page(t: &Target, number: usize, seed: u64) -> Result<()> {
+    if number % 2 == 0 {
+        t.write_one(5, 100, seed)?;
+    } else {
+        t.read_one(5, 100, |_, _| Wrong::default())?;
+    }
+    Ok(())
+}
+
+/// READs of one cold page after the other, so that faults read ahead, from the middle on up to the last one.
+fn in_a_row(t: &Target, number: usize, _: u64) -> Result<()> {
+    let page = number % (ALL - 1);
+    if page == 0 {
+        t.map.advise(0, (ALL - 1) * PAGE, libc::MADV_DONTNEED)?;
+    }
+    t.read_one(page * PAGE, 100, |_, _| Wrong::default())?;
+    Ok(())
+}
+
+/// Steps for a while: all must succeed.
+fn work(beat: &Beat, step: impl Fn(usize) -> Result<()>) -> Result<Worst> {
     let begin = Instant::now();
     let mut worst = Worst::default();
     while begin.elapsed() < TIME {
         let start = Instant::now();
-        if worst.operations % 2 == 0 {
-            t.write_one(5, 100, c.seed(1))?;
-        } else {
-            t.read_one(5, 100, |_, _| crate::mem::Wrong::default())?;
-        }
+        step(worst.operations)?;
         let end = Instant::now();
         let took = end - start;
         worst.operations += 1;

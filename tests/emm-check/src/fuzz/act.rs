@@ -47,7 +47,7 @@ struct Inside {
 
 impl Inside {
     fn new(env: &Env) -> Result<Self> {
-        let device = Device::open(&env.device, env.pd.device().gid_index())?;
+        let device = Device::open(&env.device, env.pd.device().link())?;
         Ok(Self {
             windows: Default::default(),
             regions: Default::default(),

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::child;
 use crate::mem::{Map, PAGE, Rng, pattern};
 use crate::qp::{Op, OpError, Piece, Qp};
 use crate::system::{Kind, ensure_swap};
@@ -317,16 +318,7 @@ fn events(map: &Map, mut rng: Rng, until: &Until) -> Result<u64> {
                 _ = map.advise(off, len, libc::MADV_HUGEPAGE);
                 _ = map.advise(off, len, 25 /* MADV_COLLAPSE */);
             }
-            4 => {
-                // SAFETY: the child exits at once.
-                let pid = unsafe { libc::fork() };
-                if pid == 0 {
-                    // SAFETY: ends the child without handlers of the parent.
-                    unsafe { libc::_exit(0) };
-                }
-                // SAFETY: no status is asked for.
-                unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
-            }
+            4 => child::short(),
             _ => _ = fs::write("/proc/sys/vm/compact_memory", "1"),
         }
         n += 1;

@@ -56,7 +56,7 @@ impl Ends {
         let mut attr = ffi::ibv_ah_attr {
             grh: ffi::ibv_global_route {
                 dgid: gid,
-                sgid_index: device.gid_index(),
+                sgid_index: device.link().gid_index,
                 hop_limit: 64,
                 ..Default::default()
             },
@@ -108,7 +108,7 @@ impl Ends {
 
 fn gid(device: &Device) -> Result<ffi::ibv_gid> {
     let mut gid = ffi::ibv_gid::default();
-    let index = i32::from(device.gid_index());
+    let index = i32::from(device.link().gid_index);
     // SAFETY: the context is open, and `gid` outlives the call.
     let ret = unsafe { ffi::ibv_query_gid(device.as_raw(), 1, index, &mut gid) };
     if ret != 0 {
