@@ -148,9 +148,10 @@ impl MmLock {
     ///
     /// `mm` is valid (a reference on `mm_count` suffices).
     pub(crate) unsafe fn take(mm: *mut bindings::mm_struct) -> Option<Self> {
-        // INVARIANT: the reference and the lock are taken here.
         // SAFETY: by this function's contract.
-        unsafe { emm_mm_lock(mm) }.then_some(Self(mm))
+        let taken = unsafe { emm_mm_lock(mm) };
+        // INVARIANT: the reference and the lock were taken.
+        taken.then(|| Self(mm))
     }
 
     /// The frames of up to `nr` pages at user address `address`. Sleeps; lets go of the lock while
