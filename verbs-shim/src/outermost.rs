@@ -38,7 +38,9 @@ impl Outermost {
         }
         let mark: *const c_void = (&raw const KEY).cast();
         // SAFETY: the key was made above; the value is a mark that nobody follows.
-        (unsafe { libc::pthread_setspecific(key, mark) } == 0).then_some(Self(key))
+        let set = unsafe { libc::pthread_setspecific(key, mark) } == 0;
+        // Lazily: one that is dropped takes the mark away.
+        set.then(|| Self(key))
     }
 }
 

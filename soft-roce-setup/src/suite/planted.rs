@@ -124,7 +124,13 @@ fn caught(context: &Context, kernel: &str, planted: &Planted) -> Result<Outcome>
         plant: Some(format!("{}.patch", planted.name)),
         ..BuildOptions::default()
     };
-    let artifacts = build::ensure(context, &options)?;
+    let artifacts = match build::ensure(context, &options) {
+        Ok(artifacts) => artifacts,
+        Err(error) => {
+            signal::check()?;
+            return Ok(Outcome::Failed(format!("{error:#}")));
+        }
+    };
     let spec = if planted.debug { roomy() } else { spec() };
     let mut guest = Guest::boot(context, &artifacts, &spec)?;
     let output = Collected::default();
@@ -168,5 +174,28 @@ mod tests {
             .collect();
         named.sort();
         assert_eq!(files, named);
+    }
+
+    /// As `patch --fuzz=0` wants it: what each hunk expects is there, here or further on.
+    #[test]
+    fn each_patch_fits_the_source() {
+        let workspace = build::workspace();
+        for planted in PLANTED {
+            let path = workspace.join(format!("tests/planted/{}.patch", planted.name));
+            let patch = std::fs::read_to_string(path).unwrap();
+            let (_, diff) = patch.split_once("\n--- a/").unwrap();
+            for file in diff.split("\n--- a/") {
+                let mut hunks = file.split("\n@@ ");
+                let head = hunks.next().unwrap();
+                let source = workspace.join(head.lines().next().unwrap());
+                let source = std::fs::read_to_string(source).unwrap();
+                for hunk in hunks {
+                    let lines = hunk.lines().skip(1);
+                    let old = lines.filter_map(|line| line.strip_prefix([' ', '-']));
+                    let old: String = old.map(|line| format!("{line}\n")).collect();
+                    assert!(source.contains(&old), "{}.patch:\n{old}", planted.name);
+                }
+            }
+        }
     }
 }
