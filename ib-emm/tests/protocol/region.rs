@@ -166,11 +166,12 @@ impl Region {
     ) -> Result<(RwLockWriteGuard<'_, State>, u64), Failed> {
         let first = PageRange::one(want.start);
         let mut pool = Pool::new(&self.mem);
+        let mut ahead = true;
         loop {
             let mut window = pin!(Window::new());
             let mut state = self.gate.write();
             // SAFETY: the fault is finished or abandoned below.
-            let begun = unsafe { state.begin_fault(want, write, true, window.as_mut()) };
+            let begun = unsafe { state.begin_fault(want, write, ahead, window.as_mut()) };
             let (range, nodes) = match begun {
                 Begin::Ready => {
                     let entry = state.access(first.start, write);
@@ -228,7 +229,7 @@ impl Region {
                 Finish::Installed if entry.is_some() => {
                     return Ok((state, entry.unwrap().pfn()));
                 }
-                Finish::Installed | Finish::Stale => want = first,
+                Finish::Installed | Finish::Stale => (want, ahead) = (first, false),
             }
         }
     }
