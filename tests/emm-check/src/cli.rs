@@ -188,6 +188,9 @@ pub enum Cmd {
         /// Size of the region
         #[arg(long, value_parser = size, default_value = "32M")]
         size: usize,
+        /// Leave compaction out, which moves (and may split) the pages of all processes
+        #[arg(long)]
+        no_compaction: bool,
         /// Kind of region
         #[arg(long, default_value = "ondemand")]
         mr: Kind,

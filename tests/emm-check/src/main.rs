@@ -216,19 +216,18 @@ fn run(cli: Cli) -> Result<bool> {
             operations,
             qps,
             size,
+            no_compaction,
             mr,
         } => {
+            let plan = stress::Plan {
+                seconds,
+                operations,
+                qps,
+                size,
+                compaction: !no_compaction,
+            };
             each(&env.report, stock, &[mr], |kind| {
-                stress::stress(
-                    &env,
-                    kind,
-                    stress::End {
-                        seconds,
-                        operations,
-                    },
-                    qps,
-                    size,
-                )
+                stress::stress(&env, kind, plan)
             });
         }
         Cmd::Programs { names, page, shim } => {

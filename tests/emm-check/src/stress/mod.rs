@@ -52,17 +52,24 @@ impl Until {
     }
 }
 
-/// When it is over.
+/// What is done, and for how long.
 #[derive(Clone, Copy)]
-pub struct End {
-    /// After so many seconds …
+pub struct Plan {
+    /// It is over after so many seconds …
     pub seconds: u64,
     /// … or so many operations, if not 0.
     pub operations: u64,
+    /// Queue pairs.
+    pub qps: usize,
+    /// The region's bytes.
+    pub size: usize,
+    /// Whether the events include compaction, which concerns all processes.
+    pub compaction: bool,
 }
 
-/// Runs until `end`.
-pub fn stress(env: &Env, kind: Kind, end: End, qps: usize, size: usize) -> Result<()> {
+/// Runs it.
+pub fn stress(env: &Env, kind: Kind, plan: Plan) -> Result<()> {
+    let Plan { qps, size, .. } = plan;
     if qps == 0 || size / qps < 4 * PAGE {
         bail!("{qps} queue pairs on {size} bytes: at least four pages each are needed");
     }
@@ -80,8 +87,8 @@ pub fn stress(env: &Env, kind: Kind, end: End, qps: usize, size: usize) -> Resul
         targets.push(Target::sharing(env, map.clone(), mr.clone())?);
     }
     let until = Until {
-        time: Instant::now() + Duration::from_secs(end.seconds),
-        operations: end.operations,
+        time: Instant::now() + Duration::from_secs(plan.seconds),
+        operations: plan.operations,
         done: AtomicU64::new(0),
         stop: AtomicBool::new(false),
     };
@@ -109,7 +116,8 @@ pub fn stress(env: &Env, kind: Kind, end: End, qps: usize, size: usize) -> Resul
                 })
             })
             .collect();
-        let vm = on_demand.then(|| s.spawn(|| events(&map, Rng(env.seed ^ 77), until)));
+        let vm =
+            on_demand.then(|| s.spawn(|| events(&map, Rng(env.seed ^ 77), until, plan.compaction)));
         let mut sum = Done::default();
         let mut result = Ok(());
         for t in threads {
@@ -131,12 +139,12 @@ pub fn stress(env: &Env, kind: Kind, end: End, qps: usize, size: usize) -> Resul
             None => 0,
         };
         result?;
-        if sum.ops < end.operations {
+        if sum.ops < plan.operations {
             bail!(
                 "{} of {} operations in {} s",
                 sum.ops,
-                end.operations,
-                end.seconds
+                plan.operations,
+                plan.seconds
             );
         }
         Ok(format!(
@@ -303,14 +311,14 @@ fn copy(shadow: &[u8], at: usize, out: &mut [u8]) {
 }
 
 /// Events that move pages but change no byte.
-fn events(map: &Map, mut rng: Rng, until: &Until) -> Result<u64> {
+fn events(map: &Map, mut rng: Rng, until: &Until, compaction: bool) -> Result<u64> {
     let mut n = 0;
     while !until.over() {
         let pages = map.len() / PAGE;
         let first = rng.below(pages);
         let len = rng.length(pages - first) * PAGE;
         let off = first * PAGE;
-        match rng.below(6) {
+        match rng.below(if compaction { 6 } else { 5 }) {
             // These may meet a part that its owner is mapping anew: the errno is no fact about the region.
             0 | 1 => _ = map.advise(off, len, libc::MADV_PAGEOUT),
             2 => _ = map.advise(off, len, libc::MADV_COLD),
