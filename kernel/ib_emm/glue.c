@@ -11,6 +11,7 @@
 #include <linux/sched.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
+#include <linux/userfaultfd_k.h>
 
 #include "emm.h"
 #include "emm_region.h"
@@ -114,6 +115,19 @@ static void emm_put_pages(struct page **pages, long nr)
 	}
 }
 
+/* Whether a userfaultfd watches some of @nr pages at @address. Called with the mmap_lock held. */
+static bool emm_uffd_armed(struct mm_struct *mm, unsigned long address, unsigned long nr)
+{
+	struct vm_area_struct *vma;
+	VMA_ITERATOR(vmi, mm, address);
+
+	for_each_vma_range(vmi, vma, address + nr * PAGE_SIZE) {
+		if (userfaultfd_armed(vma))
+			return true;
+	}
+	return false;
+}
+
 /*
  * Takes the mmap_lock of @mm for reading, unless the mm is exiting. Sleeps. Who holds it excludes
  * every invalidation whose caller holds it for writing: fork, munmap, mremap, mprotect, a collapse.
@@ -160,6 +174,9 @@ long emm_get_pfns(struct mm_struct *mm, unsigned long address, unsigned long nr,
 		flags |= FOLL_INTERRUPTIBLE;
 	else if (how == EMM_PRESENT)
 		flags |= FOLL_NOFAULT;
+	else if (emm_uffd_armed(mm, address, nr))
+		/* A fault that can't wait must say so there; elsewhere it would not wait for a disk. */
+		flags |= FOLL_NOWAIT;
 
 	got = get_user_pages_remote(mm, address, nr, flags, pages,
 				    how == EMM_WAITING ? &locked : NULL);
