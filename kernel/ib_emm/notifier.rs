@@ -16,7 +16,8 @@
 // Lock order:
 //
 //  1. the list of regions (sight.c), held over a region's counts
-//  2. locks of the VM (mmap_lock, i_mmap_rwsem, anon_vma, page table lock)
+//  2. locks of the VM (mmap_lock, i_mmap_rwsem, anon_vma, page table lock); a fault holds the
+//     mmap_lock for reading over 4, and may give it back under it
 //  3. Hub::inner (spinlock), held over `emm_referenced` and over the starts told to a newcomer,
 //     not over other callbacks
 //  4. what a client locks in its callbacks (`Region::state`, gate.rs)

@@ -63,6 +63,8 @@ fn against(
     let map = Map::anon_huge_aligned(ALL * PAGE)?;
     // With huge pages nothing is read ahead.
     map.advise(0, ALL * PAGE, libc::MADV_NOHUGEPAGE)?;
+    // Memory without a page of its own is not copied by fork, which then invalidates nothing.
+    map.set((ALL - 1) * PAGE, 1, 1);
     let t = Target::new(c.env, c.kind, map)?;
     let over = AtomicBool::new(false);
     let events = AtomicU64::new(0);
