@@ -87,6 +87,12 @@ const PLANTED: &[Planted] = &[
         catcher: "emm    progress: the page of each operation: completion: ",
         debug: false,
     },
+    Planted {
+        name: "let-go-of-mmap-lock",
+        script: "emm-check event progress --mr emm",
+        catcher: "emm    progress: prefetches against forks: ",
+        debug: false,
+    },
 ];
 
 /// Longest time of one.

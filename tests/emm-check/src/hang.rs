@@ -1,12 +1,11 @@
 //! What is seen of a completion that does not come: where the driver's work items and our threads are, and what the driver
 //! counts and ib_emm traces meanwhile. Printed once, to stderr: those who wait beside the first one wait for the same.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
+use crate::counters::{counters, folders};
 use crate::qp::OpError;
 use crate::trace::Log;
 
@@ -56,31 +55,6 @@ fn state() -> String {
         text.push_str(&stack("a thread of ours", &dir));
     }
     text
-}
-
-/// The counters of all devices that are not 0.
-fn counters() -> BTreeMap<String, u64> {
-    let mut all = BTreeMap::new();
-    for device in folders("/sys/class/infiniband") {
-        let Ok(dir) = fs::read_dir(Path::new(&device).join("ports/1/hw_counters")) else {
-            continue;
-        };
-        for file in dir.flatten() {
-            let text = fs::read_to_string(file.path()).unwrap_or_default();
-            if let Ok(value @ 1..) = text.trim().parse() {
-                all.insert(file.file_name().to_string_lossy().into_owned(), value);
-            }
-        }
-    }
-    all
-}
-
-/// The entries of a folder; none if it can't be read: this is what is said of a failure, and no place for another.
-fn folders(path: &str) -> Vec<String> {
-    let entries = fs::read_dir(path).into_iter().flatten().flatten();
-    entries
-        .map(|entry| entry.path().display().to_string())
-        .collect()
 }
 
 /// A thread's kernel stack, which root may read.

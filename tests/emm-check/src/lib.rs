@@ -2,6 +2,7 @@
 //! `emm-check` and `emm-bench` are built on it.
 
 pub mod child;
+pub mod counters;
 pub mod cq;
 pub mod ffi;
 mod hang;

@@ -28,7 +28,7 @@ use anyhow::Result;
 use clap::Parser;
 use serde_json::json;
 
-use emm_check::{child, cq, ffi, kmsg, mem, private, qp, swap, system, trace, verbs};
+use emm_check::{child, counters, cq, ffi, kmsg, mem, private, qp, swap, system, trace, verbs};
 
 use cli::{Cli, Cmd, Common};
 use report::Report;

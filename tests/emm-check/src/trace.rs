@@ -101,7 +101,12 @@ impl Log {
         Self::of_group(GROUP)
     }
 
-    /// All events of a group of the kernel's from now on.
+    /// The event `name` of ib_emm alone, so that a flood of others takes it no place.
+    pub fn of_event(name: &str) -> Result<Self> {
+        Self::of_group(&format!("{GROUP}/{name}"))
+    }
+
+    /// All events of a group of the kernel's from now on, or one of them: `group/event`.
     pub fn of_group(group: &str) -> Result<Self> {
         tracefs()?;
         let path = Path::new(TRACING).join(format!("instances/emm-check-{}", std::process::id()));
@@ -119,6 +124,12 @@ impl Log {
         Ok(events.map(str::to_owned).collect())
     }
 
+    /// Whether the buffer was too small, and the oldest events are gone.
+    pub fn overran(&self) -> Result<bool> {
+        let text = fs::read_to_string(self.0.join("trace")).context("reading the trace")?;
+        Ok(overrun(&text))
+    }
+
     /// The fields of each event `name` so far: `start=0x1000 length=4096`.
     pub fn of(&self, name: &str) -> Result<Vec<String>> {
         let mark = format!(" {name}: ");
@@ -132,6 +143,15 @@ impl Drop for Log {
         // A buffer that stays costs memory, and nothing else.
         fs::remove_dir(&self.0).ok();
     }
+}
+
+/// Whether a trace says that fewer entries are in the buffer than were written to it.
+fn overrun(trace: &str) -> bool {
+    let counts = trace.lines().find_map(|line| {
+        let (_, rest) = line.split_once("entries-in-buffer/entries-written: ")?;
+        rest.split_whitespace().next()?.split_once('/')
+    });
+    counts.is_some_and(|(kept, written)| kept != written)
 }
 
 /// The number in the field `name` of an event; hexadecimal ones begin with 0x.
@@ -156,5 +176,16 @@ mod tests {
         assert_eq!(field(fields, "pages"), Some(12));
         assert_eq!(field(fields, "error"), None);
         assert_eq!(field(fields, "page"), None);
+    }
+
+    #[test]
+    fn a_buffer_that_was_too_small() {
+        let head = |counts: &str| {
+            format!(
+                "# tracer: nop\n#\n# entries-in-buffer/entries-written: {counts}   #P:2\n#\n x\n"
+            )
+        };
+        assert!(overrun(&head("12/40")));
+        assert!(!overrun(&head("40/40")) && !overrun(""));
     }
 }

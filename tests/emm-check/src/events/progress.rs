@@ -1,5 +1,5 @@
 //! Operations go on although a thread throws pages away without pause (their own, or those that a
-//! fault reads ahead), or forks.
+//! fault reads ahead), or forks. ib_emm's trace tells what faults do that lose to it.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -10,11 +10,20 @@ use anyhow::{Result, bail};
 use super::Ctx;
 use crate::beat::Beat;
 use crate::child;
+use crate::counters::duplicates;
+use crate::ffi;
 use crate::mem::{Map, PAGE, Wrong};
+use crate::private::Advise;
+use crate::system::Kind;
 use crate::target::Target;
+use crate::trace::{Log, field};
 
 /// A region's pages: a huge page's, as many as one fault can read ahead.
 const ALL: usize = 512;
+/// Pages that operations read before they begin again.
+const ROW: usize = 32;
+/// A page behind them, among those that the last one's fault reads ahead.
+const AHEAD: usize = ROW + ROW / 2;
 /// Those that a thread throws away together.
 const SOME: usize = 64;
 const TIME: Duration = Duration::from_secs(4);
@@ -29,18 +38,68 @@ const SHORT: Duration = Duration::from_millis(20);
 pub fn progress(c: &Ctx<'_>) -> Result<()> {
     c.case(
         "the page of each operation",
-        against(c, 1, first_page, throw(0..1)),
+        against(c, 1, first_page, throw(0..1), None),
     );
     c.case(
         "64 pages, two threads",
-        against(c, 2, first_page, throw(0..SOME)),
+        against(c, 2, first_page, throw(0..SOME), None),
     );
     c.case(
-        "the last page, of those read ahead",
-        against(c, 1, in_a_row, throw(ALL - 1..ALL)),
+        "a page that is read ahead",
+        against(c, 1, in_a_row, throw_far_ones, Some(narrow)),
     );
-    c.case("forks", against(c, 1, in_a_row, |_| child::short()));
+    c.case(
+        "forks",
+        against(c, 1, in_a_row, |_| child::short(), Some(never_lost)),
+    );
+    c.case(
+        "prefetches against forks",
+        against(c, 1, advice, |_| child::short(), Some(never_lost)),
+    );
     Ok(())
+}
+
+/// What is to be said of the faults that lost, and whether it is well, by the pages that each asked for when it began again, and
+/// the number of requests that came again, of which each may ask anew.
+type Judge = fn(&[u64], u64) -> Result<String>;
+
+/// Pages that the VM was asked for by faults of `map` which had lost: each asked for the address of the one before, which had
+/// been answered. No other fault of [`in_a_row`] and [`advice`] does.
+fn again(faults: &[String], map: Range<u64>) -> Vec<u64> {
+    let fields = |fault: &String| {
+        let all = ["address", "pages", "error"].map(|name| field(fault, name));
+        Some((all[0]?, all[1]?, all[2] == Some(0)))
+    };
+    let faults: Vec<_> = faults
+        .iter()
+        .filter_map(fields)
+        .filter(|(address, ..)| map.contains(address))
+        .collect();
+    let pairs = faults.windows(2);
+    pairs
+        .filter(|pair| pair[0].0 == pair[1].0 && pair[0].2)
+        .map(|pair| pair[1].1)
+        .collect()
+}
+
+/// A fault that lost asks for its own page and no other: those ahead are what it may lose to the next time.
+fn narrow(again: &[u64], late: u64) -> Result<String> {
+    let wide = again.iter().filter(|pages| **pages != 1).count();
+    match again.len() {
+        0 => bail!("no fault lost, so that nothing was shown"),
+        n if wide as u64 > late => {
+            bail!("{wide} of {n} faults that lost asked for more than a page")
+        }
+        n => Ok(format!("{n} faults lost, and asked for a page")),
+    }
+}
+
+/// A fault holds the mmap_lock until its pages are entered, and fork needs it.
+fn never_lost(again: &[u64], late: u64) -> Result<String> {
+    match again.len() {
+        n if n as u64 > late => bail!("{n} faults lost, which fork can't make"),
+        _ => Ok("no fault lost".into()),
+    }
 }
 
 /// Throws pages away.
@@ -53,12 +112,22 @@ fn throw(pages: Range<usize>) -> impl Fn(&Target) + Sync {
     }
 }
 
-/// One operation after another by `step`, while each of `threads` threads does `event` as fast as it can.
+/// Throws [`AHEAD`] away and some pages far behind it, one by one: for most of the time a fault that reads ahead can begin, as no
+/// page that it wants is on its way out.
+fn throw_far_ones(t: &Target) {
+    for page in (AHEAD..ALL - 1).step_by(ROW) {
+        throw(page..page + 1)(t);
+    }
+}
+
+/// One operation after another by `step`, while each of `threads` threads does `event` as fast as it can; then `judge`, if ib_emm
+/// serves the faults.
 fn against(
     c: &Ctx<'_>,
     threads: usize,
     step: Step,
     event: impl Fn(&Target) + Sync,
+    judge: Option<Judge>,
 ) -> Result<String> {
     let map = Map::anon_huge_aligned(ALL * PAGE)?;
     // With huge pages nothing is read ahead.
@@ -66,6 +135,9 @@ fn against(
     // Memory without a page of its own is not copied by fork, which then invalidates nothing.
     map.set((ALL - 1) * PAGE, 1, 1);
     let t = Target::new(c.env, c.kind, map)?;
+    let judge = judge.filter(|_| c.kind.resolve() == Kind::Emm);
+    let log = judge.map(|_| Log::of_event("emm_fault")).transpose()?;
+    let before = duplicates();
     let over = AtomicBool::new(false);
     let events = AtomicU64::new(0);
     std::thread::scope(|scope| {
@@ -77,14 +149,14 @@ fn against(
                 }
             });
         }
-        let result = Beat::beside(|beat| work(beat, |number| step(&t, number, c.seed(1))));
+        let result = Beat::beside(|beat| work(beat, |number| step(c, &t, number)));
         over.store(true, Relaxed);
         let Worst {
             operations,
             net,
             gross,
         } = result?;
-        let text = format!(
+        let mut text = format!(
             "{operations} operations against {} events, worst {:.1} ms, with what the host took {:.1} ms",
             events.load(Relaxed),
             net.as_secs_f64() * 1e3,
@@ -93,8 +165,24 @@ fn against(
         if net > STALL || gross > AT_ALL {
             bail!("{text}");
         }
+        if let Some((judge, log)) = judge.zip(log) {
+            let start = t.map.addr() as u64;
+            let lost = again(&faults(&log)?, start..start + (ALL * PAGE) as u64);
+            match judge(&lost, duplicates() - before) {
+                Ok(faults) => text = format!("{text}; {faults}"),
+                Err(error) => bail!("{text}; {error}"),
+            }
+        }
         Ok(text)
     })
+}
+
+/// All events of `log`.
+fn faults(log: &Log) -> Result<Vec<String>> {
+    if log.overran()? {
+        bail!("the trace buffer was too small");
+    }
+    log.of("emm_fault")
 }
 
 /// The longest times.
@@ -106,26 +194,45 @@ struct Worst {
     gross: Duration,
 }
 
-/// One operation, given its number and a seed.
-type Step = fn(&Target, usize, u64) -> Result<()>;
+/// One operation, given its number.
+type Step = fn(&Ctx<'_>, &Target, usize) -> Result<()>;
 
 /// WRITEs and READs of the first page. What they read may be gone already.
-fn first_page(t: &Target, number: usize, seed: u64) -> Result<()> {
+fn first_page(c: &Ctx<'_>, t: &Target, number: usize) -> Result<()> {
     if number % 2 == 0 {
-        t.write_one(5, 100, seed)?;
+        t.write_one(5, 100, c.seed(1))?;
     } else {
         t.read_one(5, 100, |_, _| Wrong::default())?;
     }
     Ok(())
 }
 
-/// READs of one cold page after the other, so that faults read ahead, from the middle on up to the last one.
-fn in_a_row(t: &Target, number: usize, _: u64) -> Result<()> {
-    let page = number % (ALL - 1);
+/// READs of one cold page after the other, [`ROW`] in a row. Faults read more and more ahead; that of the row's last page, as many
+/// again.
+fn in_a_row(_: &Ctx<'_>, t: &Target, number: usize) -> Result<()> {
+    let page = number % ROW;
     if page == 0 {
-        t.map.advise(0, (ALL - 1) * PAGE, libc::MADV_DONTNEED)?;
+        t.map.advise(0, 2 * ROW * PAGE, libc::MADV_DONTNEED)?;
     }
     t.read_one(page * PAGE, 100, |_, _| Wrong::default())?;
+    Ok(())
+}
+
+/// A prefetch of all pages but the first ones, each time others, and but the last one, which is never away.
+fn advice(c: &Ctx<'_>, t: &Target, number: usize) -> Result<()> {
+    let first = number % ROW;
+    t.map.advise(0, (ALL - 1) * PAGE, libc::MADV_DONTNEED)?;
+    let range = ffi::ibv_sge {
+        addr: (t.map.addr() + first * PAGE) as u64,
+        length: ((ALL - 1 - first) * PAGE) as u32,
+        lkey: t.mr.lkey(),
+    };
+    Advise::find()?.give(
+        &c.env.pd,
+        ffi::IB_UVERBS_ADVISE_MR_ADVICE_PREFETCH,
+        ffi::IB_UVERBS_ADVISE_MR_FLAG_FLUSH,
+        &[range],
+    )?;
     Ok(())
 }
 
@@ -148,4 +255,30 @@ fn work(beat: &Beat, step: impl Fn(usize) -> Result<()>) -> Result<Worst> {
         worst.net = worst.net.max(took - lost);
     }
     Ok(worst)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_that_lost() {
+        let fault = |address: u64, pages: u64, error: i32| {
+            format!("address={address:#x} pages={pages} write=0 huge=0 error={error}")
+        };
+        let faults = [
+            fault(0x1000, 8, 0),
+            fault(0x1000, 8, 0),
+            fault(0x1000, 1, 0),
+            fault(0x2000, 0, -11),
+            fault(0x2000, 1, 0),
+            fault(0x3000, 1, 0),
+        ];
+        assert_eq!(again(&faults, 0x1000..0x3000), [8, 1]);
+        assert_eq!(again(&faults, 0x2000..0x3000), []);
+        assert!(narrow(&[1, 1], 0).is_ok() && narrow(&[8, 1], 1).is_ok());
+        assert!(narrow(&[], 0).is_err() && narrow(&[8, 1], 0).is_err());
+        assert!(never_lost(&[], 0).is_ok() && never_lost(&[1], 1).is_ok());
+        assert!(never_lost(&[1], 0).is_err());
+    }
 }
