@@ -58,10 +58,12 @@ const CASES: &[Case] = &[
         "emm-check stress --seconds 20 --qps 4 --size 4M --mr emm",
     ),
     case("verbs_teardown", 900, "emm-check verbs teardown --mr emm"),
+    // Wrong arguments, and a range that userfaultfd watches: the kernel warned of that once.
+    case("verbs_input", 400, "emm-check verbs input --mr emm"),
     case(
         "verbs_rest",
         1200,
-        "emm-check verbs extended datagram srq windows rereg advise input --mr emm",
+        "emm-check verbs extended datagram srq windows rereg advise --mr emm",
     )
     .long(),
     case(
@@ -78,9 +80,9 @@ const CASES: &[Case] = &[
     )
     .long(),
     case(
-        "modules_unload_and_load_20_times",
+        "modules_unload_and_load_8_times",
         900,
-        "set -e; for i in $(seq 20); do rdma link delete rxe0; rmmod rdma_rxe; rmmod ib_emm\n\
+        "set -e; for i in $(seq 8); do rdma link delete rxe0; rmmod rdma_rxe; rmmod ib_emm\n\
          insmod /emm/modules/ib_emm.ko; insmod /emm/modules/rdma_rxe.ko mr_backend=emm\n\
          rdma link add rxe0 type rxe netdev eth9; done; echo $i; rdma link show rxe0/1",
     ),

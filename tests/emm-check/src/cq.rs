@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 
 use crate::ffi;
 use crate::hang;
-use crate::qp::{HANG, OpError};
+use crate::qp::{OpError, hang_limit};
 use crate::verbs::Device;
 
 /// A completion queue with a channel of its own.
@@ -86,7 +86,7 @@ impl Cq {
 
     /// Looks for a completion again and again, as most programs do.
     pub fn spin(&self) -> Result<ffi::ibv_wc, OpError> {
-        let deadline = Instant::now() + HANG;
+        let deadline = Instant::now() + hang_limit();
         loop {
             match self.poll()? {
                 Some(wc) if wc.status == ffi::IBV_WC_SUCCESS => return Ok(wc),
@@ -100,7 +100,7 @@ impl Cq {
     /// Waits for one completion. The soft device works on the CPUs that would poll, so this sleeps until it
     /// has something to say.
     pub fn wait(&self) -> Result<ffi::ibv_wc, OpError> {
-        let deadline = Instant::now() + HANG;
+        let deadline = Instant::now() + hang_limit();
         loop {
             if let Some(wc) = self.poll()? {
                 return if wc.status == ffi::IBV_WC_SUCCESS {
