@@ -32,11 +32,12 @@ const CASES: &[Case] = &[
         600,
         "insmod /emm/modules/emm_client.ko && emm-check notifier && rmmod emm_client",
     ),
+    // Forks are in the matrix.
     case(
         "vm_events",
         900,
         "insmod /emm/modules/emm_client.ko\n\
-         emm-check event dontneed madvfree remap mremap fork readonly holdoff implicit uffd reap --mr emm && rmmod emm_client",
+         emm-check event dontneed madvfree remap mremap readonly holdoff implicit uffd reap --mr emm && rmmod emm_client",
     ),
     case(
         "matrix",
