@@ -37,7 +37,7 @@ const CASES: &[Case] = &[
         "vm_events",
         900,
         "insmod /emm/modules/emm_client.ko\n\
-         emm-check event dontneed madvfree remap mremap readonly holdoff implicit uffd reap --mr emm && rmmod emm_client",
+         emm-check event dontneed madvfree remap mremap readonly holdoff implicit uffd reap rare --mr emm && rmmod emm_client",
     ),
     case(
         "matrix",

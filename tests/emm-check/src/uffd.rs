@@ -1,4 +1,4 @@
-//! A userfaultfd: missing pages of a range wait for us.
+//! A userfaultfd: missing pages of a range, those that a file has but the range does not map, or writes wait for us.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
@@ -12,9 +12,13 @@ const UFFD_API: u64 = 0xAA;
 const UFFDIO_API: libc::c_ulong = 0xC018_AA3F;
 const UFFDIO_REGISTER: libc::c_ulong = 0xC020_AA00;
 const UFFDIO_COPY: libc::c_ulong = 0xC028_AA03;
+const UFFDIO_MOVE: libc::c_ulong = 0xC028_AA05;
 const UFFDIO_WRITEPROTECT: libc::c_ulong = 0xC018_AA06;
+const UFFDIO_CONTINUE: libc::c_ulong = 0xC020_AA07;
+const FEATURE_MINOR_SHMEM: u64 = 1 << 10;
 const REGISTER_MODE_MISSING: u64 = 1;
 const REGISTER_MODE_WP: u64 = 2;
+const REGISTER_MODE_MINOR: u64 = 4;
 const WRITEPROTECT_MODE_WP: u64 = 1;
 const EVENT_PAGEFAULT: u8 = 0x12;
 
@@ -33,6 +37,7 @@ struct Register {
     ioctls: u64,
 }
 
+/// `struct uffdio_copy`, and `struct uffdio_move`.
 #[repr(C)]
 struct Copy {
     dst: u64,
@@ -40,6 +45,15 @@ struct Copy {
     len: u64,
     mode: u64,
     copy: i64,
+}
+
+/// `struct uffdio_continue`.
+#[repr(C)]
+struct Continue {
+    start: u64,
+    len: u64,
+    mode: u64,
+    mapped: i64,
 }
 
 #[repr(C)]
@@ -73,6 +87,15 @@ fn check(result: libc::c_long) -> io::Result<libc::c_long> {
 impl Uffd {
     /// A descriptor without ranges. Not blocking, or it could not be polled.
     pub fn new() -> io::Result<Self> {
+        Self::with(0)
+    }
+
+    /// One that can watch pages which a file has and the range does not map.
+    pub fn for_minor_faults() -> io::Result<Self> {
+        Self::with(FEATURE_MINOR_SHMEM)
+    }
+
+    fn with(features: u64) -> io::Result<Self> {
         // SAFETY: takes flags only.
         let fd = check(unsafe {
             libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | libc::O_NONBLOCK)
@@ -81,7 +104,7 @@ impl Uffd {
         let this = Self(unsafe { OwnedFd::from_raw_fd(fd as i32) });
         let mut api = Api {
             api: UFFD_API,
-            features: 0,
+            features,
             ioctls: 0,
         };
         this.ioctl(UFFDIO_API, &mut api)?;
@@ -113,6 +136,38 @@ impl Uffd {
     /// From now on the missing pages among `len` bytes at `off` of `map` wait for an answer.
     pub fn watch(&self, map: &Map, off: usize, len: usize) -> io::Result<()> {
         self.register(map.addr() + off, len, REGISTER_MODE_MISSING)
+    }
+
+    /// From now on pages of `len` bytes at `off` of `map` that its file has, and it does not map, wait for [`Self::go_on`].
+    pub fn watch_minor(&self, map: &Map, off: usize, len: usize) -> io::Result<()> {
+        self.register(map.addr() + off, len, REGISTER_MODE_MINOR)
+    }
+
+    /// Maps what the file has at the page `address`.
+    pub fn go_on(&self, address: usize) -> io::Result<()> {
+        let mut page = Continue {
+            start: address as u64,
+            len: PAGE as u64,
+            mode: 0,
+            mapped: 0,
+        };
+        match self.ioctl(UFFDIO_CONTINUE, &mut page) {
+            // Mapped already.
+            Err(e) if e.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Moves the pages of `len` bytes at `from` to the address `to`, where none are and which is watched.
+    pub fn move_pages(&self, from: usize, len: usize, to: usize) -> io::Result<()> {
+        let mut range = Copy {
+            dst: to as u64,
+            src: from as u64,
+            len: len as u64,
+            mode: 0,
+            copy: 0,
+        };
+        self.ioctl(UFFDIO_MOVE, &mut range)
     }
 
     fn register(&self, start: usize, len: usize, mode: u64) -> io::Result<()> {

@@ -21,7 +21,7 @@ const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;
 pub fn files(c: &Ctx<'_>) -> Result<()> {
     c.case(
         "memfd: read(2) sees what RDMA wrote, and back",
-        through(c, memfd()?),
+        through(c, memfd(SIZE)?),
     );
     c.case("file of tmpfs: the same", through(c, tmpfs()?));
     c.case("memfd: hole punched", punched(c));
@@ -30,7 +30,8 @@ pub fn files(c: &Ctx<'_>) -> Result<()> {
     Ok(())
 }
 
-fn memfd() -> Result<File> {
+/// A file in memory of `len` bytes.
+pub(super) fn memfd(len: usize) -> Result<File> {
     // SAFETY: the name is a C string.
     let fd = unsafe { libc::memfd_create(c"emm-check".as_ptr(), libc::MFD_CLOEXEC) };
     if fd < 0 {
@@ -38,7 +39,7 @@ fn memfd() -> Result<File> {
     }
     // SAFETY: the descriptor is new and ours.
     let file = unsafe { File::from_raw_fd(fd) };
-    file.set_len(SIZE as u64)?;
+    file.set_len(len as u64)?;
     Ok(file)
 }
 
@@ -79,7 +80,7 @@ fn through(c: &Ctx<'_>, file: File) -> Result<String> {
 }
 
 fn punched(c: &Ctx<'_>) -> Result<String> {
-    let file = memfd()?;
+    let file = memfd(SIZE)?;
     let t = shared(c, &file)?;
     t.write(0, SIZE, c.seed(1))?;
     let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
@@ -97,7 +98,7 @@ fn punched(c: &Ctx<'_>) -> Result<String> {
 }
 
 fn truncated(c: &Ctx<'_>) -> Result<String> {
-    let file = memfd()?;
+    let file = memfd(SIZE)?;
     let mut t = shared(c, &file)?;
     t.spare_qps(1)?;
     t.write(0, SIZE, c.seed(1))?;
@@ -118,7 +119,7 @@ fn truncated(c: &Ctx<'_>) -> Result<String> {
 }
 
 fn private(c: &Ctx<'_>) -> Result<String> {
-    let file = memfd()?;
+    let file = memfd(SIZE)?;
     let mut bytes = vec![0; SIZE];
     pattern(c.seed(1), 0, &mut bytes);
     file.write_all_at(&bytes, 0)?;

@@ -17,6 +17,7 @@ mod pageout;
 mod parallel;
 mod progress;
 mod protection;
+mod rare;
 mod readahead;
 pub mod reap;
 pub mod uffd;
@@ -78,9 +79,11 @@ pub enum Event {
     Readahead,
     /// The memory of a killed process, taken before its end
     Reap,
+    /// Guard pages, UFFDIO_MOVE, poison and other calls that few programs make
+    Rare,
 }
 
-const ALL: [Event; 24] = [
+const ALL: [Event; 25] = [
     Event::Pageout,
     Event::Fork,
     Event::Remap,
@@ -105,6 +108,7 @@ const ALL: [Event; 24] = [
     Event::Many,
     Event::Readahead,
     Event::Reap,
+    Event::Rare,
 ];
 
 /// What an event works with.
@@ -173,6 +177,7 @@ pub fn run(env: &Env, kind: Kind, names: &[Event]) {
             Event::Many => ("many", many::many),
             Event::Readahead => ("readahead", readahead::readahead),
             Event::Reap => ("reap", reap::reaped),
+            Event::Rare => ("rare", rare::rare),
         };
         if kind == Kind::Pinned && on_demand_only {
             env.report
