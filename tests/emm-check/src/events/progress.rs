@@ -27,6 +27,9 @@ const AHEAD: usize = ROW + ROW / 2;
 /// Those that a thread throws away together.
 const SOME: usize = 64;
 const TIME: Duration = Duration::from_secs(4);
+/// How often a case is played until a fault loses.
+const ROUNDS: usize = 5;
+const NONE: &str = "no fault lost";
 /// Longest time of one operation while the guest's CPUs run.
 const STALL: Duration = Duration::from_millis(100);
 /// And at all: a busy host can keep a CPU from running for seconds.
@@ -44,10 +47,7 @@ pub fn progress(c: &Ctx<'_>) -> Result<()> {
         "64 pages, two threads",
         against(c, 2, first_page, throw(0..SOME), None),
     );
-    c.case(
-        "a page that is read ahead",
-        against(c, 1, in_a_row, throw_far_ones, Some(narrow)),
-    );
+    c.case("a page that is read ahead", read_ahead(c));
     c.case(
         "forks",
         against(c, 1, in_a_row, |_| child::short(), Some(never_lost)),
@@ -82,11 +82,22 @@ fn again(faults: &[String], map: Range<u64>) -> Vec<u64> {
         .collect()
 }
 
+/// A host that is busy may run the guest's CPUs one after the other for so long that nothing comes between.
+fn read_ahead(c: &Ctx<'_>) -> Result<String> {
+    for _ in 0..ROUNDS {
+        let text = against(c, 1, in_a_row, throw_far_ones, Some(narrow))?;
+        if !text.ends_with(NONE) {
+            return Ok(text);
+        }
+    }
+    bail!("{ROUNDS} times {NONE}, so that nothing was shown")
+}
+
 /// A fault that lost asks for its own page and no other: those ahead are what it may lose to the next time.
 fn narrow(again: &[u64], late: u64) -> Result<String> {
     let wide = again.iter().filter(|pages| **pages != 1).count();
     match again.len() {
-        0 => bail!("no fault lost, so that nothing was shown"),
+        0 => Ok(NONE.into()),
         n if wide as u64 > late => {
             bail!("{wide} of {n} faults that lost asked for more than a page")
         }
@@ -98,7 +109,7 @@ fn narrow(again: &[u64], late: u64) -> Result<String> {
 fn never_lost(again: &[u64], late: u64) -> Result<String> {
     match again.len() {
         n if n as u64 > late => bail!("{n} faults lost, which fork can't make"),
-        _ => Ok("no fault lost".into()),
+        _ => Ok(NONE.into()),
     }
 }
 
@@ -277,7 +288,7 @@ mod tests {
         assert_eq!(again(&faults, 0x1000..0x3000), [8, 1]);
         assert_eq!(again(&faults, 0x2000..0x3000), []);
         assert!(narrow(&[1, 1], 0).is_ok() && narrow(&[8, 1], 1).is_ok());
-        assert!(narrow(&[], 0).is_err() && narrow(&[8, 1], 0).is_err());
+        assert!(narrow(&[8, 1], 0).is_err());
         assert!(never_lost(&[], 0).is_ok() && never_lost(&[1], 1).is_ok());
         assert!(never_lost(&[1], 0).is_err());
     }
