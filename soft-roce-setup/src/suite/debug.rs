@@ -32,17 +32,17 @@ const CASES: &[Case] = &[
         600,
         "insmod /emm/modules/emm_client.ko && emm-check notifier && rmmod emm_client",
     ),
-    // Forks are in the matrix.
+    // What is thrown away, and forks, are in the matrix.
     case(
         "vm_events",
         900,
         "insmod /emm/modules/emm_client.ko\n\
-         emm-check event dontneed madvfree remap mremap readonly holdoff implicit uffd reap rare --mr emm && rmmod emm_client",
+         emm-check event madvfree remap mremap readonly holdoff implicit uffd reap rare --mr emm && rmmod emm_client",
     ),
     case(
         "matrix",
         1500,
-        "emm-check matrix first-touch fork-cow dontneed swap-zram remap mprotect move-pages kill --mr emm",
+        "emm-check matrix first-touch fork-cow dontneed swap-zram mprotect move-pages kill --mr emm",
     ),
     case("matrix_whole", 7200, "emm-check matrix --mr emm").long(),
     // An emulated CPU serves this kernel's eight queue pairs a few hundred packets a second, each fault from swap in some 10 ms.
