@@ -94,7 +94,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "shim_leaves_short_regions_pinned",
-        script: "(verbs-shim run -q --stats --min-bytes 1G -- ibv_rc_pingpong -d rxe0 -g 1 -c -n 20 & sleep 1\n\
+        script: "(verbs-shim run -q --stats --min-bytes 1G -- ibv_rc_pingpong -d rxe0 -g 1 -c -n 20 & until ss -ltn | grep -q :18515; do :; done\n\
                  verbs-shim run -q --stats --min-bytes 1G -- ibv_rc_pingpong -d rxe0 -g 1 -c -n 20 10.9.0.1 \
                  && wait $!)",
         seconds: 60,
@@ -104,7 +104,7 @@ pub const CASES: &[Case] = &[
     case(
         "shim_prefetch_works_or_costs_one_line",
         60,
-        "(verbs-shim run -q --prefetch sync -- ibv_rc_pingpong -d rxe0 -g 1 -c -n 20 & sleep 1\n\
+        "(verbs-shim run -q --prefetch sync -- ibv_rc_pingpong -d rxe0 -g 1 -c -n 20 & until ss -ltn | grep -q :18515; do :; done\n\
          verbs-shim run -q --prefetch sync -- ibv_rc_pingpong -d rxe0 -g 1 -c -n 20 10.9.0.1 2> /tmp/said \
          && wait $!) && cat /tmp/said && [ $(grep -c 'no prefetch: ibv_advise_mr' /tmp/said) -le 1 ]",
     ),
@@ -115,13 +115,13 @@ pub const CASES: &[Case] = &[
          chmod u+s libverbs_shim.so; cp /usr/bin/ibv_rc_pingpong /usr/bin/pingpong-setuid\n\
          chmod u+s /usr/bin/pingpong-setuid; export VERBS_SHIM_STATS=1 LD_PRELOAD=libverbs_shim.so\n\
          setpriv --reuid 1000 ibv_rc_pingpong --help 2>&1 | grep -q Usage\n\
-         setpriv --reuid 1000 pingpong-setuid -d rxe0 -g 1 -c -n 20 > /tmp/first 2>&1 & sleep 1\n\
+         setpriv --reuid 1000 pingpong-setuid -d rxe0 -g 1 -c -n 20 > /tmp/first 2>&1 & until ss -ltn | grep -q :18515; do :; done\n\
          setpriv --reuid 1000 pingpong-setuid -d rxe0 -g 1 -c -n 20 10.9.0.1 2>&1 | tee /tmp/said; wait\n\
          rm libverbs_shim.so; unset LD_PRELOAD; grep -q '20 iters' /tmp/said; ! grep -q verbs-shim: /tmp/said",
     ),
     Case {
         name: "shim_top_shows_regions",
-        script: "(verbs-shim run -q -- ibv_rc_pingpong -d rxe0 -g 1 -n 10 > /dev/null & sleep 1\n\
+        script: "(verbs-shim run -q -- ibv_rc_pingpong -d rxe0 -g 1 -n 10 > /dev/null & until ss -ltn | grep -q :18515; do :; done\n\
                  verbs-shim top -n 1; kill $!)",
         seconds: 60,
         wants: &["FAULTS/s", "ibv_rc_pingpong", "rxe0"],
@@ -145,7 +145,7 @@ pub const CASES: &[Case] = &[
         script: concat!(
             nobody!(),
             "nobody ibv_rc_pingpong -d rxe0 -g 1 -n 1 10.9.0.1 2>&1 | grep \"Couldn't register MR\"\n\
-             (nobody verbs-shim run -- ibv_rc_pingpong -d rxe0 -g 1 -c -n 50 & sleep 1\n\
+             (nobody verbs-shim run -- ibv_rc_pingpong -d rxe0 -g 1 -c -n 50 & until ss -ltn | grep -q :18515; do :; done\n\
              nobody verbs-shim run --stats -- ibv_rc_pingpong -d rxe0 -g 1 -c -n 50 10.9.0.1 && wait $!)"
         ),
         seconds: 60,
