@@ -119,7 +119,7 @@ pub fn run(
         .iter()
         .filter(|case| (long || !case.long) && tally.wants(&name(case)))
         .collect();
-    let plants = planted::wanted(debug::NAME, tally);
+    let plants = long && planted::wanted(debug::NAME, tally);
     if wanted.is_empty() && !plants {
         return Ok(None);
     }
@@ -144,7 +144,9 @@ pub fn run(
             said,
         )?),
     };
-    planted::run(context, debug::NAME, tally)?;
+    if plants {
+        planted::run(context, debug::NAME, tally)?;
+    }
     Ok(version)
 }
 

@@ -21,7 +21,7 @@ struct Planted {
     script: &'static str,
     /// The case that must fail, as it begins in the line behind `FAIL`, unless the kernel reports a problem first.
     catcher: &'static str,
-    /// The check needs the debug kernel.
+    /// The check needs the debug kernel, and so `--long`: to build for it and to boot it takes minutes.
     debug: bool,
 }
 
