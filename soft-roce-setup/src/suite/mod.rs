@@ -3,6 +3,7 @@
 //! One line a test, and a last line that counts them.
 
 mod bench;
+mod brief;
 mod cases;
 mod debug;
 mod guest;

@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 
+use super::brief::brief;
 use super::results::Results;
 use super::tally::Outcome;
 use crate::build::debug;
@@ -268,7 +269,7 @@ fn shown(out: &mut String, results: &Results) {
             let _ = writeln!(
                 out,
                 "`cargo run -r -- test --long {name}`:\n\n```\n{}\n```\n",
-                text.trim_end()
+                brief(text)
             );
         }
     }
