@@ -124,6 +124,7 @@ impl Cache {
                 ));
                 told = true;
             }
+            // A lock that is waited for in the kernel would let no signal end this.
             signal::check()?;
             thread::sleep(Duration::from_millis(200));
         }

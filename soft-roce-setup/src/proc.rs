@@ -7,11 +7,11 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::thread;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
-use rustix::process::{Pid, Signal};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 
 use crate::signal;
 use crate::ui::Step;
@@ -235,6 +235,12 @@ impl Cmd {
     }
 }
 
+/// Time between two calls of a `tick`.
+const TICK: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 100_000_000,
+};
+
 /// A child that is running. Dropping it kills what is left of it.
 #[derive(Debug)]
 pub struct Running {
@@ -246,14 +252,21 @@ pub struct Running {
 impl Running {
     /// Waits for the end of the child and calls `tick` some ten times a second meanwhile.
     pub fn wait_with(&mut self, mut tick: impl FnMut()) -> Result<ExitStatus> {
-        let mut pause = Duration::from_millis(1);
+        if let Some(status) = self.try_wait()? {
+            return Ok(status);
+        }
+        let child = Pid::from_child(&self.child);
+        let end = pidfd_open(child, PidfdFlags::empty()).context("cannot watch a child")?;
         loop {
-            if let Some(status) = self.try_wait()? {
-                return Ok(status);
+            match poll(&mut [PollFd::new(&end, PollFlags::IN)], Some(&TICK)) {
+                Ok(0) | Err(Errno::INTR) => tick(),
+                Ok(_) => {
+                    if let Some(status) = self.try_wait()? {
+                        return Ok(status);
+                    }
+                }
+                Err(error) => return Err(error).context("cannot wait for a child"),
             }
-            thread::sleep(pause);
-            pause = (pause * 2).min(Duration::from_millis(100));
-            tick();
         }
     }
 
@@ -423,7 +436,7 @@ pub fn quote(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
 
     #[test]
     fn quoting() {

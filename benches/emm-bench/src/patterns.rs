@@ -4,6 +4,7 @@ use std::fs;
 use std::os::fd::AsRawFd as _;
 
 use anyhow::{Context as _, Result};
+use emm_check::counters::counters;
 use emm_check::ffi;
 use emm_check::mem::{Map, PAGE, Rng};
 use emm_check::private::Advise;
@@ -22,7 +23,6 @@ use crate::who::{KINDS, Kind};
 const FIELD: (usize, usize) = (2 << 20, 16 << 20);
 /// Pages between two READs, where they are strided.
 const STRIDE: usize = 17;
-const COUNTERS: &str = "/sys/class/infiniband/rxe0/ports/1/hw_counters";
 /// Counters of rxe that grow when a packet is sent again.
 const AGAIN: [&str; 3] = ["duplicate_request", "out_of_seq_request", "rcvd_seq_err"];
 
@@ -211,11 +211,8 @@ fn pages(order: &str, count: usize) -> Vec<usize> {
 
 /// Packets that rxe has sent again so far, as far as it counts them.
 fn resent_now() -> u64 {
-    AGAIN
-        .iter()
-        .filter_map(|name| fs::read_to_string(format!("{COUNTERS}/{name}")).ok())
-        .filter_map(|text| text.trim().parse::<u64>().ok())
-        .sum()
+    let counted = counters();
+    AGAIN.iter().filter_map(|name| counted.get(*name)).sum()
 }
 
 #[cfg(test)]

@@ -59,6 +59,7 @@ fn one(env: &Env, kind: Kind, qps: usize, rng: &mut Rng) -> Result<()> {
     let mut line = String::new();
     let out = child.stdout.take().context("the child's output")?;
     let read = BufReader::new(out).read_line(&mut line);
+    // Any moment of the traffic is to be hit.
     std::thread::sleep(Duration::from_millis(20 + rng.below(150) as u64));
     let early = child.try_wait()?;
     child.kill()?;
@@ -90,6 +91,7 @@ fn nothing_left(_env: &Env) -> Result<String> {
                 left.trim()
             );
         }
+        // A fault in flight may hold the address space, and it the regions, for longer than the process: no event tells of their end.
         std::thread::sleep(Duration::from_millis(50));
     }
 }

@@ -4,8 +4,9 @@ use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::os::fd::FromRawFd as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use crate::system::run;
 
@@ -109,7 +110,10 @@ impl Log {
     /// All events of a group of the kernel's from now on, or one of them: `group/event`.
     pub fn of_group(group: &str) -> Result<Self> {
         tracefs()?;
-        let path = Path::new(TRACING).join(format!("instances/emm-check-{}", std::process::id()));
+        // Another one may be there: of a case, while what hangs in it is looked at.
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let (pid, count) = (std::process::id(), COUNT.fetch_add(1, Relaxed));
+        let path = Path::new(TRACING).join(format!("instances/emm-check-{pid}-{count}"));
         fs::create_dir(&path).with_context(|| format!("making {}", path.display()))?;
         let log = Self(path);
         let switch = log.0.join(format!("events/{group}/enable"));
@@ -117,24 +121,24 @@ impl Log {
         Ok(log)
     }
 
-    /// Each event so far, with its thread, CPU and time.
+    /// The newest events, each with its thread, CPU and time: all so far, or as many as the buffer holds.
     pub fn lines(&self) -> Result<Vec<String>> {
-        let text = fs::read_to_string(self.0.join("trace")).context("reading the trace")?;
-        let events = text.lines().filter(|line| !line.starts_with('#'));
-        Ok(events.map(str::to_owned).collect())
-    }
-
-    /// Whether the buffer was too small, and the oldest events are gone.
-    pub fn overran(&self) -> Result<bool> {
-        let text = fs::read_to_string(self.0.join("trace")).context("reading the trace")?;
-        Ok(overrun(&text))
+        Ok(events(&self.text()?).map(str::to_owned).collect())
     }
 
     /// The fields of each event `name` so far: `start=0x1000 length=4096`.
     pub fn of(&self, name: &str) -> Result<Vec<String>> {
+        let text = self.text()?;
+        if overrun(&text) {
+            bail!("the trace buffer was too small: its oldest events are gone");
+        }
         let mark = format!(" {name}: ");
-        let fields = |line: &String| Some(line.split_once(&mark)?.1.to_owned());
-        Ok(self.lines()?.iter().filter_map(fields).collect())
+        let fields = |line: &str| Some(line.split_once(&mark)?.1.to_owned());
+        Ok(events(&text).filter_map(fields).collect())
+    }
+
+    fn text(&self) -> Result<String> {
+        fs::read_to_string(self.0.join("trace")).context("reading the trace")
     }
 }
 
@@ -143,6 +147,10 @@ impl Drop for Log {
         // A buffer that stays costs memory, and nothing else.
         fs::remove_dir(&self.0).ok();
     }
+}
+
+fn events(trace: &str) -> impl Iterator<Item = &str> {
+    trace.lines().filter(|line| !line.starts_with('#'))
 }
 
 /// Whether a trace says that fewer entries are in the buffer than were written to it.

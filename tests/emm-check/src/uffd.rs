@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::child::pidfd;
@@ -21,6 +22,9 @@ const REGISTER_MODE_WP: u64 = 2;
 const REGISTER_MODE_MINOR: u64 = 4;
 const WRITEPROTECT_MODE_WP: u64 = 1;
 const EVENT_PAGEFAULT: u8 = 0x12;
+
+/// How often a handler looks whether it is still wanted.
+const BEAT: Duration = Duration::from_millis(20);
 
 #[repr(C)]
 struct Api {
@@ -82,6 +86,14 @@ fn check(result: libc::c_long) -> io::Result<libc::c_long> {
         return Err(io::Error::last_os_error());
     }
     Ok(result)
+}
+
+/// A page that is there already was answered by somebody else.
+fn or_there(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(e) if e.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+        other => other,
+    }
 }
 
 impl Uffd {
@@ -151,11 +163,7 @@ impl Uffd {
             mode: 0,
             mapped: 0,
         };
-        match self.ioctl(UFFDIO_CONTINUE, &mut page) {
-            // Mapped already.
-            Err(e) if e.raw_os_error() == Some(libc::EEXIST) => Ok(()),
-            other => other,
-        }
+        or_there(self.ioctl(UFFDIO_CONTINUE, &mut page))
     }
 
     /// Moves the pages of `len` bytes at `from` to the address `to`, where none are and which is watched.
@@ -221,6 +229,38 @@ impl Uffd {
         Ok((message.event == EVENT_PAGEFAULT).then_some(message.address as usize & !(PAGE - 1)))
     }
 
+    /// Does `answer` for each page that somebody waits for, while `work` runs.
+    ///
+    /// # Returns
+    ///
+    /// How often.
+    pub fn serve(
+        &self,
+        answer: impl Fn(usize) -> io::Result<()> + Sync,
+        work: impl FnOnce() -> anyhow::Result<()>,
+    ) -> anyhow::Result<usize> {
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                let mut answers = 0;
+                while !over.load(Relaxed) {
+                    if let Some(address) = self.next(BEAT)? {
+                        answer(address)?;
+                        answers += 1;
+                    }
+                }
+                io::Result::Ok(answers)
+            });
+            let result = work();
+            over.store(true, Relaxed);
+            let answers = thread
+                .join()
+                .unwrap_or_else(|_| Err(io::Error::other("the handler panicked")));
+            result?;
+            Ok(answers?)
+        })
+    }
+
     /// Answers: the page at `address` gets these bytes.
     pub fn answer(&self, address: usize, bytes: &[u8; PAGE]) -> io::Result<()> {
         let mut copy = Copy {
@@ -230,10 +270,6 @@ impl Uffd {
             mode: 0,
             copy: 0,
         };
-        match self.ioctl(UFFDIO_COPY, &mut copy) {
-            // Answered already.
-            Err(e) if e.raw_os_error() == Some(libc::EEXIST) => Ok(()),
-            other => other,
-        }
+        or_there(self.ioctl(UFFDIO_COPY, &mut copy))
     }
 }

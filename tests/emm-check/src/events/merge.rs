@@ -57,6 +57,7 @@ pub fn ksm(c: &Ctx<'_>) -> Result<()> {
         if merged >= PAGES {
             break;
         }
+        // ksmd says nothing when it has merged.
         std::thread::sleep(Duration::from_millis(50));
     }
     let work = || {

@@ -29,7 +29,6 @@ const SOME: usize = 64;
 const TIME: Duration = Duration::from_secs(4);
 /// How often a case is played until a fault loses.
 const ROUNDS: usize = 5;
-const NONE: &str = "no fault lost";
 /// Longest time of one operation while the guest's CPUs run.
 const STALL: Duration = Duration::from_millis(100);
 /// And at all: a busy host can keep a CPU from running for seconds.
@@ -39,32 +38,74 @@ const SHORT: Duration = Duration::from_millis(20);
 
 /// The cases.
 pub fn progress(c: &Ctx<'_>) -> Result<()> {
-    c.case(
-        "the page of each operation",
-        against(c, 1, first_page, throw(0..1), None),
-    );
-    c.case(
-        "64 pages, two threads",
-        against(c, 2, first_page, throw(0..SOME), None),
-    );
+    let own = against(c, 1, first_page, throw(0..1));
+    c.case("the page of each operation", own.map(|seen| seen.text));
+    let some = against(c, 2, first_page, throw(0..SOME));
+    c.case("64 pages, two threads", some.map(|seen| seen.text));
     c.case("a page that is read ahead", read_ahead(c));
-    c.case(
-        "forks",
-        against(c, 1, in_a_row, |_| child::short(), Some(never_lost)),
-    );
+    let forks = against(c, 1, in_a_row, |_| child::short());
+    c.case("forks", forks.and_then(Seen::never_lost));
+    let advised = against(c, 1, advice, |_| child::short());
     c.case(
         "prefetches against forks",
-        against(c, 1, advice, |_| child::short(), Some(never_lost)),
+        advised.and_then(Seen::never_lost),
     );
     Ok(())
 }
 
-/// What is to be said of the faults that lost, and whether it is well, by the pages that each asked for when it began again, and
-/// the number of requests that came again, of which each may ask anew.
-type Judge = fn(&[u64], u64) -> Result<String>;
+/// A busy host may run the guest's CPUs one after the other for so long that nothing comes between.
+fn read_ahead(c: &Ctx<'_>) -> Result<String> {
+    for _ in 0..ROUNDS {
+        let seen = against(c, 1, in_a_row, throw_far_ones)?;
+        if seen.faults.as_ref().is_none_or(|f| !f.again.is_empty()) {
+            return seen.narrow();
+        }
+    }
+    bail!("{ROUNDS} times no fault lost, so that nothing was shown")
+}
+
+/// What came of operations against events.
+struct Seen {
+    text: String,
+    /// Of what ib_emm serves.
+    faults: Option<Faults>,
+}
+
+/// Faults that lost.
+struct Faults {
+    /// Pages that each asked the VM for when it began again: see [`again`].
+    again: Vec<u64>,
+    /// Requests that came again, of which each may ask anew.
+    late: u64,
+}
+
+impl Seen {
+    /// A fault that lost asks for its own page and no other: those ahead are what it may lose to the next time.
+    fn narrow(self) -> Result<String> {
+        self.judge("asked for more than a page", |pages| pages != 1)
+    }
+
+    /// A fault holds the mmap_lock until its pages are entered, and fork needs it.
+    fn never_lost(self) -> Result<String> {
+        self.judge("fork can't make lose", |_| true)
+    }
+
+    fn judge(self, wrong: &str, is_wrong: impl Fn(u64) -> bool) -> Result<String> {
+        let text = self.text;
+        let Some(Faults { again, late }) = self.faults else {
+            return Ok(text);
+        };
+        let lost = again.len();
+        let count = again.into_iter().filter(|pages| is_wrong(*pages)).count();
+        if count as u64 > late {
+            bail!("{text}; {lost} faults lost, {count} of which {wrong}");
+        }
+        Ok(format!("{text}; {lost} faults lost"))
+    }
+}
 
 /// Pages that the VM was asked for by faults of `map` which had lost: each asked for the address of the one before, which had
-/// been answered. No other fault of [`in_a_row`] and [`advice`] does.
+/// been answered. No other fault of [`in_a_row`] and [`advice`] does; those of [`first_page`] all ask for one address.
 fn again(faults: &[String], map: Range<u64>) -> Vec<u64> {
     let fields = |fault: &String| {
         let all = ["address", "pages", "error"].map(|name| field(fault, name));
@@ -80,37 +121,6 @@ fn again(faults: &[String], map: Range<u64>) -> Vec<u64> {
         .filter(|pair| pair[0].0 == pair[1].0 && pair[0].2)
         .map(|pair| pair[1].1)
         .collect()
-}
-
-/// A host that is busy may run the guest's CPUs one after the other for so long that nothing comes between.
-fn read_ahead(c: &Ctx<'_>) -> Result<String> {
-    for _ in 0..ROUNDS {
-        let text = against(c, 1, in_a_row, throw_far_ones, Some(narrow))?;
-        if !text.ends_with(NONE) {
-            return Ok(text);
-        }
-    }
-    bail!("{ROUNDS} times {NONE}, so that nothing was shown")
-}
-
-/// A fault that lost asks for its own page and no other: those ahead are what it may lose to the next time.
-fn narrow(again: &[u64], late: u64) -> Result<String> {
-    let wide = again.iter().filter(|pages| **pages != 1).count();
-    match again.len() {
-        0 => Ok(NONE.into()),
-        n if wide as u64 > late => {
-            bail!("{wide} of {n} faults that lost asked for more than a page")
-        }
-        n => Ok(format!("{n} faults lost, and asked for a page")),
-    }
-}
-
-/// A fault holds the mmap_lock until its pages are entered, and fork needs it.
-fn never_lost(again: &[u64], late: u64) -> Result<String> {
-    match again.len() {
-        n if n as u64 > late => bail!("{n} faults lost, which fork can't make"),
-        _ => Ok(NONE.into()),
-    }
 }
 
 /// Throws pages away.
@@ -131,27 +141,25 @@ fn throw_far_ones(t: &Target) {
     }
 }
 
-/// One operation after another by `step`, while each of `threads` threads does `event` as fast as it can; then `judge`, if ib_emm
-/// serves the faults.
+/// One operation after another by `step`, while each of `threads` threads does `event` as fast as it can.
 fn against(
     c: &Ctx<'_>,
     threads: usize,
     step: Step,
     event: impl Fn(&Target) + Sync,
-    judge: Option<Judge>,
-) -> Result<String> {
+) -> Result<Seen> {
     let map = Map::anon_huge_aligned(ALL * PAGE)?;
     // With huge pages nothing is read ahead.
     map.advise(0, ALL * PAGE, libc::MADV_NOHUGEPAGE)?;
     // Memory without a page of its own is not copied by fork, which then invalidates nothing.
     map.set((ALL - 1) * PAGE, 1, 1);
     let t = Target::new(c.env, c.kind, map)?;
-    let judge = judge.filter(|_| c.kind.resolve() == Kind::Emm);
-    let log = judge.map(|_| Log::of_event("emm_fault")).transpose()?;
+    let traced = c.kind.resolve() == Kind::Emm;
+    let log = traced.then(|| Log::of_event("emm_fault")).transpose()?;
     let before = duplicates();
     let over = AtomicBool::new(false);
     let events = AtomicU64::new(0);
-    std::thread::scope(|scope| {
+    let worst = std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 while !over.load(Relaxed) {
@@ -162,38 +170,34 @@ fn against(
         }
         let result = Beat::beside(|beat| work(beat, |number| step(c, &t, number)));
         over.store(true, Relaxed);
-        let Worst {
-            operations,
-            net,
-            gross,
-        } = result?;
-        let mut text = format!(
-            "{operations} operations against {} events, worst {:.1} ms, with what the host took {:.1} ms",
-            events.load(Relaxed),
-            net.as_secs_f64() * 1e3,
-            gross.as_secs_f64() * 1e3
-        );
-        if net > STALL || gross > AT_ALL {
-            bail!("{text}");
-        }
-        if let Some((judge, log)) = judge.zip(log) {
-            let start = t.map.addr() as u64;
-            let lost = again(&faults(&log)?, start..start + (ALL * PAGE) as u64);
-            match judge(&lost, duplicates() - before) {
-                Ok(faults) => text = format!("{text}; {faults}"),
-                Err(error) => bail!("{text}; {error}"),
-            }
-        }
-        Ok(text)
-    })
-}
-
-/// All events of `log`.
-fn faults(log: &Log) -> Result<Vec<String>> {
-    if log.overran()? {
-        bail!("the trace buffer was too small");
+        result
+    });
+    let Worst {
+        operations,
+        net,
+        gross,
+    } = worst?;
+    let text = format!(
+        "{operations} operations against {} events, worst {:.1} ms, with what the host took {:.1} ms",
+        events.into_inner(),
+        net.as_secs_f64() * 1e3,
+        gross.as_secs_f64() * 1e3
+    );
+    if net > STALL || gross > AT_ALL {
+        bail!("{text}");
     }
-    log.of("emm_fault")
+    let start = t.map.addr() as u64;
+    let faults = log.map(|log| {
+        let faults = log.of("emm_fault")?;
+        anyhow::Ok(Faults {
+            again: again(&faults, start..start + (ALL * PAGE) as u64),
+            late: duplicates() - before,
+        })
+    });
+    Ok(Seen {
+        text,
+        faults: faults.transpose()?,
+    })
 }
 
 /// The longest times.
@@ -287,9 +291,16 @@ mod tests {
         ];
         assert_eq!(again(&faults, 0x1000..0x3000), [8, 1]);
         assert_eq!(again(&faults, 0x2000..0x3000), []);
-        assert!(narrow(&[1, 1], 0).is_ok() && narrow(&[8, 1], 1).is_ok());
-        assert!(narrow(&[8, 1], 0).is_err());
-        assert!(never_lost(&[], 0).is_ok() && never_lost(&[1], 1).is_ok());
-        assert!(never_lost(&[1], 0).is_err());
+        let seen = |again: &[u64], late| Seen {
+            text: String::new(),
+            faults: Some(Faults {
+                again: again.to_vec(),
+                late,
+            }),
+        };
+        assert!(seen(&[1, 1], 0).narrow().is_ok() && seen(&[8, 1], 1).narrow().is_ok());
+        assert!(seen(&[8, 1], 0).narrow().is_err());
+        assert!(seen(&[], 0).never_lost().is_ok() && seen(&[1], 1).never_lost().is_ok());
+        assert!(seen(&[1], 0).never_lost().is_err());
     }
 }

@@ -5,8 +5,6 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::fs::FileExt as _;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -39,28 +37,24 @@ pub fn rare(c: &Ctx<'_>) -> Result<()> {
     c.case("UFFDIO_MOVE", moved(c));
     c.case("UFFDIO_CONTINUE", minor(c));
     c.case("read-only pages written by a debugger", forced(c));
-    if fs::read_to_string("/proc/meminfo")?.contains("HardwareCorrupted") {
-        c.case("pages taken offline", offline(c));
-        c.case("poisoned pages", poisoned(c));
-    } else {
-        let report = &c.env.report;
-        report.skip("rare: poisoned pages", "this kernel knows none", false);
-    }
-    tell(c, "secret memory", secret(c)?);
-    tell(c, "soft-dirty marks", soft_dirty(c)?);
+    let poison = fs::read_to_string("/proc/meminfo")?.contains("HardwareCorrupted");
+    c.where_there("pages taken offline", poison.then(|| offline(c)));
+    c.where_there("poisoned pages", poison.then(|| poisoned(c)));
+    c.where_there("secret memory", secret_file()?.map(|file| secret(c, &file)));
+    c.where_there("soft-dirty marks", has_marks()?.then(|| soft_dirty(c)));
     Ok(())
 }
 
-/// The outcome of a case, or why this kernel has none.
-enum Told {
-    Outcome(Result<String>),
-    Missing(&'static str),
-}
-
-fn tell(c: &Ctx<'_>, name: &str, told: Told) {
-    match told {
-        Told::Outcome(outcome) => _ = c.case(name, outcome),
-        Told::Missing(why) => c.env.report.skip(&format!("rare: {name}"), why, false),
+impl Ctx<'_> {
+    /// Reports a case of what not every kernel has.
+    fn where_there(&self, name: &str, outcome: Option<Result<String>>) {
+        match outcome {
+            Some(outcome) => _ = self.case(name, outcome),
+            None => {
+                let name = format!("{}: {name}", self.event);
+                self.env.report.skip(&name, "this kernel has none", false);
+            }
+        }
     }
 }
 
@@ -150,28 +144,14 @@ fn minor(c: &Ctx<'_>) -> Result<String> {
     handler
         .watch_minor(&t.map, FIRST, LEN)
         .context("UFFDIO_REGISTER")?;
-    let over = AtomicBool::new(false);
-    let asked = std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            let mut asked = 0;
-            while !over.load(Relaxed) {
-                if let Some(address) = handler.next(Duration::from_millis(20))? {
-                    handler.go_on(address)?;
-                    asked += 1;
-                }
-            }
-            io::Result::Ok(asked)
-        });
-        let work = || {
+    let asked = handler.serve(
+        |address| handler.go_on(address),
+        || {
             t.read(0, SIZE, c.seed(1))?;
             t.write(1, SIZE - 1, c.seed(2))?;
             other.check(1, SIZE - 1, c.seed(2), 1).ok("the file")
-        };
-        let result = work();
-        over.store(true, Relaxed);
-        let asked = thread.join().expect("the handler does not panic");
-        result.and(asked.context("the handler"))
-    })?;
+        },
+    )?;
     if asked == 0 {
         bail!("the handler was never asked");
     }
@@ -292,61 +272,68 @@ impl Drop for Handled {
     }
 }
 
-/// Memory that the kernel itself can't reach: registered or not, no operation reaches it.
-fn secret(c: &Ctx<'_>) -> Result<Told> {
+/// A file of memory that the kernel itself can't reach, unless that is switched off.
+fn secret_file() -> Result<Option<File>> {
     // SAFETY: takes flags only.
     let fd = unsafe { libc::syscall(libc::SYS_memfd_secret, 0) };
     if fd < 0 {
-        return Ok(Told::Missing("memfd_secret is switched off"));
+        return match io::Error::last_os_error() {
+            error if error.raw_os_error() == Some(libc::ENOSYS) => Ok(None),
+            error => Err(error).context("memfd_secret"),
+        };
     }
     // SAFETY: the descriptor is new and ours.
     let file = File::from(unsafe { OwnedFd::from_raw_fd(fd as i32) });
     file.set_len(SIZE as u64)?;
+    Ok(Some(file))
+}
+
+/// Registered or not, no operation reaches it.
+fn secret(c: &Ctx<'_>, file: &File) -> Result<String> {
     let prot = libc::PROT_READ | libc::PROT_WRITE;
     let map = Map::with(0, SIZE, prot, libc::MAP_SHARED, file.as_raw_fd())?;
     map.fill(0, SIZE, c.seed(1), 0);
-    let work = || {
-        let mut t = match Target::new(c.env, c.kind, map) {
-            Err(error) => return Ok(format!("registration is refused: {error:#}")),
-            Ok(target) => target,
-        };
-        let said = refused(&mut t)?;
-        t.cpu_check(0, SIZE, c.seed(1))?;
-        Ok(said)
+    let mut t = match Target::new(c.env, c.kind, map) {
+        Err(error) => return Ok(format!("registration is refused: {error:#}")),
+        Ok(target) => target,
     };
-    Ok(Told::Outcome(work()))
+    let said = refused(&mut t)?;
+    t.cpu_check(0, SIZE, c.seed(1))?;
+    Ok(said)
+}
+
+/// Whether the kernel keeps soft-dirty marks. Without them they can be cleared all the same.
+fn has_marks() -> Result<bool> {
+    let map = Map::anon(SIZE)?;
+    clear_marks()?;
+    map.set(0, 1, 1);
+    Ok(marked(&map)? == [0])
+}
+
+fn clear_marks() -> Result<()> {
+    fs::write("/proc/self/clear_refs", "4").context("writing to /proc/self/clear_refs")
 }
 
 /// A WRITE marks the page that it writes, a READ none.
-fn soft_dirty(c: &Ctx<'_>) -> Result<Told> {
+fn soft_dirty(c: &Ctx<'_>) -> Result<String> {
     let t = c.target(SIZE)?;
     t.map.advise(0, SIZE, libc::MADV_NOHUGEPAGE)?;
     t.round(0, SIZE, c.seed(1))?;
-    // Without marks the file can be written all the same.
-    fs::write("/proc/self/clear_refs", "4")?;
-    t.cpu_fill(0, PAGE, c.seed(1));
-    if marked(&t.map)? != [0] {
-        return Ok(Told::Missing("this kernel has none"));
-    }
-    fs::write("/proc/self/clear_refs", "4")?;
-    let work = || {
-        for turn in 0..20 {
-            let page = turn * 37 % PAGES;
-            t.read(0, SIZE, c.seed(1))?;
-            let pages = marked(&t.map)?;
-            if !pages.is_empty() {
-                bail!("turn {turn}: a READ marked {pages:?}");
-            }
-            t.write_one(page * PAGE + 5, 100, c.seed(1))?;
-            let pages = marked(&t.map)?;
-            if pages != [page] {
-                bail!("turn {turn}: a WRITE to page {page} marked {pages:?}");
-            }
-            fs::write("/proc/self/clear_refs", "4")?;
+    for turn in 0..20 {
+        let page = turn * 37 % PAGES;
+        clear_marks()?;
+        t.read(0, SIZE, c.seed(1))?;
+        let pages = marked(&t.map)?;
+        if !pages.is_empty() {
+            bail!("turn {turn}: a READ marked {pages:?}");
         }
-        Ok("20 times the page that was written, and no other".into())
-    };
-    Ok(Told::Outcome(work()))
+        t.write_one(page * PAGE + 5, 100, c.seed(1))?;
+        let pages = marked(&t.map)?;
+        if pages != [page] {
+            bail!("turn {turn}: a WRITE to page {page} marked {pages:?}");
+        }
+    }
+    Ok("20 times the page that was written, and no other".into())
 }
 
 /// The pages of `map` with a soft-dirty mark.

@@ -2,7 +2,6 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -62,38 +61,22 @@ fn answered(c: &Ctx<'_>) -> Result<String> {
     let (t, handler) = watched(c)?;
     let seed = c.seed(1);
     let base = t.map.addr();
-    let over = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            let mut answers = 0;
-            while !over.load(Relaxed) {
-                if let Some(address) = handler.next(Duration::from_millis(20))? {
-                    let mut page = [0; PAGE];
-                    pattern(seed, address - base, &mut page);
-                    handler.answer(address, &page)?;
-                    answers += 1;
-                }
-            }
-            std::io::Result::Ok(answers)
-        });
-        let work = || {
-            t.read(1, SIZE / 2, seed)?;
-            t.write(SIZE / 2 + 77, 5000, c.seed(2))?;
-            t.read(SIZE / 2 + 1, 76, seed)?;
-            t.read(SIZE / 2 + 5077, SIZE / 2 - 5077, seed)?;
-            t.cpu_check(SIZE / 2 + 77, 5000, c.seed(2))
-        };
-        let result = work();
-        over.store(true, Relaxed);
-        let answers = thread
-            .join()
-            .unwrap_or_else(|_| Err(std::io::Error::other("the handler panicked")))?;
-        result?;
-        if answers < (SIZE - THERE) / PAGE {
-            bail!("only {answers} answers were needed: not all pages came from the handler");
-        }
-        Ok(format!("{answers} answers, 0 wrong bytes"))
-    })
+    let answer = |address: usize| {
+        let mut page = [0; PAGE];
+        pattern(seed, address - base, &mut page);
+        handler.answer(address, &page)
+    };
+    let answers = handler.serve(answer, || {
+        t.read(1, SIZE / 2, seed)?;
+        t.write(SIZE / 2 + 77, 5000, c.seed(2))?;
+        t.read(SIZE / 2 + 1, 76, seed)?;
+        t.read(SIZE / 2 + 5077, SIZE / 2 - 5077, seed)?;
+        t.cpu_check(SIZE / 2 + 77, 5000, c.seed(2))
+    })?;
+    if answers < (SIZE - THERE) / PAGE {
+        bail!("only {answers} answers were needed: not all pages came from the handler");
+    }
+    Ok(format!("{answers} answers, 0 wrong bytes"))
 }
 
 /// Posts a READ of a page that never comes, and waits until the handler has heard of it.

@@ -8,6 +8,7 @@ mod raw;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,8 @@ use plan::Plan;
 const SIZE: usize = 256 << 10;
 /// One step takes no longer, on any kernel; a prefetch of all there is included.
 const HUNG: Duration = Duration::from_secs(60);
+/// How often the time of a step is looked at.
+const BEAT: Duration = Duration::from_millis(200);
 /// Steps between two looks at the kernel's log, which keeps only so much.
 const LOOK: u64 = 100;
 
@@ -49,8 +52,11 @@ fn run(env: &Env, time: Duration) -> Result<String> {
     let (stop, now) = (AtomicBool::new(false), Now::default());
     let said = thread::scope(|scope| {
         let traffic = scope.spawn(|| traffic(&target, env.seed, &stop));
-        scope.spawn(|| watch(&now, env.seed, &stop));
-        let said = steps(env, time, &mut journal, &now);
+        let (running, over) = mpsc::channel();
+        let (now, seed) = (&now, env.seed);
+        scope.spawn(move || watch(now, seed, &over));
+        let said = steps(env, time, &mut journal, now);
+        drop(running);
         stop.store(true, Relaxed);
         let rounds = traffic
             .join()
@@ -81,8 +87,9 @@ fn traffic(target: &Target, seed: u64, stop: &AtomicBool) -> Result<u64> {
 }
 
 /// A step that never ends can't be ended either: says what it was, and leaves.
-fn watch(now: &Now, seed: u64, stop: &AtomicBool) {
-    while !stop.load(Relaxed) {
+fn watch(now: &Now, seed: u64, over: &Receiver<()>) {
+    // It is over when the other end is dropped.
+    while over.recv_timeout(BEAT) == Err(RecvTimeoutError::Timeout) {
         let hung = match &*lock(now) {
             Some((what, since)) if since.elapsed() > HUNG => Some(what.clone()),
             _ => None,
@@ -94,7 +101,6 @@ fn watch(now: &Now, seed: u64, stop: &AtomicBool) {
             );
             std::process::exit(1);
         }
-        thread::sleep(Duration::from_millis(200));
     }
 }
 
