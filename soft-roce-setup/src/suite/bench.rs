@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use super::tally::{Outcome, Tally};
 use crate::bench::{self, Case, Report, Took};
+use crate::cli::Clock;
 use crate::context::Context;
 use crate::measure::number;
 use crate::targets::rows::{Known, ROWS, Row};
@@ -21,9 +22,9 @@ pub fn run(context: &Context, series: &str, tally: &mut Tally) -> Result<()> {
     let measured = bench::quick(context, series, &rows)?;
     for row in wanted {
         let (mut time, mut outcome) = of(row, &measured);
-        if matches!(outcome, Outcome::Failed(_)) {
-            // What a boot differs by from another (the host on the wall clock, where memory lies on the other) is in no round's
-            // noise: a row has to miss twice.
+        let wall = row.machines.iter().any(|m| m.clock == Clock::Wall);
+        if wall && matches!(outcome, Outcome::Failed(_)) {
+            // What else the host did meanwhile is in no round's noise: such a row has to miss twice.
             let again = of(row, &bench::quick(context, series, &[row.name])?);
             time += again.0;
             outcome = again.1;
