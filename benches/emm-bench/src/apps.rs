@@ -13,7 +13,7 @@ use crate::facts::{Subject, again};
 use crate::guest::Cgroup;
 use crate::hot::rate;
 use crate::plan::Plan;
-use crate::rig::{Rig, size, small_pages, timed};
+use crate::rig::{Rig, size, small_pages};
 use crate::traffic::{DEPTH, Stream};
 use crate::who::{KINDS, Kind};
 
@@ -104,6 +104,9 @@ fn own(rig: &Rig, kind: Kind, op: Op, len: usize, count: usize) -> Result<f64> {
     Ok(rate(count * len, time))
 }
 
+/// What UCX and MPI run on. In-tree paging is left out: UCX hangs on it, and the shim keeps their regions pinned there.
+const SAFE: [Kind; 3] = [Kind::Pinned, Kind::Emm, Kind::Implicit];
+
 /// UCX, MPI and the table.
 pub fn run(plan: Plan) -> Result<()> {
     let put = [
@@ -112,7 +115,7 @@ pub fn run(plan: Plan) -> Result<()> {
     ];
     for (name, test, len) in put.into_iter().take(plan.pick(1, 2)) {
         let case = format!("ucx_perftest {name}");
-        for (round, kind) in plan.turns(&KINDS) {
+        for (round, kind) in plan.turns(&SAFE) {
             let outcome = ucx(kind, test, len, plan.pick(50, 300));
             Subject::new("apps", &case, "MB/s").tell(kind.label(), round, outcome);
         }
@@ -120,15 +123,16 @@ pub fn run(plan: Plan) -> Result<()> {
     for len in plan.pick(&[64 << 10][..], &[8, 64 << 10, 1 << 20]) {
         let case = format!("Open MPI, {}, 2 ranks", size(*len));
         let subject = Subject::new("apps", &case, "µs one way");
-        for (round, kind) in plan.turns(&KINDS) {
+        for (round, kind) in plan.turns(&SAFE) {
             let outcome = mpi(kind, *len, plan.pick(8, 200));
             subject.tell(kind.label(), round, again(&outcome).map(|o| o.0));
             let subject = subject.in_unit("MiB/s");
             subject.tell(kind.label(), round, again(&outcome).map(|o| o.1));
         }
     }
-    let fetches = plan.pick(500, 5_000);
-    let (table, limit) = plan.pick((32 << 20, 16 << 20), (128 << 20, 32 << 20));
+    // A fetch is of 1000 bytes: a page or two. What is fetched is twice the limit and more.
+    let (fetches, table, limit) =
+        plan.pick((4_000, 64 << 20, 8 << 20), (8_000, 128 << 20, 16 << 20));
     let case = format!(
         "{fetches} fetches from a table of {} in {}",
         size(table),
@@ -160,7 +164,7 @@ fn mpi(kind: Kind, len: usize, count: usize) -> Result<(f64, f64)> {
     Ok((result(2)?, result(3)?))
 }
 
-/// Fetches a second of the example of the Rust API, in a memory cgroup that is smaller than its table.
+/// Fetches a second of the example of the Rust API, in a memory cgroup that is smaller than what it fetches.
 fn fetch(kind: Kind, table: usize, limit: usize, fetches: usize, round: u32) -> Result<f64> {
     kind.select()?;
     let file = format!("{}/table", emm_check::swap::disk_folder()?);
@@ -169,13 +173,13 @@ fn fetch(kind: Kind, table: usize, limit: usize, fetches: usize, round: u32) -> 
     let line = format!("kv_fetch rxe0 1 {file} {table} {fetches}");
     let mut child = start(Kind::Pinned, &line, &[])?;
     group.take(child.id())?;
-    let (said, time) = timed(|| wait(&mut child, &line));
+    let said = wait(&mut child, &line);
     std::fs::remove_file(&file).ok();
     let said = said?;
     if !said.contains("every byte right") {
         bail!("`{line}`: {}", end_of(&said));
     }
-    Ok(fetches as f64 / time.as_secs_f64())
+    column(&said, "", "fetches:", 1)
 }
 
 /// Starts a program whose regions are `kind`'s: the preload library makes them so where the program does not itself.

@@ -68,16 +68,18 @@ impl Side {
     }
 }
 
-/// Bursts of one round of throughput: enough for the mean of what the scheduler may choose.
-const BURSTS: usize = 12;
-/// What one burst has at most, in bytes and in operations; two at least.
+/// What one burst has at most, in bytes and in operations; two of these at least.
 const BURST: (usize, usize) = (1 << 20, 64);
+/// Bursts of one round of throughput, enough for the mean of what the scheduler may choose; fewer if they have more bytes.
+const BURSTS: (usize, usize) = (4, 12);
+const BYTES: usize = 24 << 20;
 /// How long traffic rests before a burst and before a ping: what it left behind for the kernel's workers is done by then.
 const REST: Duration = Duration::from_millis(1);
 
-/// Operations of one burst.
-fn burst(len: usize) -> usize {
-    (BURST.0 / len).clamp(2, BURST.1)
+/// Bursts of one round, and the operations of each.
+fn bursts(len: usize) -> (usize, usize) {
+    let count = (BURST.0 / len).clamp(2, BURST.1);
+    ((BYTES / (count * len)).clamp(BURSTS.0, BURSTS.1), count)
 }
 
 /// Throughput. Beside it, what copying the same bytes by the CPU comes to.
@@ -85,15 +87,15 @@ pub fn throughput(plan: Plan) -> Result<()> {
     let rig = Rig::open()?;
     for (verb, op) in STREAMS {
         for len in plan.pick(SIZES.0, SIZES.1) {
-            let count = burst(*len);
+            let (bursts, count) = bursts(*len);
             let case = format!("{verb} {}", size(*len));
             let subject = Subject::new("throughput", &case, "MiB/s").on(verb, *len);
             for round in plan.rounds() {
-                subject.tell("none", round, copied(*len, BURSTS * count));
+                subject.tell("none", round, copied(*len, bursts * count));
             }
             compare(&rig, plan, (op, *len), |kind, round, side| {
-                let bursts = side.and_then(|side| rested(&side.stream(op, *len), count));
-                subject.tell(kind.label(), round, bursts);
+                let rate = side.and_then(|side| rested(&side.stream(op, *len), bursts, count));
+                subject.tell(kind.label(), round, rate);
             });
         }
     }
@@ -101,13 +103,13 @@ pub fn throughput(plan: Plan) -> Result<()> {
 }
 
 /// MiB/s of bursts, each from rest.
-fn rested(stream: &Stream<'_>, count: usize) -> Result<f64> {
+fn rested(stream: &Stream<'_>, bursts: usize, count: usize) -> Result<f64> {
     let mut time = Duration::ZERO;
-    for _ in 0..BURSTS {
+    for _ in 0..bursts {
         sleep(REST);
         time += stream.many(count)?;
     }
-    Ok(rate(BURSTS * count * stream.len, time))
+    Ok(rate(bursts * count * stream.len, time))
 }
 
 /// Latency of one operation at a time.
@@ -129,7 +131,7 @@ pub fn latency(plan: Plan) -> Result<()> {
             p99.tell(
                 kind.label(),
                 round,
-                of(|times| times[times.len() * 99 / 100]),
+                of(|times| times[(times.len() * 99).div_ceil(100) - 1]),
             );
         });
     };

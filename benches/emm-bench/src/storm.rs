@@ -100,7 +100,10 @@ fn invalidate(area: &Area, events: usize, stop: &AtomicBool, done: &AtomicU64) -
         count += 1;
         done.store(u64::from(count), Relaxed);
         // The rate is what is measured, so this waits for the clock alone. A late one is made up for.
-        if let Some(early) = (pace * count).checked_sub(start.elapsed()) {
+        while !stop.load(Relaxed) {
+            let Some(early) = (pace * count).checked_sub(start.elapsed()) else {
+                break;
+            };
             thread::sleep(early.min(Duration::from_millis(20)));
         }
     }

@@ -67,7 +67,8 @@ impl Change<'_> {
     }
 }
 
-/// `bench compare`: prints all ratios. Something that moved makes the status 1.
+/// `bench compare`: prints all ratios. The status is 1 if something moved, if a value or a target is lost, or if they have
+/// nothing in common.
 pub fn run(before: &Path, after: &Path) -> Result<ExitCode> {
     let (one, other) = (Report::read(before)?, Report::read(after)?);
     let changes = changes(&one, &other);
@@ -85,16 +86,25 @@ pub fn run(before: &Path, after: &Path) -> Result<ExitCode> {
     println!("\n{}", aligned(&lines));
     let count = |moved| changes.iter().filter(|c| c.moved() == moved).count();
     let (better, worse) = (count(Moved::Better), count(Moved::Worse));
-    let missing = missing(&one, &other);
-    for case in &missing {
-        println!("- only in one of them: {case}");
+    let (lost, new) = (missing(&one, &other), missing(&other, &one));
+    for (cases, what) in [(&lost, "lost"), (&new, "new")] {
+        for case in cases {
+            println!("- {what}: {case}");
+        }
+    }
+    let missed = missed(&one, &other);
+    for case in &missed {
+        println!("- target reached before, and not after: {case}");
     }
     println!(
-        "{} compared: {better} better, {worse} worse, the others equal within their noise; {} in one only",
+        "{} compared: {better} better, {worse} worse, the others equal within their noise; {} lost, {} new; {} targets missed",
         changes.len(),
-        missing.len()
+        lost.len(),
+        new.len(),
+        missed.len()
     );
-    Ok(if better + worse == 0 {
+    let same = better + worse + lost.len() + missed.len() == 0 && !changes.is_empty();
+    Ok(if same {
         ExitCode::SUCCESS
     } else {
         exit::NOT_HELD.into()
@@ -131,17 +141,29 @@ fn changes<'a>(one: &'a Report, other: &'a Report) -> Vec<Change<'a>> {
     changes
 }
 
-/// What only one has, in words.
+/// What `one` has measured and `other`, which measured the same row, has not; in words.
 fn missing(one: &Report, other: &Report) -> Vec<String> {
-    let lost = |from: &Report, to: &Report| -> Vec<String> {
-        let here = |outcome: &&Outcome| outcome.median.is_some();
-        from.cases()
-            .flat_map(|case| case.kinds.iter().filter(here).map(move |o| (case, o)))
-            .filter(|(case, o)| same(to, case).is_none_or(|c| c.median(&o.mr).is_none()))
-            .map(|(case, o)| format!("{}, {}, {}, {}", case.row, case.case, case.unit, o.mr))
-            .collect()
+    let asked = |row: &str| other.cases().any(|case| case.row == row);
+    let here = |outcome: &&Outcome| outcome.median.is_some();
+    one.cases()
+        .filter(|case| asked(&case.row))
+        .flat_map(|case| case.kinds.iter().filter(here).map(move |o| (case, o)))
+        .filter(|(case, o)| same(other, case).is_none_or(|c| c.median(&o.mr).is_none()))
+        .map(|(case, o)| format!("{}, {}, {}, {}", case.row, case.case, case.unit, o.mr))
+        .collect()
+}
+
+/// Targets that `one` reached and `other` did not.
+fn missed(one: &Report, other: &Report) -> Vec<String> {
+    let reached = |case: &Case| {
+        let target = case.target.as_ref();
+        target.map(|target| target.verdict == "reached")
     };
-    [lost(one, other), lost(other, one)].concat()
+    one.cases()
+        .filter(|case| reached(case) == Some(true))
+        .filter(|case| same(other, case).is_some_and(|later| reached(later) == Some(false)))
+        .map(|case| format!("{}, {}, {}", case.row, case.case, case.unit))
+        .collect()
 }
 
 #[cfg(test)]
@@ -183,5 +205,22 @@ mod tests {
         let other = report(vec![case(&[("emm", &[1.0])])]);
         assert_eq!(missing(&one, &other), ["cold, untouched, ms added, odp"]);
         assert!(missing(&one, &one).is_empty());
+        assert!(missing(&other, &one).is_empty());
+        assert!(
+            missing(&one, &report(Vec::new())).is_empty(),
+            "not asked for"
+        );
+    }
+
+    #[test]
+    fn a_target_that_is_lost_is_told() {
+        let (good, bad) = (
+            [("odp", &[10.0][..]), ("emm", &[6.0])],
+            [("odp", &[10.0][..]), ("emm", &[9.0])],
+        );
+        let (one, other) = (report(vec![case(&good)]), report(vec![case(&bad)]));
+        assert_eq!(missed(&one, &other), ["cold, untouched, ms added"]);
+        assert!(missed(&one, &one).is_empty());
+        assert!(missed(&other, &one).is_empty());
     }
 }

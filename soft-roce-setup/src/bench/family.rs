@@ -123,8 +123,8 @@ pub const FAMILIES: &[Family] = &[
     Family {
         name: "application",
         title: "Applications",
-        about: "Unmodified programs, pinned as they ask for, or unpinned by the preload library; and a key-value table that is \
-                bigger than its owner's memory, fetched by RDMA READ. Wall clock.",
+        about: "Unmodified programs, pinned as they ask for, or unpinned by the preload library (not on in-tree ODP, where UCX hangs \
+                and bytes are wrong); and a key-value table that is bigger than its owner's memory, fetched by RDMA READ. Wall clock.",
         none: "",
         rows: &[row("apps", TWO, (2, 4))],
     },

@@ -55,7 +55,8 @@ pub fn markdown(family: &FamilyReport) -> String {
 pub fn unit(case: &Case) -> &str {
     match (case.row.as_str(), case.unit.as_str()) {
         ("throughput" | "qps" | "perftest", "MiB/s") => "BW average[MiB/sec]",
-        ("latency", "µs") => "t_typical[usec]",
+        ("latency", "µs") => "t_avg[usec]",
+        ("latency", "µs, p99") => "99% percentile[usec]",
         (_, unit) => unit,
     }
 }

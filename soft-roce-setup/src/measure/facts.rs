@@ -121,6 +121,14 @@ impl Facts {
         Err(format!("{mr}: {}", why.unwrap_or("no measurement")))
     }
 
+    /// The worst of all values, as `pick` of two says; or why there is none.
+    pub fn worst(&self, key: Key<'_>, mr: &str, pick: fn(f64, f64) -> f64) -> Result<f64, String> {
+        let all = self
+            .of(key, mr)
+            .flat_map(|fact| fact.values.iter().copied());
+        all.reduce(pick).map_or_else(|| self.value(key, mr), Ok)
+    }
+
     /// How far the rounds lie apart: the distance between the least and the most.
     pub fn spread(&self, key: Key<'_>, mr: &str) -> Option<f64> {
         let rounds = self.rounds(key, mr);

@@ -14,10 +14,12 @@ pub enum Bound {
     AtMostTimesCase(f64, &'static str, &'static str),
     /// At least so many times what a peer reaches in the same case.
     AtLeastTimes(f64, &'static str),
-    /// At most this.
-    AtMost(f64),
     /// At least this.
     AtLeast(f64),
+    /// At most this, in each round: what is counted has no noise.
+    EachAtMost(f64),
+    /// At least this, in each round.
+    EachAtLeast(f64),
 }
 
 impl Bound {
@@ -32,13 +34,25 @@ impl Bound {
             }
             Self::AtMostTimesCase(factor, mr, other) => (factor * peer(other, mr)?, true),
             Self::AtLeastTimes(factor, mr) => (factor * peer(key.case, mr)?, false),
-            Self::AtMost(limit) => (limit, true),
-            Self::AtLeast(limit) => (limit, false),
+            Self::EachAtMost(limit) => (limit, true),
+            Self::AtLeast(limit) | Self::EachAtLeast(limit) => (limit, false),
         })
     }
-}
 
-impl Bound {
+    /// What is held against the limit, and how much it may be off by.
+    fn value(
+        self,
+        facts: &Facts,
+        key: Key<'_>,
+        noise: &dyn Fn(&str) -> f64,
+    ) -> Result<(f64, f64), String> {
+        match self {
+            Self::EachAtMost(_) => Ok((facts.worst(key, "emm", f64::max)?, 0.0)),
+            Self::EachAtLeast(_) => Ok((facts.worst(key, "emm", f64::min)?, 0.0)),
+            _ => Ok((facts.value(key, "emm")?, noise("emm") + self.slack(noise))),
+        }
+    }
+
     /// How much of the limit is the noise of the peer that it comes from. Each kind's own is in the unit of the values.
     fn slack(self, noise: &dyn Fn(&str) -> f64) -> f64 {
         match self {
@@ -70,7 +84,8 @@ pub struct Judged {
 }
 
 /// Holds a case against all bounds that the row's checks have for it; None if there are none. What misses a limit by no more
-/// than the noise of what is compared has not missed it; `noise` gives each kind's, in the unit of the values.
+/// than the noise of what is compared has not missed it, except by what is counted; `noise` gives each kind's, in the unit of the
+/// values.
 pub fn judge(
     checks: &[Check],
     facts: &Facts,
@@ -79,21 +94,18 @@ pub fn judge(
 ) -> Option<Judged> {
     let mut limits = Vec::new();
     let mut verdict = None;
-    let value = facts.value(key, "emm");
     for check in checks.iter().filter(|c| c.concerns(key)) {
-        let outcome = match (check.bound.limit(facts, key), &value) {
-            (Ok((limit, upper)), value) => {
-                let sign = if upper { '≤' } else { '≥' };
-                limits.push(format!("{sign} {}", number(limit)));
-                let slack = noise("emm") + check.bound.slack(noise);
-                match value {
-                    Ok(value) if upper && *value <= limit + slack => Verdict::Reached,
-                    Ok(value) if !upper && *value >= limit - slack => Verdict::Reached,
-                    Ok(_) => Verdict::Missed,
-                    Err(why) => Verdict::Unknown(why.clone()),
-                }
-            }
-            (Err(why), _) => Verdict::Unknown(why),
+        let limit = check.bound.limit(facts, key);
+        if let Ok((limit, upper)) = limit {
+            let sign = if upper { '≤' } else { '≥' };
+            limits.push(format!("{sign} {}", number(limit)));
+        }
+        let value = limit.and_then(|l| Ok((l, check.bound.value(facts, key, noise)?)));
+        let outcome = match value {
+            Ok(((limit, true), (value, slack))) if value <= limit + slack => Verdict::Reached,
+            Ok(((limit, false), (value, slack))) if value >= limit - slack => Verdict::Reached,
+            Ok(_) => Verdict::Missed,
+            Err(why) => Verdict::Unknown(why),
         };
         if matches!(verdict, None | Some(Verdict::Reached)) || outcome == Verdict::Missed {
             verdict = Some(outcome);
@@ -149,8 +161,8 @@ mod tests {
             let checks = [Check::new("", "µs", bound)];
             judge(&checks, &facts(), key("a"), &|_| noise).map(|j| j.verdict)
         };
-        assert_eq!(verdict(Bound::AtMost(10.8), 0.1), Some(Verdict::Missed));
-        assert_eq!(verdict(Bound::AtMost(10.8), 0.3), Some(Verdict::Reached));
+        assert_eq!(verdict(Bound::AtLeast(11.2), 0.1), Some(Verdict::Missed));
+        assert_eq!(verdict(Bound::AtLeast(11.2), 0.3), Some(Verdict::Reached));
         // The peer has some too.
         let bound = Bound::AtMostTimes(1.0, "odp");
         assert_eq!(verdict(bound, 0.4), Some(Verdict::Missed));
@@ -158,15 +170,34 @@ mod tests {
     }
 
     #[test]
+    fn a_count_has_no_noise_and_no_median() {
+        let mut facts = facts();
+        let judged = |facts: &Facts, bound| {
+            let checks = [Check::new("", "µs", bound)];
+            judge(&checks, facts, key("a"), &|_| 5.0).map(|j| j.verdict)
+        };
+        let (most, least) = (Bound::EachAtMost(11.0), Bound::EachAtLeast(11.0));
+        assert_eq!(judged(&facts, most), Some(Verdict::Reached));
+        assert_eq!(judged(&facts, least), Some(Verdict::Reached));
+        for (round, value) in [(1, 11.0), (2, 12.0), (3, 10.0)] {
+            facts.take(&format!(
+                r#"{{"row":"r","case":"a","unit":"µs","mr":"emm","round":{round},"values":[{value}]}}"#
+            ));
+        }
+        assert_eq!(judged(&facts, most), Some(Verdict::Missed));
+        assert_eq!(judged(&facts, least), Some(Verdict::Missed));
+    }
+
+    #[test]
     fn every_bound_counts() {
-        use Bound::{AtLeast, AtMost, AtMostTimes, AtMostTimesCase};
+        use Bound::{AtLeast, AtMostTimes, AtMostTimesCase, EachAtMost};
         assert_eq!(verdict(&[], "a"), None);
         assert_eq!(
             verdict(&[AtMostTimes(1.1, "odp")], "a"),
             Some(Verdict::Reached)
         );
         assert_eq!(
-            verdict(&[AtMost(20.0), AtLeast(11.5)], "a"),
+            verdict(&[EachAtMost(20.0), AtLeast(11.5)], "a"),
             Some(Verdict::Missed)
         );
         assert_eq!(
@@ -177,9 +208,15 @@ mod tests {
 
     #[test]
     fn without_a_peer_nothing_is_reached() {
-        let unknown = verdict(&[Bound::AtMost(20.0), Bound::AtMostTimes(1.1, "odp")], "b");
+        let unknown = verdict(
+            &[Bound::EachAtMost(20.0), Bound::AtMostTimes(1.1, "odp")],
+            "b",
+        );
         assert_eq!(unknown, Some(Verdict::Unknown("odp: EINVAL".into())));
-        let missed = verdict(&[Bound::AtMostTimes(1.1, "odp"), Bound::AtMost(1.0)], "b");
+        let missed = verdict(
+            &[Bound::AtMostTimes(1.1, "odp"), Bound::EachAtMost(1.0)],
+            "b",
+        );
         assert_eq!(missed, Some(Verdict::Missed));
     }
 }

@@ -5,7 +5,7 @@
 //!
 //! `kv_fetch DEVICE GID_INDEX FILE BYTES [FETCHES]`, as in `kv_fetch rxe0 1 /data/table 8000000000`
 
-use std::{env, error::Error, fs::OpenOptions, os::fd::AsRawFd, ptr};
+use std::{env, error::Error, fs::OpenOptions, os::fd::AsRawFd, ptr, time::Instant};
 
 use unpinned::{Access, Context, Memory, Paging, QueuePair, Remote};
 
@@ -101,6 +101,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let answer = domain.register(vec![0; VALUE], Access::LOCAL_WRITE, Paging::OnDemand)?;
     let whole = table.remote();
+    let start = Instant::now();
     for key in keys(slots, fetches) {
         let from = Remote {
             addr: whole.addr + (key * VALUE) as u64,
@@ -118,6 +119,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             return Err(format!("key {key}: status {}, or other bytes", done.status).into());
         }
     }
+    let rate = fetches as f64 / start.elapsed().as_secs_f64();
+    println!("fetches: {rate:.0} a second");
     println!("{fetches} values of {VALUE} bytes from a table of {bytes} bytes, every byte right");
     Ok(())
 }
