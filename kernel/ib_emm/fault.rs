@@ -184,11 +184,16 @@ impl<'a, 'p> Fault<'a, 'p> {
         let how = self.how();
         match self.get_pfns(mm, &range, how) {
             Err(_) if how == How::AtOnce => {
+                // Known as a wait before the region is looked at: who stops a region marks it dead
+                // first, and then ends the waits.
+                wait.begin(self.region)?;
                 let mut state = self.region.state().write();
+                if state.is_dead() {
+                    return Err(ESRCH);
+                }
                 state.narrow_fault(window);
                 state.wake();
                 drop(state);
-                wait.begin(self.region)?;
                 self.get_pfns(mm, &PageRange::one(range.start), How::Waiting)
             }
             answer => answer,

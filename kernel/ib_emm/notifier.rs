@@ -26,7 +26,7 @@
 //
 // Nothing is allocated under 3, 4 or 5.
 
-use crate::emm::{HoldOff, PageRange, PAGE_SHIFT};
+use crate::emm::{HoldOff, PageRange, PAGE_SHIFT, PAGE_SIZE};
 use core::{
     cell::UnsafeCell,
     mem::offset_of,
@@ -143,8 +143,9 @@ impl Subscription {
         let own = PageRange::new(start >> PAGE_SHIFT, (last >> PAGE_SHIFT) + 1);
         for range in inner.in_flight.ranges() {
             if range.overlaps(&own) {
-                let (start, end) = (range.start << PAGE_SHIFT, range.end << PAGE_SHIFT);
-                client.emm_invalidate_start(start, end, false);
+                // All of the address space ends with the last byte there is, not behind it.
+                let end = range.end.saturating_mul(PAGE_SIZE);
+                client.emm_invalidate_start(range.start << PAGE_SHIFT, end, false);
             }
         }
         Ok(())
@@ -462,7 +463,8 @@ extern "C" fn hub_test_young(
     _mm: *mut bindings::mm_struct,
     address: ffi::c_ulong,
 ) -> bool {
-    let address = address as u64;
+    // The page: a region may begin behind the address that it is asked by.
+    let start = address as u64 & !(PAGE_SIZE - 1);
     // SAFETY: a callback of `HUB_OPS`.
-    unsafe { Hub::from_notifier(notifier) }.referenced(address, address + 1, false)
+    unsafe { Hub::from_notifier(notifier) }.referenced(start, start + PAGE_SIZE, false)
 }

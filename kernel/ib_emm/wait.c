@@ -6,7 +6,7 @@
  *
  * A driver's faults run in its work items, so a wait is known by its work item and its region. Its
  * thread is woken by a signal, which get_user_pages() heeds, and sleeps of ours as well. User
- * threads (prefetch in a system call) are woken by their own signals only.
+ * threads are woken by their own signals only: a driver hands what they ask for to a work item.
  */
 
 #include <linux/list.h>

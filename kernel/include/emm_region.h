@@ -39,8 +39,9 @@ struct emm_region_stats {
 struct emm_region *emm_region_create(u64 start, u64 length);
 
 /*
- * From now on every access fails with -ESRCH, and one that waits for the VM is woken and fails with
- * -EINTR. To be called before waiting for a region's last user. May sleep.
+ * From now on every access fails with -ESRCH, and one that waits for the VM in a work item is woken
+ * and fails with -EINTR; a user thread is not woken. To be called before waiting for a region's last
+ * user. May sleep.
  */
 void emm_region_stop(struct emm_region *region);
 
@@ -78,7 +79,7 @@ enum emm_prefetch {
 
 /*
  * Brings in the translations of @length bytes at @offset. Returns as emm_region_apply(), and -EINTR
- * if the caller was killed.
+ * if the caller was killed. To be called from a work item where the region must be able to go.
  */
 int emm_region_prefetch(struct emm_region *region, u64 offset, u64 length,
 			enum emm_prefetch what);

@@ -165,6 +165,15 @@ impl RawQp {
         Ok(())
     }
 
+    /// Ends what is under way, and makes it as new.
+    pub fn reset(&self) -> Result<()> {
+        let mut attr = ffi::ibv_qp_attr {
+            qp_state: ffi::IBV_QPS_RESET,
+            ..Default::default()
+        };
+        self.modify(&mut attr, ffi::IBV_QP_STATE, "RESET")
+    }
+
     /// Makes it ready to exchange messages with `to`, whose requests may do what `access` says.
     pub fn connect(&self, to: &Self, link: Link, mtu: u32, access: u32) -> Result<()> {
         let Link {

@@ -11,6 +11,7 @@ use crate::child::ends_within;
 use crate::ffi;
 use crate::mem::{Map, PAGE, pattern};
 use crate::pair::{Pair, Work};
+use crate::private::Advise;
 use crate::qp::{Op, OpError};
 use crate::system::Kind;
 use crate::target::{Env, Target};
@@ -24,7 +25,8 @@ const THERE: usize = 8 * PAGE;
 const SOON: Duration = Duration::from_secs(10);
 /// Longest time until the handler hears of a fault.
 const HEARD: Duration = Duration::from_secs(20);
-
+/// The advice to bring pages in.
+const PREFETCH: u32 = ffi::IB_UVERBS_ADVISE_MR_ADVICE_PREFETCH;
 /// Time in which a question that must not come would have come.
 const SILENCE: Duration = Duration::from_millis(500);
 
@@ -36,7 +38,14 @@ pub fn uffd(c: &Ctx<'_>) -> Result<()> {
     c.case("silent handler: pages behind its own", behind(c));
     c.case("silent handler: its queue pair goes", queue_pair_goes(c));
     c.case("silent handler: its peer goes", peer_goes(c));
+    c.case("silent handler: its queue pair is reset", reset(c));
     c.case("silent handler: the region goes", region_goes(c));
+    c.case("silent handler: the region goes at once", goes_at_once(c));
+    c.case(
+        "silent handler: the region goes under advice",
+        advised_goes(c),
+    );
+    c.case("silent handler: much advice", much_advice(c));
     for order in ["first", "last", "taken"] {
         c.case(
             &format!("silent handler: kill -9, descriptor {order}"),
@@ -208,14 +217,122 @@ fn peer_goes(c: &Ctx<'_>) -> Result<String> {
     Ok("both ends destroyed without waiting".into())
 }
 
+/// The responder waits for the page.
+fn reset(c: &Ctx<'_>) -> Result<String> {
+    let (t, handler) = watched(c)?;
+    let Pair { near, far, .. } = Pair::new(&c.env.pd, c.env.mtu, None)?;
+    let area = Target::sharing(c.env, t.map.clone(), t.mr.clone())?;
+    let element = ffi::ibv_sge {
+        addr: area.bounce_piece(64).addr,
+        length: 64,
+        lkey: area.bounce_piece(64).key,
+    };
+    let read = |off| near.post(&[(Work::Read(t.remote(off)), &[element])]);
+    read(THERE + 3 * PAGE + 5)?;
+    if handler.next(HEARD)?.is_none() {
+        bail!("the handler heard of no fault");
+    }
+    for end in [&far, &near] {
+        soon("resetting it", || end.qp.reset())??;
+    }
+    let link = c.env.pd.device().link();
+    far.qp.connect(&near.qp, link, c.env.mtu, ALL_ACCESS)?;
+    near.qp.connect(&far.qp, link, c.env.mtu, ALL_ACCESS)?;
+    // The timer of the first request runs out meanwhile, which nobody hears of: there is nothing to send again.
+    std::thread::sleep(SILENCE);
+    read(5)?;
+    near.sent.wait().context("connected again")?;
+    Ok("reset without waiting, to the state RESET; connected again it works".into())
+}
+
+/// A second region on the memory of `t`.
+fn region(c: &Ctx<'_>, t: &Target) -> Result<Mr> {
+    let (addr, len) = (t.map.addr(), t.map.len());
+    Ok(Mr::new(&c.env.pd, addr, len, ALL_ACCESS | c.kind.flags())?)
+}
+
+/// The fault has just begun, at whatever point, when the region goes.
+fn goes_at_once(c: &Ctx<'_>) -> Result<String> {
+    const ROUNDS: u32 = 300;
+    let (mut t, _handler) = watched(c)?;
+    for round in 0..ROUNDS {
+        let mr = region(c, &t)?;
+        let mut remote = t.remote(THERE + 3 * PAGE + 5);
+        remote.key = mr.rkey();
+        t.qp().post(Op::Read, t.bounce_piece(64), 100, remote)?;
+        // The moment is what is tried: from the packet's arrival to the wait for the handler.
+        let until = Instant::now() + Duration::from_micros(u64::from(round % 100) * 5);
+        while Instant::now() < until {
+            std::hint::spin_loop();
+        }
+        soon("deregistering the region", || drop(mr))?;
+        match soon("the completion", || t.qp().wait())? {
+            Err(OpError::Status(_)) => t.new_qp()?,
+            Err(e) => bail!("{e}"),
+            Ok(()) => bail!("the READ of a page that never came ended well"),
+        }
+    }
+    Ok(format!("{ROUNDS} times deregistered without waiting"))
+}
+
+/// A page that never comes, for advice about `mr`.
+fn element(t: &Target, mr: &Mr) -> ffi::ibv_sge {
+    ffi::ibv_sge {
+        addr: (t.map.addr() + THERE + 3 * PAGE) as u64,
+        length: PAGE as u32,
+        lkey: mr.lkey(),
+    }
+}
+
+/// More advice in the background than there are threads for: other queue pairs work on, and its region can go.
+fn much_advice(c: &Ctx<'_>) -> Result<String> {
+    const CALLS: usize = 300;
+    const ELEMENTS: usize = 10;
+    let (t, handler) = watched(c)?;
+    let advice = Advise::find()?;
+    let mr = region(c, &t)?;
+    let list = [element(&t, &mr); ELEMENTS];
+    for _ in 0..CALLS {
+        advice.give(&c.env.pd, PREFETCH, 0, &list)?;
+    }
+    if handler.next(HEARD)?.is_none() {
+        bail!("the handler heard of no fault");
+    }
+    let other = c.target(SIZE)?;
+    other.cpu_fill(0, SIZE, c.seed(2));
+    soon("reading another region", || {
+        other.read(1, SIZE - 1, c.seed(2))
+    })??;
+    soon("deregistering the region", || drop(mr))?;
+    Ok(format!(
+        "{CALLS} times {ELEMENTS} elements; another region works on, and the region goes without waiting"
+    ))
+}
+
+/// A thread waits in ibv_advise_mr.
+fn advised_goes(c: &Ctx<'_>) -> Result<String> {
+    let (t, handler) = watched(c)?;
+    let advice = Advise::find()?;
+    let mr = region(c, &t)?;
+    let list = [element(&t, &mr)];
+    let flush = ffi::IB_UVERBS_ADVISE_MR_FLAG_FLUSH;
+    std::thread::scope(|scope| {
+        let advising = scope.spawn(|| advice.give(&c.env.pd, PREFETCH, flush, &list));
+        if handler.next(HEARD)?.is_none() {
+            bail!("the handler heard of no fault");
+        }
+        soon("deregistering the region", || drop(mr))?;
+        let said = soon("the advice's end", || advising.join())?;
+        match said.map_err(|_| anyhow::anyhow!("the advising thread panicked"))? {
+            Err(error) => Ok(format!("deregistered without waiting; the advice: {error}")),
+            Ok(()) => bail!("the advice about a page that never came ended well"),
+        }
+    })
+}
+
 fn region_goes(c: &Ctx<'_>) -> Result<String> {
     let (mut t, handler) = watched(c)?;
-    let mr = Mr::new(
-        &c.env.pd,
-        t.map.addr(),
-        t.map.len(),
-        ALL_ACCESS | c.kind.flags(),
-    )?;
+    let mr = region(c, &t)?;
     block(&t, mr.rkey(), &handler)?;
     soon("deregistering the region", || drop(mr))?;
     match soon("the completion", || t.qp().wait())? {

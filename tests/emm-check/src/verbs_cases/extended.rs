@@ -5,9 +5,9 @@ use anyhow::{Context as _, Result, bail};
 use super::area::Area;
 use super::{Ctx, ends_with};
 use crate::ffi;
-use crate::mem::PAGE;
+use crate::mem::{Map, PAGE};
 use crate::pair::Work;
-use crate::qp::OpError;
+use crate::qp::{OpError, Piece};
 use crate::system::Kind;
 use crate::verbs::{ALL_ACCESS, Mr};
 
@@ -123,7 +123,7 @@ fn bad_flush(c: &Ctx<'_>) -> Result<String> {
 fn persistent(c: &Ctx<'_>) -> Result<String> {
     let access = ALL_ACCESS | ffi::IBV_ACCESS_FLUSH_PERSISTENT;
     if c.kind == Kind::Pinned {
-        let map = crate::mem::Map::anon(SIZE)?;
+        let map = Map::anon(SIZE)?;
         return match Mr::new(&c.env.pd, map.addr(), SIZE, access) {
             Ok(_) => bail!("the registration was accepted"),
             Err(e) => Ok(format!("registration refused: {e}")),
@@ -140,5 +140,19 @@ fn persistent(c: &Ctx<'_>) -> Result<String> {
         }
     }
     area.check("the region")?;
-    Ok("remote access error".into())
+    // All of a region: its length doesn't fit in 32 bits, and what is left of it there is 0.
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    let map = Map::with(0, 1 << 32, libc::PROT_READ | libc::PROT_WRITE, flags, -1)?;
+    let big = Mr::new(&c.env.pd, map.addr(), map.len(), access | c.kind.flags())?;
+    let at = Piece {
+        addr: map.addr() as u64,
+        key: big.rkey(),
+    };
+    let work = Work::Flush(at, 8, ffi::IBV_FLUSH_PERSISTENT, ffi::IBV_FLUSH_MR);
+    match c.pair()?.near.run(work, &[]) {
+        Err(OpError::Status(ffi::IBV_WC_REM_ACCESS_ERR)) => {}
+        Err(e) => bail!("4 GiB: {e}"),
+        Ok(_) => bail!("4 GiB: completed with success"),
+    }
+    Ok("remote access error, also of a region of 4 GiB".into())
 }

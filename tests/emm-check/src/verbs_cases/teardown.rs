@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use super::Ctx;
 use super::area::Area;
@@ -29,7 +29,38 @@ pub fn teardown(c: &Ctx<'_>) -> Result<()> {
     ] {
         c.case(name, rounds(c, verb, first));
     }
+    c.case("reset and connected again", reset(c));
     Ok(())
+}
+
+/// Ends that have worked are reset, one request short of the queue's start or in the middle of it, and work again.
+fn reset(c: &Ctx<'_>) -> Result<String> {
+    let pair = c.pair()?;
+    let mut near = c.area(LEN, ALL_ACCESS)?;
+    let mut far = c.area(LEN, ALL_ACCESS)?;
+    near.fill(0, LEN, c.seed(1));
+    let link = c.env.pd.device().link();
+    for round in 0..ROUNDS as usize {
+        for _ in 0..round % WORKS + 1 {
+            let (at, len) = (round * 1000 + 3, 1000 + round);
+            let write = Work::Write(far.remote(at));
+            pair.near
+                .run(write, &[near.sge(at, len)])
+                .with_context(|| format!("round {round}"))?;
+            far.expect(at, near.holds(at, len));
+        }
+        far.check("the target")?;
+        for end in [&pair.far, &pair.near] {
+            end.qp.reset()?;
+        }
+        pair.far
+            .qp
+            .connect(&pair.near.qp, link, c.env.mtu, ALL_ACCESS)?;
+        pair.near
+            .qp
+            .connect(&pair.far.qp, link, c.env.mtu, ALL_ACCESS)?;
+    }
+    Ok(format!("{ROUNDS} times, 0 wrong bytes"))
 }
 
 #[derive(Clone, Copy)]

@@ -41,6 +41,7 @@ pub fn windows(c: &Ctx<'_>) -> Result<()> {
     }
     c.case("type 1: unbound", unbound(c));
     c.case("type 2: invalidated", invalidated(c));
+    c.case("type 2: nothing to invalidate", not_bound(c));
     c.case("type 2: of another queue pair", foreign(c));
     c.case("type 2: zero based", zero_based(c));
     c.case("type 2: its queue pair goes first", orphaned(c));
@@ -275,8 +276,33 @@ fn invalidate(scene: &Scene, remotely: bool) -> Result<()> {
     Ok(())
 }
 
+/// Whoever invalidates a window that is bound to nothing gets an error, from either side.
+fn not_bound(c: &Ctx<'_>) -> Result<String> {
+    for remotely in [false, true] {
+        let scene = Scene::new(c, ffi::IBV_MW_TYPE_2, ACCESS)?;
+        invalidate(&scene, remotely)?;
+        if invalidate(&scene, remotely).is_ok() {
+            bail!("a second time was accepted (remotely: {remotely})");
+        }
+        let fresh = Window::new(&c.env.pd, ffi::IBV_MW_TYPE_2)?;
+        let pair = c.pair()?;
+        if pair.far.run(Work::Invalidate(fresh.rkey()), &[]).is_ok() {
+            bail!("a window that was never bound was accepted");
+        }
+    }
+    Ok("refused: invalidated already, and never bound".into())
+}
+
 fn foreign(c: &Ctx<'_>) -> Result<String> {
     let mut scene = Scene::new(c, ffi::IBV_MW_TYPE_2, ACCESS)?;
+    let other = c.pair()?;
+    if other
+        .far
+        .run(Work::Invalidate(scene.window.rkey()), &[])
+        .is_ok()
+    {
+        bail!("another queue pair could invalidate it");
+    }
     let other = c.pair()?;
     let work = Work::Write(scene.at(START));
     let result = other.near.run(work, &[scene.local.sge(5, 1)]);
