@@ -145,12 +145,16 @@ type QueryDeviceEx =
 /// `struct ibv_device_attr_ex`, as far as it is read; the rest is room for the driver.
 #[repr(C)]
 struct DeviceAttrEx {
-    before: [u64; 30],
+    before: [u64; 12],
+    vendor: u32,
+    between: [u32; 35],
     odp: OdpCaps,
     after: [u64; 18],
 }
 
 const _: () = assert!(size_of::<DeviceAttrEx>() == 408, "room for 400 bytes");
+const _: () = assert!(core::mem::offset_of!(DeviceAttrEx, vendor) == 96);
+const _: () = assert!(core::mem::offset_of!(DeviceAttrEx, odp) == 240);
 
 /// `struct ibv_odp_caps`: what a device can do on demand, in all and for each transport.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -208,23 +212,36 @@ pub(crate) unsafe fn advise_mr(context: *mut Context) -> Option<AdviseMr> {
     unsafe { (*extended).advise_mr }
 }
 
-/// What `ibv_query_device_ex` says of on-demand paging; `None` if it can't be asked.
+/// What a device says of itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Says {
+    pub(crate) odp: OdpCaps,
+    /// `vendor_id`
+    pub(crate) vendor: u32,
+}
+
+/// What `ibv_query_device_ex` says; `None` if it can't be asked.
 ///
 /// # Safety
 ///
 /// `context` is an open context of libibverbs.
-pub(crate) unsafe fn odp_caps(context: *mut Context) -> Option<OdpCaps> {
+pub(crate) unsafe fn says(context: *mut Context) -> Option<Says> {
     // SAFETY: by this function's contract.
     let extended = unsafe { extended(context, REACH_QUERY_DEVICE_EX) }?;
     // SAFETY: the context is large enough to have the operation.
     let query = unsafe { (*extended).query_device_ex }?;
     let mut attr = DeviceAttrEx {
-        before: [0; 30],
+        before: [0; 12],
+        vendor: 0,
+        between: [0; 35],
         odp: OdpCaps::default(),
         after: [0; 18],
     };
     // The size of rdma-core 56: drivers fill what fits.
     // SAFETY: the operation's own context, no input, and room for the size given.
     let status = unsafe { query(context, core::ptr::null(), &mut attr, 400) };
-    (status == 0).then_some(attr.odp)
+    (status == 0).then_some(Says {
+        odp: attr.odp,
+        vendor: attr.vendor,
+    })
 }

@@ -18,6 +18,9 @@ use core::{
     },
 };
 
+/// `RXE_VENDOR_ID` of `drivers/infiniband/sw/rxe/rxe_param.h`
+const RXE_VENDOR: u32 = 0xff_ffff;
+
 static DEVICE_NAME: Real = Real::new(c"ibv_get_device_name");
 
 /// The facts about `context`.
@@ -47,6 +50,16 @@ pub(crate) unsafe fn facts(context: *mut Context) -> Facts {
         .unwrap_or_else(|| &SLOTS[NEXT.fetch_add(1, Relaxed) % SLOTS.len()]);
     slot.set(context, now, &facts);
     facts
+}
+
+/// Forgets `context`, which is about to be closed: another device's may come to the same address.
+pub(crate) fn forget(context: *mut Context) {
+    for slot in &SLOTS {
+        // Only what is still this one's goes.
+        let _ = slot
+            .context
+            .compare_exchange(context, ptr::null_mut(), Release, Relaxed);
+    }
 }
 
 /// The answer for one context.
@@ -141,18 +154,19 @@ impl Slot {
 #[cold]
 unsafe fn ask(context: *mut Context) -> Facts {
     // SAFETY: by this function's contract.
-    let odp = unsafe { abi::odp_caps(context) };
+    let says = unsafe { abi::says(context) };
+    let odp = says.map(|says| says.odp);
     // SAFETY: by this function's contract.
-    let Some(name) = (unsafe { name(context) }) else {
-        return Facts {
-            odp,
-            corrupting: None,
-        };
+    let name = unsafe { name(context) };
+    // A program without /sys, or whose device was renamed meanwhile, finds no attribute.
+    let driver = match says {
+        Some(says) if says.vendor == RXE_VENDOR => Driver::Rxe,
+        _ => name.map_or(Driver::Other, driver),
     };
     let mut backend = [0; 32];
     let backend = sys::read_file(c"/sys/module/rdma_rxe/parameters/mr_backend", &mut backend);
-    let corrupting = known::corrupting(driver(name), backend);
-    tell(name, odp, corrupting.is_some());
+    let corrupting = known::corrupting(driver, backend);
+    tell(name.unwrap_or(c"?"), odp, corrupting.is_some());
     Facts { odp, corrupting }
 }
 

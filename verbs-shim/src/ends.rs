@@ -7,6 +7,7 @@ use crate::{
         CHANGE_ACCESS, CHANGE_PD, CHANGE_TRANSLATION, CloseDevice, Context, DeallocPd, DeregMr, Mr,
         Pd, ReregMr, UnimportPd,
     },
+    device,
     hooks::{self, absent, make},
     implicit,
     policy::Request,
@@ -182,7 +183,7 @@ pub unsafe extern "C" fn ibv_unimport_pd(pd: *mut Pd) {
     unsafe { real(pd) };
 }
 
-/// Hook of `ibv_close_device(3)`: the implicit regions of the context end with it.
+/// Hook of `ibv_close_device(3)`: the implicit regions of the context end with it, and what is known of it.
 ///
 /// # Safety
 ///
@@ -197,6 +198,7 @@ pub unsafe extern "C" fn ibv_close_device(context: *mut Context) -> c_int {
     }
     // SAFETY: `end` ends regions.
     unsafe { implicit::leave_context(context, end) };
+    device::forget(context);
     // SAFETY: the address is that of `ibv_close_device`.
     let real: CloseDevice = unsafe { mem::transmute(real) };
     // SAFETY: the program's argument.

@@ -51,10 +51,13 @@ struct Table {
 // SAFETY: the pointers are libibverbs' objects, which any thread may use.
 unsafe impl Send for Table {}
 
-static TABLE: Lock<Table> = Lock::new(Table {
-    implicit: [None; MAX],
-    arena: Arena::new(),
-});
+static TABLE: Lock<Table> = Lock::new(
+    Table {
+        implicit: [None; MAX],
+        arena: Arena::new(),
+    },
+    Table::leave_to_parent,
+);
 
 /// What became of a registration.
 pub(crate) enum Served {
@@ -164,8 +167,26 @@ impl Table {
         };
         if let Some(implicit) = &mut self.implicit[at] {
             implicit.users = implicit.users.saturating_sub(1);
+            if implicit.users == 0 && implicit.pd.is_null() {
+                self.implicit[at] = None;
+            }
         }
         Some(Ok(()))
+    }
+
+    /// In the child of a fork: the implicit regions are the parent's, and reach its memory. What the child registers gets
+    /// others, and what it ends or closes leaves the parent's alone.
+    fn leave_to_parent(&mut self) {
+        for slot in &mut self.implicit {
+            let used = slot.take().filter(|implicit| implicit.users > 0);
+            // No domain, so that nobody finds it; it stays until the last region that the child knows is gone.
+            *slot = used.map(|implicit| Implicit {
+                pd: ptr::null_mut(),
+                context: ptr::null_mut(),
+                mr: ptr::null_mut(),
+                ..implicit
+            });
+        }
     }
 
     /// Takes the implicit regions that match out of the table.

@@ -5,6 +5,7 @@
 use crate::sys::{self, Once};
 use core::{
     cell::UnsafeCell,
+    ptr,
     sync::atomic::{AtomicPtr, Ordering::Relaxed},
 };
 
@@ -13,16 +14,32 @@ pub(crate) struct Lock<T> {
     mutex: UnsafeCell<libc::pthread_mutex_t>,
     value: UnsafeCell<T>,
     once: Once,
+    /// What a child of a fork does to its copy of the value.
+    in_child: fn(&mut T),
 }
 
 // SAFETY: `value` is reached under the mutex only, and a mutex is made to be shared.
 unsafe impl<T: Send> Sync for Lock<T> {}
 
 /// The mutex that fork handlers take: the child gets a value that nobody was changing.
-static FORKED: AtomicPtr<libc::pthread_mutex_t> = AtomicPtr::new(core::ptr::null_mut());
+static FORKED: AtomicPtr<libc::pthread_mutex_t> = AtomicPtr::new(ptr::null_mut());
+/// The lock that it is of, and the [`Lock::renew`] of its type.
+static LOCK: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
+static RENEW: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
+
+// SAFETY: to be called with the lock of the type that it is of, whose mutex the caller holds.
+type Renew = unsafe fn(*const ());
 
 extern "C" fn register_handlers() {
-    sys::around_fork(lock_forked, unlock_forked);
+    sys::around_fork(lock_forked, unlock_forked, renew_forked);
+}
+
+extern "C" fn renew_forked() {
+    // SAFETY: stored before the handlers could be registered, and a function of this type.
+    let renew: Renew = unsafe { core::mem::transmute(RENEW.load(Relaxed)) };
+    // SAFETY: the two belong together, and the mutex was taken in `lock_forked`.
+    unsafe { renew(LOCK.load(Relaxed)) };
+    unlock_forked();
 }
 
 extern "C" fn lock_forked() {
@@ -36,17 +53,31 @@ extern "C" fn unlock_forked() {
 }
 
 impl<T> Lock<T> {
-    /// Not taken.
-    pub(crate) const fn new(value: T) -> Self {
+    /// Not taken. The child of a fork does `in_child` to the copy that it gets.
+    pub(crate) const fn new(value: T, in_child: fn(&mut T)) -> Self {
         Self {
             mutex: UnsafeCell::new(libc::PTHREAD_MUTEX_INITIALIZER),
             value: UnsafeCell::new(value),
             once: Once::new(),
+            in_child,
         }
+    }
+
+    /// # Safety
+    ///
+    /// `lock` is one of this type, in a static, and its mutex is held.
+    unsafe fn renew(lock: *const ()) {
+        // SAFETY: by this function's contract.
+        let lock = unsafe { &*lock.cast::<Self>() };
+        // SAFETY: the mutex is held, by this function's contract.
+        (lock.in_child)(unsafe { &mut *lock.value.get() });
     }
 
     /// Does `f` with the value. `f` must not come back here.
     pub(crate) fn with<R>(&'static self, f: impl FnOnce(&mut T) -> R) -> R {
+        let renew: Renew = Self::renew;
+        LOCK.store(ptr::from_ref(self).cast_mut().cast(), Relaxed);
+        RENEW.store(renew as *mut (), Relaxed);
         FORKED.store(self.mutex.get(), Relaxed);
         self.once.run(register_handlers);
         // SAFETY: initialised, and never destroyed.

@@ -62,7 +62,7 @@ impl Context {
     #[must_use]
     pub fn on_demand(&self) -> Option<OnDemand> {
         // SAFETY: the context is open.
-        let caps = unsafe { abi::odp_caps(self.as_raw().cast()) }?;
+        let caps = unsafe { abi::says(self.as_raw().cast()) }?.odp;
         if caps.general & ODP_SUPPORT == 0 {
             return None;
         }

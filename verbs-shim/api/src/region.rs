@@ -7,6 +7,7 @@ use std::{
     fmt,
     mem::{ManuallyDrop, MaybeUninit},
     ops::Range,
+    sync::atomic::{AtomicU8, Ordering::Relaxed},
 };
 
 use crate::{
@@ -34,7 +35,7 @@ pub struct Region<M: Memory> {
 
 // SAFETY: libibverbs' regions can be used by any thread, and the memory goes with it.
 unsafe impl<M: Memory + Send> Send for Region<M> {}
-// SAFETY: what a shared region can do is copying by volatile accesses, which the HCA does at the same time too.
+// SAFETY: what a shared region can do is copying by atomic accesses, byte by byte, from any number of threads.
 unsafe impl<M: Memory + Send> Sync for Region<M> {}
 
 /// Where a peer finds a region.
@@ -141,7 +142,15 @@ impl<M: Memory> Region<M> {
         }
     }
 
-    /// Copies from `offset` on into `bytes`. The HCA may be writing at the same time: then old and new bytes mix.
+    /// The byte at `offset`, which has been checked.
+    fn byte(&self, offset: usize) -> &AtomicU8 {
+        // SAFETY: inside the region, which is mapped as long as it is registered. Nobody has a reference to the memory itself; other
+        // threads come by here, and the HCA writes past the compiler's view, as an atomic store does.
+        unsafe { AtomicU8::from_ptr(self.start.wrapping_add(offset)) }
+    }
+
+    /// Copies from `offset` on into `bytes`. The HCA, or another thread, may be writing at the same time: then old and new bytes
+    /// mix.
     ///
     /// # Panics
     ///
@@ -149,8 +158,7 @@ impl<M: Memory> Region<M> {
     pub fn read_at(&self, offset: usize, bytes: &mut [u8]) {
         self.check(offset, bytes.len());
         for (at, byte) in bytes.iter_mut().enumerate() {
-            // SAFETY: inside the region, which is mapped; volatile, because the HCA may write there.
-            *byte = unsafe { self.start.wrapping_add(offset + at).read_volatile() };
+            *byte = self.byte(offset + at).load(Relaxed);
         }
     }
 
@@ -162,8 +170,7 @@ impl<M: Memory> Region<M> {
     pub fn write_at(&self, offset: usize, bytes: &[u8]) {
         self.check(offset, bytes.len());
         for (at, byte) in bytes.iter().enumerate() {
-            // SAFETY: inside the region, which is mapped; volatile, because the HCA may read there.
-            unsafe { self.start.wrapping_add(offset + at).write_volatile(*byte) };
+            self.byte(offset + at).store(*byte, Relaxed);
         }
     }
 

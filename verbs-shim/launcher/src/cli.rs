@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 const AFTER: &str = "\
-Exit status of `run`: the program's; 125 if the library is missing, 126 if the program can't be executed,
-127 if it was not found. Of `check`: 0 if some device would serve on demand, else 1.";
+Exit status of `run`: the program's; 125 if the library is missing or can't be preloaded, 126 if the
+program can't be executed, 127 if it was not found. Of `check`: 0 if some device would serve on demand, else 1.";
 
 /// Runs unmodified ibverbs programs with memory regions that are not pinned.
 #[derive(Debug, Parser)]

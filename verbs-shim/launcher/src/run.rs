@@ -6,7 +6,7 @@ use std::{
     env,
     ffi::{OsStr, OsString},
     io::ErrorKind,
-    os::unix::process::CommandExt,
+    os::unix::{ffi::OsStrExt as _, process::CommandExt},
     path::{Path, PathBuf},
     process::{Command, ExitCode},
 };
@@ -48,6 +48,13 @@ pub fn run(args: &RunArgs) -> ExitCode {
         };
         return fail(125, &place);
     };
+    if !preloadable(&library) {
+        let message = format!(
+            "{} can't be preloaded: the loader takes a space or a colon for the end of a name; put it elsewhere, or name a copy with --shim",
+            library.display()
+        );
+        return fail(125, &message);
+    }
     if !args.quiet {
         announce(mode(args));
     }
@@ -62,6 +69,12 @@ pub fn run(args: &RunArgs) -> ExitCode {
     };
     let program = args.program[0].to_string_lossy();
     fail(status, &format!("{program}: {error}"))
+}
+
+/// Whether the loader would find the library: `LD_PRELOAD` and `LD_AUDIT` are lists without quotes (ld.so(8)).
+fn preloadable(library: &Path) -> bool {
+    let name = library.as_os_str().as_bytes();
+    !name.iter().any(|byte| matches!(byte, b' ' | b':'))
 }
 
 /// What the library will read: the option, else the variable, else the default.
@@ -136,6 +149,15 @@ mod tests {
         environment(&args, Path::new("/s.so"), |name| {
             (name == "LD_PRELOAD").then(|| "/other.so".into())
         })
+    }
+
+    #[test]
+    fn names_that_the_loader_would_split_are_refused() {
+        assert!(preloadable(Path::new("/usr/lib/libverbs_shim.so")));
+        assert!(!preloadable(Path::new(
+            "/home/me/my tools/libverbs_shim.so"
+        )));
+        assert!(!preloadable(Path::new("/opt/a:b/libverbs_shim.so")));
     }
 
     #[test]

@@ -113,7 +113,7 @@ fn query(verbs: &Verbs, device: *mut c_void) -> Result<OdpCaps> {
         bail!("it can't be opened: {}", std::io::Error::last_os_error());
     }
     // SAFETY: the context is open.
-    let caps = unsafe { abi::odp_caps(context) };
+    let caps = unsafe { abi::says(context) }.map(|says| says.odp);
     // SAFETY: opened above, and not used any more.
     unsafe { (verbs.close_device)(context) };
     caps.context("it does not answer ibv_query_device_ex")

@@ -136,13 +136,21 @@ static void threads(void)
 	printf("threads done\n");
 }
 
-/* The child registers and exits first; the parent goes on. */
-static void forks(void)
+/* The child registers, ends what it has, closes the device if it is to, and exits first; the parent goes on. */
+static void forks(int closes)
 {
 	fflush(stdout);
 	pid_t child = fork();
 	if (child == 0) {
+		struct ibv_mr *inherited = mr;
+		puts("the child");
 		show(ibv_reg_mr(pd, memory, 100, LOCAL_WRITE));
+		printf("child deregistered: %d\n", ibv_dereg_mr(mr));
+		if (closes)
+			printf("child deregistered an inherited one: %d\n", ibv_dereg_mr(inherited));
+		if (closes)
+			printf("child closed: %d\n", ibv_close_device(context));
+		puts("the parent");
 		exit(0);
 	}
 	int status;
@@ -210,7 +218,9 @@ static void act(const char *what, size_t length, int access)
 	else if (!strcmp(what, "threads"))
 		threads();
 	else if (!strcmp(what, "fork"))
-		forks();
+		forks(0);
+	else if (!strcmp(what, "forkclose"))
+		forks(1);
 	else if (!strcmp(what, "late"))
 		atexit(late);
 	else if (!strcmp(what, "dlsym"))

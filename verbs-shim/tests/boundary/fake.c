@@ -38,13 +38,14 @@ static unsigned long number(const char *name, int base)
 	return value ? strtoul(value, NULL, base) : 0;
 }
 
-static unsigned long odp, rc, refuse, refuse_all, refuse_implicit, advise;
+static unsigned long odp, rc, vendor, refuse, refuse_all, refuse_implicit, advise;
 
 static int query_device_ex(struct ibv_context *context, const void *input, void *attr, size_t size)
 {
 	(void)context, (void)input;
 	TRACE("query_device_ex\n");
 	memset(attr, 0, size);
+	*(uint32_t *)((char *)attr + 96) = vendor;
 	*(uint64_t *)((char *)attr + 240) = odp;
 	*(uint32_t *)((char *)attr + 248) = rc;
 	return 0;
@@ -63,6 +64,7 @@ struct ibv_context *fake_open(void)
 	trace = number("FAKE_TRACE", 10);
 	odp = number("FAKE_ODP", 16);
 	rc = number("FAKE_RC", 16);
+	vendor = number("FAKE_VENDOR", 16);
 	refuse = number("FAKE_REFUSE", 10);
 	refuse_all = number("FAKE_REFUSE_ALL", 10);
 	refuse_implicit = number("FAKE_REFUSE_IMPLICIT", 10);

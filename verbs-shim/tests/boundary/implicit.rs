@@ -131,6 +131,21 @@ fn threads_and_forks() {
     ]);
 }
 
+/// An implicit region reaches the memory of the process that made it.
+#[test]
+fn a_child_leaves_the_parents_region_alone() {
+    let said = shimmed(&[ABLE, IMPLICIT], &["reg:7:1", "forkclose"]);
+    let (_, rest) = said.out.split_once("the child").unwrap_or_default();
+    let (child, parent) = rest.split_once("the parent").unwrap_or_default();
+    assert_eq!(child.matches(WHOLE).count(), 1, "its own: {}", said.out);
+    assert_eq!(child.matches("end length=").count(), 1, "{}", said.out);
+    assert!(child.contains("child deregistered: 0"), "{}", said.out);
+    assert!(child.contains("an inherited one: 0"), "{}", said.out);
+    assert!(child.contains("child closed: 0"), "{}", said.out);
+    assert!(parent.contains("length=200 lkey=5095"), "{}", said.out);
+    assert_eq!(parent.matches(WHOLE).count(), 0, "{}", said.out);
+}
+
 #[test]
 fn memory_stays_flat() {
     let said = shimmed(&[ABLE, IMPLICIT, ("FAKE_TRACE", "0")], &["flat"]);

@@ -83,6 +83,13 @@ fn a_device_without_paging_stays_pinned() {
     assert_eq!(said.count("access=0x1 "), 2);
 }
 
+/// The device has no entry in /sys: so it is for a program without /sys, and after the device was renamed.
+#[test]
+fn rxe_is_known_by_its_vendor_too() {
+    shimmed(&[ABLE, ("FAKE_VENDOR", "ffffff")], &["reg:1:1"])
+        .has(&["register length=1 access=0x1 "]);
+}
+
 #[test]
 fn a_device_that_can_not_be_asked_is_tried() {
     let said = shimmed(&[("FAKE_OLD", "1")], &["reg:7:1"]);
