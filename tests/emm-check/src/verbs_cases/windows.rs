@@ -42,6 +42,7 @@ pub fn windows(c: &Ctx<'_>) -> Result<()> {
     c.case("type 1: unbound", unbound(c));
     c.case("type 2: invalidated", invalidated(c));
     c.case("type 2: nothing to invalidate", not_bound(c));
+    c.case("type 2: bound while its region goes", bound_meanwhile(c));
     c.case("type 2: of another queue pair", foreign(c));
     c.case("type 2: zero based", zero_based(c));
     c.case("type 2: its queue pair goes first", orphaned(c));
@@ -291,6 +292,54 @@ fn not_bound(c: &Ctx<'_>) -> Result<String> {
         }
     }
     Ok("refused: invalidated already, and never bound".into())
+}
+
+/// Either the window is bound and the region stays, or the region goes and the window is not bound.
+fn bound_meanwhile(c: &Ctx<'_>) -> Result<String> {
+    const ROUNDS: u32 = 200;
+    let mut stayed = 0;
+    for round in 0..ROUNDS {
+        let area = c.area(PAGE, BINDABLE)?;
+        let window = Window::new(&c.env.pd, ffi::IBV_MW_TYPE_2)?;
+        let pair = c.pair()?;
+        let to = Bounds {
+            mr: &area.mr,
+            addr: area.addr(),
+            len: PAGE,
+            access: ACCESS,
+        };
+        // SAFETY: takes a number only.
+        let key = unsafe { ffi::ibv_inc_rkey(window.rkey()) };
+        let bind = Work::Bind(window.as_raw(), key, to.info());
+        pair.far.post(&[(bind, &[])])?;
+        // The moment is what is tried: around the driver's look at the request.
+        let until = Instant::now() + Duration::from_micros(u64::from(round % 50) * 4);
+        while Instant::now() < until {
+            std::hint::spin_loop();
+        }
+        let start = Instant::now();
+        let left = area.deregister().err();
+        let took = start.elapsed();
+        if took > LATE {
+            bail!(
+                "round {round}: deregistering took {:.1} s",
+                took.as_secs_f64()
+            );
+        }
+        let bound = match pair.far.sent.wait() {
+            Ok(_) => true,
+            Err(OpError::Status(_)) => false,
+            Err(e) => bail!("round {round}: {e}"),
+        };
+        if !bound && left.is_some() {
+            bail!("round {round}: the region was kept for a window that is not bound");
+        }
+        stayed += u32::from(left.is_some());
+        drop(window);
+    }
+    Ok(format!(
+        "{ROUNDS} times, {stayed} of them the region stayed"
+    ))
 }
 
 fn foreign(c: &Ctx<'_>) -> Result<String> {
