@@ -253,7 +253,7 @@ fn region(c: &Ctx<'_>, t: &Target) -> Result<Mr> {
 
 /// The fault has just begun, at whatever point, when the region goes.
 fn goes_at_once(c: &Ctx<'_>) -> Result<String> {
-    const ROUNDS: u32 = 300;
+    const ROUNDS: u32 = 100;
     let (mut t, _handler) = watched(c)?;
     for round in 0..ROUNDS {
         let mr = region(c, &t)?;
