@@ -238,7 +238,7 @@ pub fn posted(ret: i32) -> Result<(), OpError> {
 pub struct Pair {
     pub near: End,
     pub far: End,
-    _pd: Arc<Pd>,
+    pd: Arc<Pd>,
 }
 
 impl Pair {
@@ -246,13 +246,19 @@ impl Pair {
     pub fn new(pd: &Arc<Pd>, mtu: u32, srq: Option<NonNull<ffi::ibv_srq>>) -> Result<Self> {
         let near = End::new(pd, ffi::IBV_QPT_RC, None)?;
         let far = End::new(pd, ffi::IBV_QPT_RC, srq)?;
-        let link = pd.device().link();
-        far.qp.connect(&near.qp, link, mtu, ACCESS)?;
-        near.qp.connect(&far.qp, link, mtu, ACCESS)?;
-        Ok(Self {
+        let pair = Self {
             near,
             far,
-            _pd: pd.clone(),
-        })
+            pd: pd.clone(),
+        };
+        pair.connect(mtu)?;
+        Ok(pair)
+    }
+
+    /// Connects them, which are new or reset.
+    pub fn connect(&self, mtu: u32) -> Result<()> {
+        let link = self.pd.device().link();
+        self.far.qp.connect(&self.near.qp, link, mtu, ACCESS)?;
+        self.near.qp.connect(&self.far.qp, link, mtu, ACCESS)
     }
 }

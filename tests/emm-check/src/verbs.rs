@@ -8,6 +8,7 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
@@ -27,6 +28,13 @@ pub struct Link {
     pub gid_index: u8,
     /// When a request without an answer is sent again: after 4.096 µs times 2 to the power of this.
     pub ack_timeout: u8,
+}
+
+impl Link {
+    /// How long a request waits for its answer.
+    pub fn timeout(self) -> Duration {
+        Duration::from_nanos(4096 << self.ack_timeout)
+    }
 }
 
 /// An open device.

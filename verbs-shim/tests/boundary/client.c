@@ -146,10 +146,10 @@ static void forks(int closes)
 		puts("the child");
 		show(ibv_reg_mr(pd, memory, 100, LOCAL_WRITE));
 		printf("child deregistered: %d\n", ibv_dereg_mr(mr));
-		if (closes)
+		if (closes) {
 			printf("child deregistered an inherited one: %d\n", ibv_dereg_mr(inherited));
-		if (closes)
 			printf("child closed: %d\n", ibv_close_device(context));
+		}
 		puts("the parent");
 		exit(0);
 	}
@@ -157,6 +157,15 @@ static void forks(int closes)
 	waitpid(child, &status, 0);
 	printf("child status=%d\n", status);
 	show(ibv_reg_mr(pd, memory, 200, LOCAL_WRITE));
+}
+
+/* The context that is opened now lies where the one that is closed lay. */
+static void becomes_rxe(void)
+{
+	ibv_close_device(context);
+	setenv("FAKE_VENDOR", "ffffff", 1);
+	context = fake_open();
+	pd = fake_alloc_pd(context);
 }
 
 static void late(void)
@@ -211,6 +220,8 @@ static void act(const char *what, size_t length, int access)
 		printf("deallocated: %d\n", ibv_dealloc_pd(pd));
 	else if (!strcmp(what, "close"))
 		printf("closed: %d\n", ibv_close_device(context));
+	else if (!strcmp(what, "rxe"))
+		becomes_rxe();
 	else if (!strcmp(what, "cost"))
 		cost();
 	else if (!strcmp(what, "flat"))

@@ -91,6 +91,14 @@ fn rxe_is_known_by_its_vendor_too() {
 }
 
 #[test]
+fn what_is_known_of_a_context_goes_with_it() {
+    shimmed(&[ABLE], &["reg:1:1", "rxe", "reg:2:1"]).has(&[
+        "register length=1 access=0x41 ",
+        "register length=2 access=0x1 ",
+    ]);
+}
+
+#[test]
 fn a_device_that_can_not_be_asked_is_tried() {
     let said = shimmed(&[("FAKE_OLD", "1")], &["reg:7:1"]);
     said.has(&["access=0x41"]).is_quiet();

@@ -220,28 +220,29 @@ fn peer_goes(c: &Ctx<'_>) -> Result<String> {
 /// The responder waits for the page.
 fn reset(c: &Ctx<'_>) -> Result<String> {
     let (t, handler) = watched(c)?;
-    let Pair { near, far, .. } = Pair::new(&c.env.pd, c.env.mtu, None)?;
-    let area = Target::sharing(c.env, t.map.clone(), t.mr.clone())?;
+    let pair = Pair::new(&c.env.pd, c.env.mtu, None)?;
+    let local = t.bounce_piece(64);
     let element = ffi::ibv_sge {
-        addr: area.bounce_piece(64).addr,
+        addr: local.addr,
         length: 64,
-        lkey: area.bounce_piece(64).key,
+        lkey: local.key,
     };
-    let read = |off| near.post(&[(Work::Read(t.remote(off)), &[element])]);
+    let read = |off| {
+        let work = Work::Read(t.remote(off));
+        pair.near.post(&[(work, &[element])])
+    };
     read(THERE + 3 * PAGE + 5)?;
     if handler.next(HEARD)?.is_none() {
         bail!("the handler heard of no fault");
     }
-    for end in [&far, &near] {
+    for end in [&pair.far, &pair.near] {
         soon("resetting it", || end.qp.reset())??;
     }
-    let link = c.env.pd.device().link();
-    far.qp.connect(&near.qp, link, c.env.mtu, ALL_ACCESS)?;
-    near.qp.connect(&far.qp, link, c.env.mtu, ALL_ACCESS)?;
-    // The timer of the first request runs out meanwhile, which nobody hears of: there is nothing to send again.
-    std::thread::sleep(SILENCE);
+    pair.connect(c.env.mtu)?;
+    // The timer of the first request runs out meanwhile, and must do nothing: there is no event to wait for.
+    std::thread::sleep(2 * c.env.pd.device().link().timeout());
     read(5)?;
-    near.sent.wait().context("connected again")?;
+    pair.near.sent.wait().context("connected again")?;
     Ok("reset without waiting, to the state RESET; connected again it works".into())
 }
 
@@ -284,19 +285,31 @@ fn element(t: &Target, mr: &Mr) -> ffi::ibv_sge {
     }
 }
 
-/// More advice in the background than there are threads for: other queue pairs work on, and its region can go.
+/// Much advice in the background that waits: other queue pairs work on, and regions can go, one whose advice came late first.
+/// More than there are threads for is left undone, or refused.
 fn much_advice(c: &Ctx<'_>) -> Result<String> {
-    const CALLS: usize = 300;
+    const FEW: usize = 200;
+    const MANY: usize = 300;
     const ELEMENTS: usize = 10;
     let (t, handler) = watched(c)?;
     let advice = Advise::find()?;
     let mr = region(c, &t)?;
     let list = [element(&t, &mr); ELEMENTS];
-    for _ in 0..CALLS {
-        advice.give(&c.env.pd, PREFETCH, 0, &list)?;
-    }
+    let give = |calls| (0..calls).try_for_each(|_| advice.give(&c.env.pd, PREFETCH, 0, &list));
+    give(FEW)?;
     if handler.next(HEARD)?.is_none() {
         bail!("the handler heard of no fault");
+    }
+    let late = region(c, &t)?;
+    advice.give(&c.env.pd, PREFETCH, 0, &[element(&t, &late)])?;
+    soon("deregistering the region that came late", || drop(late))?;
+    give(MANY - FEW)?;
+    let flush = ffi::IB_UVERBS_ADVISE_MR_FLAG_FLUSH;
+    let said = soon("the refusal", || {
+        advice.give(&c.env.pd, PREFETCH, flush, &list)
+    })?;
+    if said.as_ref().err().and_then(std::io::Error::raw_os_error) != Some(libc::EAGAIN) {
+        bail!("beyond what there are threads for: {said:?}, not EAGAIN");
     }
     let other = c.target(SIZE)?;
     other.cpu_fill(0, SIZE, c.seed(2));
@@ -305,7 +318,7 @@ fn much_advice(c: &Ctx<'_>) -> Result<String> {
     })??;
     soon("deregistering the region", || drop(mr))?;
     Ok(format!(
-        "{CALLS} times {ELEMENTS} elements; another region works on, and the region goes without waiting"
+        "{MANY} times {ELEMENTS} elements, then EAGAIN; another region works on, and both go without waiting"
     ))
 }
 

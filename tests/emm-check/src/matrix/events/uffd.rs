@@ -1,44 +1,10 @@
 //! Faults that a userfaultfd handler has to answer.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Duration;
-
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, bail};
 
 use crate::matrix::scene::Scene;
 use crate::mem::{PAGE, pattern};
 use crate::uffd::Uffd;
-
-/// How long the handler sleeps in one poll.
-const NAP: Duration = Duration::from_millis(20);
-
-/// Runs `work` while `answer` is called for each page that somebody waits for. Returns how many there were.
-fn handled(
-    handler: &Uffd,
-    answer: impl Fn(usize) -> std::io::Result<()> + Sync,
-    work: impl FnOnce() -> Result<()>,
-) -> Result<usize> {
-    let over = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            let mut answers = 0;
-            while !over.load(Relaxed) {
-                if let Some(address) = handler.next(NAP)? {
-                    answer(address)?;
-                    answers += 1;
-                }
-            }
-            std::io::Result::Ok(answers)
-        });
-        let result = work();
-        over.store(true, Relaxed);
-        let answers = thread
-            .join()
-            .map_err(|_| anyhow!("the handler panicked"))?
-            .context("the handler")?;
-        result.map(|()| answers)
-    })
-}
 
 /// Missing pages come from the handler with bytes of its own.
 pub fn missing(s: &mut Scene<'_>) -> Result<String> {
@@ -61,7 +27,7 @@ pub fn missing(s: &mut Scene<'_>) -> Result<String> {
             pattern(seed, address - base, &mut page);
             handler.answer(address, &page)
         };
-        answers += handled(&handler, give, || {
+        answers += handler.serve(give, || {
             s.traffic_in(range.clone(), 8)?;
             s.traffic(4)?;
             s.stage.verify("the stage")
@@ -85,8 +51,7 @@ pub fn write_protect(s: &mut Scene<'_>) -> Result<String> {
         handler
             .protect(s.stage.map(), map_at, range.len())
             .context("write protection by userfaultfd")?;
-        answers += handled(
-            &handler,
+        answers += handler.serve(
             |address| handler.lift(address),
             || {
                 s.traffic_in(range.clone(), 8)?;
