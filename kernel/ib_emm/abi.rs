@@ -245,17 +245,17 @@ pub(crate) unsafe extern "C" fn emm_region_apply(
 pub(crate) unsafe extern "C" fn emm_region_read(
     region: *const Region,
     offset: u64,
-    buf: *mut u8,
+    mut buf: *mut u8,
     length: usize,
 ) -> ffi::c_int {
-    let mut done = 0;
     // SAFETY: by this function's contract.
     let region = unsafe { &*region };
     errno(region.apply(offset, length, false, |address, bytes| {
         // SAFETY: the pieces add up to `length`. Others (the owner, another queue pair) may write
         // the page meanwhile, as with any RDMA: a plain byte copy like the kernel's own.
-        unsafe { bindings::memcpy(buf.add(done).cast(), address.cast(), bytes) };
-        done += bytes;
+        unsafe { bindings::memcpy(buf.cast(), address.cast(), bytes) };
+        // SAFETY: as above; at most one past the end.
+        buf = unsafe { buf.add(bytes) };
     }))
 }
 
@@ -268,16 +268,16 @@ pub(crate) unsafe extern "C" fn emm_region_read(
 pub(crate) unsafe extern "C" fn emm_region_write(
     region: *const Region,
     offset: u64,
-    buf: *const u8,
+    mut buf: *const u8,
     length: usize,
 ) -> ffi::c_int {
-    let mut done = 0;
     // SAFETY: by this function's contract.
     let region = unsafe { &*region };
     errno(region.apply(offset, length, true, |address, bytes| {
         // SAFETY: as in `emm_region_read`; the translation allows writing.
-        unsafe { bindings::memcpy(address.cast(), buf.add(done).cast(), bytes) };
-        done += bytes;
+        unsafe { bindings::memcpy(address.cast(), buf.cast(), bytes) };
+        // SAFETY: as above; at most one past the end.
+        buf = unsafe { buf.add(bytes) };
     }))
 }
 

@@ -161,16 +161,23 @@ impl Region {
                 use_entry(entry);
             } else {
                 drop(state);
-                let last = self.geometry.locate(offset + (left as u64 - 1)).0;
-                let want = PageRange::new(page, last + 1).intersect(&PageRange::part_of(page));
-                // The fault's own lock is kept, so that no invalidation comes between.
-                let state = self.fault(want, Asks::Access { write })?;
+                let state = self.fault_in(page, offset + (left as u64 - 1), write)?;
                 use_entry(state.access(page, write).ok_or(EFAULT)?);
             }
             offset += bytes as u64;
             left -= bytes;
         }
         Ok(())
+    }
+
+    /// As [`Self::fault`], for an access from `page` to the byte at `last` of the region. The
+    /// fault's own lock is kept, so that no invalidation comes between it and the access.
+    #[cold]
+    #[inline(never)]
+    fn fault_in(&self, page: u64, last: u64, write: bool) -> Result<WriteGuard<'_, State>> {
+        let end = self.geometry.locate(last).0 + 1;
+        let want = PageRange::new(page, end).intersect(&PageRange::part_of(page));
+        self.fault(want, Asks::Access { write })
     }
 
     /// Brings in the translations of `length` bytes at `offset`.

@@ -43,3 +43,5 @@ pub const PAGE_SIZE: u64 = 1 << PAGE_SHIFT;
 /// Pages in a part: what one leaf of the table holds, and the most that one fault brings in.
 /// A part is 2 MiB, the size of a huge page, and is aligned to it in the owner's address space.
 pub const PART_PAGES: u64 = 512;
+/// Bytes of a part.
+pub const PART_BYTES: u64 = PART_PAGES * PAGE_SIZE;

@@ -7,8 +7,8 @@
 //! that no copy runs, and that none begins on a page whose translation it took away.
 
 use super::{
-    Entry, HoldOff, NodeMem, PAGE_SHIFT, PAGE_SIZE, PART_PAGES, PageRange, Pool, ReadAhead, Table,
-    Window, Windows,
+    Entry, HoldOff, NodeMem, PAGE_SHIFT, PAGE_SIZE, PART_BYTES, PART_PAGES, PageRange, Pool,
+    ReadAhead, Table, Window, Windows,
 };
 use core::pin::Pin;
 
@@ -48,7 +48,7 @@ impl Geometry {
     /// The address of page index 0: the region's start rounded down to a part.
     #[must_use]
     pub const fn base(&self) -> u64 {
-        self.start & !(PART_PAGES * PAGE_SIZE - 1)
+        self.start & !(PART_BYTES - 1)
     }
 
     const fn page_at(&self, address: u64) -> u64 {
@@ -75,8 +75,8 @@ impl Geometry {
     /// `offset` is below the length.
     #[must_use]
     pub const fn locate(&self, offset: u64) -> (u64, usize) {
-        let address = self.start + offset;
-        (self.page_at(address), (address & (PAGE_SIZE - 1)) as usize)
+        let inside = (self.start & (PART_BYTES - 1)) + offset;
+        (inside >> PAGE_SHIFT, (inside & (PAGE_SIZE - 1)) as usize)
     }
 
     /// Whether `len` bytes at `offset` lie inside.

@@ -39,14 +39,16 @@ pub struct NeedNodes(pub usize);
 #[derive(Debug)]
 pub struct Table<M: NodeMem> {
     root: AtomicU64,
-    levels: u32,
+    // Bits of page index that it has slots for: `BITS` a level, one level at least.
+    bits: u32,
     nodes: usize,
     entries: u64,
     mem: M,
 }
 
+/// The node that a directory slot points to.
 fn child(slot: u64) -> Option<NonNull<Node>> {
-    if huge(slot).is_some() {
+    if slot & Entry::HUGE != 0 {
         return None;
     }
     NonNull::new(ptr::with_exposed_provenance_mut((slot & !COUNT) as usize))
@@ -80,7 +82,7 @@ impl<M: NodeMem> Table<M> {
         }
         Self {
             root: AtomicU64::new(0),
-            levels,
+            bits: BITS * levels,
             nodes: 0,
             entries: 0,
             mem,
@@ -91,6 +93,16 @@ impl<M: NodeMem> Table<M> {
     #[must_use]
     pub fn mem(&self) -> &M {
         &self.mem
+    }
+
+    /// Its height: 1 if the root points to a leaf.
+    const fn levels(&self) -> u32 {
+        self.bits / BITS
+    }
+
+    /// Page indexes that it has slots for.
+    const fn capacity(&self) -> u64 {
+        1 << self.bits
     }
 
     /// Bytes that its nodes take.
@@ -113,19 +125,21 @@ impl<M: NodeMem> Table<M> {
 
     /// The slot that holds the translation of `page`, a huge one included.
     fn slot(&self, page: u64) -> Option<&AtomicU64> {
-        if page >= span(self.levels) {
+        let mut below = self.bits;
+        if page >> below != 0 {
             return None;
         }
         let mut slot = &self.root;
-        for level in (0..self.levels).rev() {
+        while below > 0 {
             let raw = slot.load(Relaxed);
-            if level == 0 && raw & Entry::HUGE != 0 {
+            if raw & Entry::HUGE != 0 {
                 return Some(slot);
             }
             let node = child(raw)?;
+            below -= BITS;
             // SAFETY: by the type's invariant the slot points to a live node; `&self` keeps it
             // alive, since nodes go with `&mut self` only.
-            slot = unsafe { &node.as_ref().0[index(page, level)] };
+            slot = unsafe { &node.as_ref().0[(page >> below) as usize & (SLOTS - 1)] };
         }
         Some(slot)
     }
@@ -167,7 +181,7 @@ impl<M: NodeMem> Table<M> {
     #[must_use]
     pub fn missing(&self, page: u64) -> usize {
         let mut slot = &self.root;
-        for level in (0..self.levels).rev() {
+        for level in (0..self.levels()).rev() {
             let Some(node) = child(slot.load(Relaxed)) else {
                 return level as usize + 1;
             };
@@ -194,10 +208,11 @@ impl<M: NodeMem> Table<M> {
         pool: &mut Pool<'_, M>,
     ) -> Result<(), NeedNodes> {
         let need = self.missing(page);
-        if page >= span(self.levels) || need > pool.len() {
+        if page >= self.capacity() || need > pool.len() {
             return Err(NeedNodes(need));
         }
-        let Some((holder, slot)) = descend(&self.root, self.levels, 0, page, &mut self.nodes, pool)
+        let Some((holder, slot)) =
+            descend(&self.root, self.levels(), 0, page, &mut self.nodes, pool)
         else {
             return Err(NeedNodes(need));
         };
@@ -233,12 +248,12 @@ impl<M: NodeMem> Table<M> {
             return Ok(());
         }
         let need = self.missing(range.start);
-        if range.end > span(self.levels) || need > pool.len() {
+        if range.end > self.capacity() || need > pool.len() {
             return Err(NeedNodes(need));
         }
         let found = descend(
             &self.root,
-            self.levels,
+            self.levels(),
             0,
             range.start,
             &mut self.nodes,
@@ -283,10 +298,11 @@ impl<M: NodeMem> Table<M> {
         pool: &mut Pool<'_, M>,
     ) -> Result<(), NeedNodes> {
         let need = self.missing(page).saturating_sub(1);
-        if page >= span(self.levels) || need > pool.len() {
+        if page >= self.capacity() || need > pool.len() {
             return Err(NeedNodes(need));
         }
-        let Some((holder, slot)) = descend(&self.root, self.levels, 1, page, &mut self.nodes, pool)
+        let Some((holder, slot)) =
+            descend(&self.root, self.levels(), 1, page, &mut self.nodes, pool)
         else {
             return Err(NeedNodes(need));
         };
@@ -305,7 +321,7 @@ impl<M: NodeMem> Table<M> {
             unsafe { self.mem.free(leaf) };
         } else if raw != 0 {
             self.entries -= PART_PAGES;
-        } else if self.levels > 1 {
+        } else if self.levels() > 1 {
             bump(holder, 1);
         }
         slot.store(entry.with_dirty(dirty).raw(), Relaxed);
@@ -320,9 +336,9 @@ impl<M: NodeMem> Table<M> {
         clear_below(
             &self.mem,
             &self.root,
-            self.levels - 1,
+            self.levels() - 1,
             0,
-            range.intersect(&PageRange::new(0, span(self.levels))),
+            range.intersect(&PageRange::new(0, self.capacity())),
             &mut nodes,
             &mut |page, entry| {
                 entries += entry.pages();
@@ -336,8 +352,8 @@ impl<M: NodeMem> Table<M> {
     /// The pages of `range` in the first part that has a translation table leaf.
     #[must_use]
     pub fn first_part(&self, range: PageRange) -> Option<PageRange> {
-        let range = range.intersect(&PageRange::new(0, span(self.levels)));
-        let page = first_below(&self.root, self.levels - 1, 0, range)?;
+        let range = range.intersect(&PageRange::new(0, self.capacity()));
+        let page = first_below(&self.root, self.levels() - 1, 0, range)?;
         Some(PageRange::part_of(page).intersect(&range))
     }
 
@@ -372,7 +388,7 @@ impl<M: NodeMem> Table<M> {
 
 impl<M: NodeMem> Drop for Table<M> {
     fn drop(&mut self) {
-        self.clear(PageRange::new(0, span(self.levels)), |_, _| ());
+        self.clear(PageRange::new(0, self.capacity()), |_, _| ());
     }
 }
 
