@@ -25,8 +25,8 @@ const SIZES: (&[usize], &[usize]) = (
 );
 /// Sizes of latency: quick, full.
 const PINGS: (&[usize], &[usize]) = (&[8], &[2, 8, 1 << 10, 4 << 10, 64 << 10]);
-/// Operations of one round of latency: quick, full.
-const PINGED: (usize, usize) = (100, 300);
+/// Operations of one round of latency: a timer's tick meets a few of a hundred, and costs each a tenth.
+const PINGED: usize = 300;
 /// The least that is mapped for one side: what is smaller shares pages otherwise.
 const LEAST: usize = 64 << 10;
 /// An atomic operation's bytes.
@@ -87,9 +87,7 @@ fn bursts(len: usize) -> (usize, usize) {
 /// Throughput. Beside it, what copying the same bytes by the CPU comes to.
 pub fn throughput(plan: Plan) -> Result<()> {
     let rig = Rig::open()?;
-    // The guest's first bursts take twice as long, whoever they are of.
-    let first = Side::new(&rig, Kind::Pinned, SIZES.0[0])?;
-    rested(&first.stream(Op::Write, SIZES.0[0]), WARM, BURST.1).context("warming up")?;
+    warm_up(&rig)?;
     for (verb, op) in STREAMS {
         for len in plan.pick(SIZES.0, SIZES.1) {
             let (bursts, count) = bursts(*len);
@@ -107,6 +105,13 @@ pub fn throughput(plan: Plan) -> Result<()> {
     Ok(())
 }
 
+/// The guest's first bursts take twice as long, whoever they are of.
+fn warm_up(rig: &Rig) -> Result<()> {
+    let first = Side::new(rig, Kind::Pinned, SIZES.0[0])?;
+    rested(&first.stream(Op::Write, SIZES.0[0]), WARM, BURST.1).context("warming up")?;
+    Ok(())
+}
+
 /// MiB/s of bursts, each from rest.
 fn rested(stream: &Stream<'_>, bursts: usize, count: usize) -> Result<f64> {
     let mut time = Duration::ZERO;
@@ -120,13 +125,13 @@ fn rested(stream: &Stream<'_>, bursts: usize, count: usize) -> Result<f64> {
 /// Latency of one operation at a time.
 pub fn latency(plan: Plan) -> Result<()> {
     let rig = Rig::open()?;
-    let pinged = plan.pick(PINGED.0, PINGED.1);
+    warm_up(&rig)?;
     let pings = |verb, op, len: usize| {
         let case = format!("{verb} {}", size(len));
         let mean = Subject::new("latency", &case, "µs").on(verb, len);
         let p99 = mean.in_unit("µs, p99");
         compare(&rig, plan, (op, len), |kind, round, side| {
-            let times = side.and_then(|side| pinging(&side.stream(op, len), pinged));
+            let times = side.and_then(|side| pinging(&side.stream(op, len), PINGED));
             let of = |value: fn(&[f64]) -> f64| again(&times).map(|times| value(times));
             mean.tell(
                 kind.label(),
