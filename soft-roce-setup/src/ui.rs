@@ -3,13 +3,15 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// How to talk to the user.
 #[derive(Debug, Clone)]
 pub struct Ui {
     terminal: bool,
     verbose: bool,
+    // Steps can run side by side.
+    bars: MultiProgress,
 }
 
 impl Ui {
@@ -18,19 +20,21 @@ impl Ui {
         Self {
             terminal: std::io::stderr().is_terminal(),
             verbose,
+            bars: MultiProgress::with_draw_target(ProgressDrawTarget::stderr()),
         }
     }
 
     /// Tells one fact, on a line of its own.
     pub fn note(&self, text: impl AsRef<str>) {
-        eprintln!("soft-roce-setup: {}", text.as_ref());
+        self.bars
+            .suspend(|| eprintln!("soft-roce-setup: {}", text.as_ref()));
     }
 
     /// Begins a step. Its line ends with [`Step::done`]; dropped before, it is shown as failed.
     pub fn step(&self, title: impl Into<String>) -> Step {
         let title = title.into();
         let bar = (self.terminal && !self.verbose).then(|| {
-            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+            let bar = self.bars.add(ProgressBar::no_length());
             if let Ok(style) =
                 ProgressStyle::with_template("{spinner} {prefix} {elapsed} {wide_msg:.dim}")
             {
@@ -47,6 +51,7 @@ impl Ui {
             title,
             start: Instant::now(),
             bar,
+            bars: self.bars.clone(),
             verbose: self.verbose,
             ended: false,
         }
@@ -59,6 +64,7 @@ pub struct Step {
     title: String,
     start: Instant,
     bar: Option<ProgressBar>,
+    bars: MultiProgress,
     verbose: bool,
     ended: bool,
 }
@@ -91,11 +97,9 @@ impl Step {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
-        eprintln!(
-            "soft-roce-setup: {}: {verdict} ({:.1} s)",
-            self.title,
-            self.elapsed().as_secs_f64()
-        );
+        let (title, seconds) = (&self.title, self.elapsed().as_secs_f64());
+        self.bars
+            .suspend(|| eprintln!("soft-roce-setup: {title}: {verdict} ({seconds:.1} s)"));
     }
 }
 

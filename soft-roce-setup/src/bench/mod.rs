@@ -1,8 +1,8 @@
 //! The benchmarks: pinned, in-tree on-demand, EMM and EMM implicit regions in interleaved rounds of one run, as tables, JSON,
 //! CSV, plots, and one page of HTML that needs no network.
 //!
-//! `emm-bench` measures in the guests ([`crate::measure`]); here is which rows ([`family`]), what they come to ([`report`]), and
-//! how it is shown ([`table`], [`plot`], [`page`]).
+//! `emm-bench` measures in the guests ([`crate::measure`]); here is which rows ([`family`]), which guest
+//! measures them ([`run`](mod@run)), what they come to ([`report`]), and how it is shown ([`table`], [`plot`], [`page`]).
 
 mod compare;
 mod docs;
@@ -13,6 +13,7 @@ mod host;
 mod page;
 mod plot;
 mod report;
+mod run;
 mod table;
 
 use std::path::{Path, PathBuf};
@@ -22,21 +23,15 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::Result;
 
 use self::family::{FAMILIES, Family, Row, clock_name};
+use self::report::SCHEMA;
 #[cfg(test)]
 pub use self::report::tests::case as case_of;
 pub use self::report::{Case, Report};
-use self::report::{FamilyReport, SCHEMA};
-use crate::artifacts::Artifacts;
+use self::run::Run;
 use crate::build::{self, BuildOptions};
-use crate::cli::{BenchArgs, BenchCommand, Clock, KernelArg};
+use crate::cli::{BenchArgs, BenchCommand, KernelArg};
 use crate::context::Context;
 use crate::exit;
-use crate::guest::Guest;
-use crate::measure::{Facts, Machine, measure};
-use crate::signal;
-
-/// Guests that everything is measured in one after the other: what differs between two of them is noise.
-const BOOTS: (u32, u32) = (1, 2);
 
 /// `bench`
 pub fn run(context: &Context, args: &BenchArgs) -> Result<ExitCode> {
@@ -105,8 +100,7 @@ fn measured(
         versions: host::versions(&artifacts.root),
         families: run.families(families),
     };
-    let took = run.tasks.iter().map(|task| (task.row.name, task.took));
-    Ok((report, took.collect()))
+    Ok((report, run.took()))
 }
 
 /// Prints and writes everything that is made from a report.
@@ -175,163 +169,9 @@ fn command(args: &BenchArgs) -> String {
     words.join(" ")
 }
 
-/// A row on one machine, and what was measured there.
-struct Task {
-    family: usize,
-    row: &'static Row,
-    machine: Machine,
-    /// One for each guest.
-    boots: Vec<Facts>,
-    took: Duration,
-    trouble: Vec<String>,
-}
-
-/// What is to be measured.
-struct Run {
-    quick: bool,
-    tasks: Vec<Task>,
-}
-
-impl Run {
-    fn new(quick: bool, clock: Option<Clock>, families: &[Wanted]) -> Self {
-        let mut tasks = Vec::new();
-        for (family, (_, rows)) in families.iter().enumerate() {
-            for row in rows.iter().copied() {
-                let machines = row.machines(clock);
-                tasks.extend(machines.into_iter().map(|machine| Task {
-                    family,
-                    row,
-                    machine,
-                    boots: Vec::new(),
-                    took: Duration::ZERO,
-                    trouble: Vec::new(),
-                }));
-            }
-        }
-        Self { quick, tasks }
-    }
-
-    /// Measures machine by machine: rows that want the same one share a guest, as long as it lives.
-    fn measure(
-        &mut self,
-        context: &Context,
-        artifacts: &Artifacts,
-        accel: &mut Vec<String>,
-    ) -> Result<()> {
-        let boots = if self.quick { BOOTS.0 } else { BOOTS.1 };
-        let mut machines: Vec<Machine> = Vec::new();
-        for task in &self.tasks {
-            if !machines.contains(&task.machine) {
-                machines.push(task.machine);
-            }
-        }
-        let total = self.tasks.len() * boots as usize;
-        let mut number = 0;
-        for boot in 0..boots {
-            for machine in &machines {
-                let mut guest: Option<Guest> = None;
-                for task in self.tasks.iter_mut().filter(|t| t.machine == *machine) {
-                    signal::check()?;
-                    let mut usable = match guest.take() {
-                        Some(guest) if guest.alive() => guest,
-                        _ => Guest::boot(context, artifacts, &machine.spec())?,
-                    };
-                    if !accel.contains(&usable.accel) {
-                        accel.push(usable.accel.clone());
-                    }
-                    number += 1;
-                    let title = format!(
-                        "bench {number}/{total}: {}, {}",
-                        task.row.name,
-                        machine.name()
-                    );
-                    let options = options(task.row, self.quick, boot, boots);
-                    let start = Instant::now();
-                    let (facts, trouble) = measure(context, &mut usable, &title, &options)?;
-                    task.took += start.elapsed();
-                    task.boots.push(facts);
-                    // What goes wrong is the row's trouble, and the others go on.
-                    task.trouble
-                        .extend(trouble.map(|why| format!("{}: {why}", task.row.name)));
-                    guest = Some(usable);
-                }
-            }
-        }
-        self.sort();
-        Ok(())
-    }
-
-    /// Gives each fact to its own row: the last lines of a program can arrive when the next one runs already.
-    fn sort(&mut self) {
-        let names: Vec<&str> = FAMILIES
-            .iter()
-            .flat_map(|family| family.rows.iter().map(|row| row.name))
-            .collect();
-        let mut stray = Vec::new();
-        for task in &mut self.tasks {
-            for (boot, facts) in task.boots.iter_mut().enumerate() {
-                let own = task.row.name;
-                // A row may measure more than its name says, but nothing that another one does.
-                let other = facts.split(|fact| fact.row == own || !names.contains(&&*fact.row));
-                stray.push((task.machine, boot, other));
-            }
-        }
-        for (machine, boot, facts) in stray {
-            for task in self.tasks.iter_mut().filter(|t| t.machine == machine) {
-                let own = facts.clone().split(|fact| fact.row != task.row.name);
-                if let Some(known) = task.boots.get_mut(boot) {
-                    known.extend(own);
-                }
-            }
-        }
-    }
-
-    /// What came out, family by family.
-    fn families(&self, families: &[Wanted]) -> Vec<FamilyReport> {
-        let mut reports: Vec<FamilyReport> = families
-            .iter()
-            .map(|(family, _)| FamilyReport::of(family))
-            .collect();
-        for task in &self.tasks {
-            let mut all = Facts::default();
-            task.boots
-                .iter()
-                .for_each(|facts| all.extend(facts.clone()));
-            let report = &mut reports[task.family];
-            let case = |key| Case::of(key, task.machine, &task.boots);
-            report.cases.extend(all.cases().into_iter().map(case));
-            report.trouble.extend(task.trouble.iter().cloned());
-        }
-        reports
-    }
-}
-
-/// The options of `emm-bench` for a row in the guest number `boot`: each takes its share of the rounds.
-fn options(row: &Row, quick: bool, boot: u32, boots: u32) -> String {
-    let rounds = if quick { row.rounds.0 } else { row.rounds.1 };
-    let share = rounds.div_ceil(boots);
-    let first = boot * share;
-    let quick = if quick { " --quick" } else { "" };
-    format!("{} --rounds {share} --first {first}{quick}", row.name)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn guests_share_the_rounds() {
-        let row = Row {
-            name: "cold",
-            machines: &[],
-            rounds: (3, 5),
-        };
-        assert_eq!(
-            options(&row, true, 0, 1),
-            "cold --rounds 3 --first 0 --quick"
-        );
-        assert_eq!(options(&row, false, 1, 2), "cold --rounds 3 --first 3");
-    }
 
     #[test]
     fn unknown_families_are_refused() {

@@ -318,6 +318,14 @@ pub fn guest_memory(bytes: u64) -> Result<()> {
     }
 }
 
+/// Guests of `bytes`, of one CPU, that fit in here at once; one at least.
+pub fn room_for_guests(bytes: u64) -> usize {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let fit = meminfo_mib(&text, "MemAvailable:").map_or(1, |mib| mib / (bytes >> 20).max(1));
+    cpus.min(usize::try_from(fit).unwrap_or(usize::MAX)).max(1)
+}
+
 fn meminfo_mib(meminfo: &str, name: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;

@@ -12,7 +12,7 @@ use crate::context::Context;
 use crate::enter;
 use crate::exit::{HOST, coded};
 
-pub use check::{Finding, State, guest_memory};
+pub use check::{Finding, State, guest_memory, room_for_guests};
 
 /// Debian's keys on the host.
 pub const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";

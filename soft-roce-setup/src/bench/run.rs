@@ -1,0 +1,312 @@
+//! Which guest measures which row, and when.
+//!
+//! On the instruction clock a guest's time does not depend on what else the host does: as many guests as it has CPUs and memory
+//! for work side by side, each on the next row that is left. On the wall clock there is one at a time, and nothing beside it.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use super::Wanted;
+use super::family::{FAMILIES, Row};
+use super::report::{Case, FamilyReport};
+use crate::artifacts::Artifacts;
+use crate::cli::Clock;
+use crate::context::Context;
+use crate::guest::Guest;
+use crate::host;
+use crate::measure::{Facts, Machine, measure};
+use crate::signal;
+
+/// Guests that everything is measured in, quick and full: what differs between two of them is noise.
+const BOOTS: (u32, u32) = (1, 2);
+
+/// Held over each boot: a kernel's first guest makes what all of them boot from.
+static BOOTING: Mutex<()> = Mutex::new(());
+
+/// A row on one machine, and what was measured there.
+struct Task {
+    family: usize,
+    row: &'static Row,
+    machine: Machine,
+    /// One for each guest.
+    boots: Vec<Facts>,
+    took: Duration,
+    trouble: Vec<String>,
+}
+
+/// What is to be measured.
+pub struct Run {
+    quick: bool,
+    tasks: Vec<Task>,
+}
+
+/// A task, by its number, in the guests of a boot.
+#[derive(Debug, Clone, Copy)]
+struct Job {
+    boot: u32,
+    task: usize,
+}
+
+/// What came of a job.
+struct Done {
+    job: Job,
+    accel: String,
+    facts: Facts,
+    took: Duration,
+    trouble: Option<String>,
+}
+
+impl Run {
+    /// The rows of `families`, on `clock` if it is given.
+    pub fn new(quick: bool, clock: Option<Clock>, families: &[Wanted]) -> Self {
+        let mut tasks = Vec::new();
+        for (family, (_, rows)) in families.iter().enumerate() {
+            for row in rows.iter().copied() {
+                let machines = row.machines(clock);
+                tasks.extend(machines.into_iter().map(|machine| Task {
+                    family,
+                    row,
+                    machine,
+                    boots: Vec::new(),
+                    took: Duration::ZERO,
+                    trouble: Vec::new(),
+                }));
+            }
+        }
+        Self { quick, tasks }
+    }
+
+    /// What each row took.
+    pub fn took(&self) -> Vec<super::Took> {
+        self.tasks.iter().map(|t| (t.row.name, t.took)).collect()
+    }
+
+    /// Measures machine by machine, and notes in `accel` what drove them. Rows that want the same one share a guest, as long as
+    /// it lives.
+    pub fn measure(
+        &mut self,
+        context: &Context,
+        artifacts: &Artifacts,
+        accel: &mut Vec<String>,
+    ) -> Result<()> {
+        let boots = if self.quick { BOOTS.0 } else { BOOTS.1 };
+        let mut machines: Vec<Machine> = Vec::new();
+        for task in &self.tasks {
+            if !machines.contains(&task.machine) {
+                machines.push(task.machine);
+            }
+        }
+        let begun = AtomicUsize::new(0);
+        for machine in machines {
+            let of_it = |task: &usize| self.tasks[*task].machine == machine;
+            let tasks = (0..self.tasks.len()).filter(of_it);
+            let jobs: Vec<Job> = (0..boots)
+                .flat_map(|boot| tasks.clone().map(move |task| Job { boot, task }))
+                .collect();
+            let at_once = match machine.clock {
+                Clock::Icount => host::room_for_guests(machine.spec().mem.0),
+                Clock::Wall => 1,
+            };
+            let count = (&begun, self.tasks.len() * boots as usize);
+            let done = side_by_side(jobs, at_once, |guest, job| {
+                self.job(context, artifacts, guest, job, boots, count)
+            })?;
+            self.keep(done, accel);
+        }
+        self.sort();
+        Ok(())
+    }
+
+    /// One row, in `guest` if it is alive and of the same boot, else in a new one that takes its place.
+    fn job(
+        &self,
+        context: &Context,
+        artifacts: &Artifacts,
+        guest: &mut Option<(u32, Guest)>,
+        job: Job,
+        boots: u32,
+        (begun, total): (&AtomicUsize, usize),
+    ) -> Result<Done> {
+        signal::check()?;
+        let Task { row, machine, .. } = &self.tasks[job.task];
+        let mut usable = match guest.take() {
+            Some((boot, guest)) if boot == job.boot && guest.alive() => guest,
+            _ => {
+                let _one = BOOTING.lock().unwrap_or_else(PoisonError::into_inner);
+                Guest::boot(context, artifacts, &machine.spec())?
+            }
+        };
+        let number = begun.fetch_add(1, Ordering::Relaxed) + 1;
+        let title = format!("bench {number}/{total}: {}, {}", row.name, machine.name());
+        let options = options(row, self.quick, job.boot, boots);
+        let start = Instant::now();
+        let (facts, trouble) = measure(context, &mut usable, &title, &options)?;
+        let done = Done {
+            job,
+            accel: usable.accel.clone(),
+            facts,
+            took: start.elapsed(),
+            trouble,
+        };
+        *guest = Some((job.boot, usable));
+        Ok(done)
+    }
+
+    /// Gives each task what came of its jobs. What goes wrong is the row's trouble, and the others go on.
+    fn keep(&mut self, mut done: Vec<Done>, accel: &mut Vec<String>) {
+        done.sort_by_key(|done| done.job.boot);
+        for done in done {
+            if !accel.contains(&done.accel) {
+                accel.push(done.accel);
+            }
+            let task = &mut self.tasks[done.job.task];
+            task.took += done.took;
+            task.boots.push(done.facts);
+            let told = done.trouble.map(|why| format!("{}: {why}", task.row.name));
+            task.trouble.extend(told);
+        }
+    }
+
+    /// Gives each fact to its own row: the last lines of a program can arrive when the next one runs already.
+    fn sort(&mut self) {
+        let names: Vec<&str> = FAMILIES
+            .iter()
+            .flat_map(|family| family.rows.iter().map(|row| row.name))
+            .collect();
+        let mut stray = Vec::new();
+        for task in &mut self.tasks {
+            for (boot, facts) in task.boots.iter_mut().enumerate() {
+                let own = task.row.name;
+                // A row may measure more than its name says, but nothing that another one does.
+                let other = facts.split(|fact| fact.row == own || !names.contains(&&*fact.row));
+                stray.push((task.machine, boot, other));
+            }
+        }
+        for (machine, boot, facts) in stray {
+            for task in self.tasks.iter_mut().filter(|t| t.machine == machine) {
+                let own = facts.clone().split(|fact| fact.row != task.row.name);
+                if let Some(known) = task.boots.get_mut(boot) {
+                    known.extend(own);
+                }
+            }
+        }
+    }
+
+    /// What came out, family by family.
+    pub fn families(&self, families: &[Wanted]) -> Vec<FamilyReport> {
+        let mut reports: Vec<FamilyReport> = families
+            .iter()
+            .map(|(family, _)| FamilyReport::of(family))
+            .collect();
+        for task in &self.tasks {
+            let mut all = Facts::default();
+            task.boots
+                .iter()
+                .for_each(|facts| all.extend(facts.clone()));
+            let report = &mut reports[task.family];
+            let case = |key| Case::of(key, task.machine, &task.boots);
+            report.cases.extend(all.cases().into_iter().map(case));
+            report.trouble.extend(task.trouble.iter().cloned());
+        }
+        reports
+    }
+}
+
+/// Does all of `jobs`, up to `at_once` at a time, by workers that keep something for their next job. After an error nothing
+/// new is begun.
+fn side_by_side<J: Send, K: Default, R: Send>(
+    jobs: Vec<J>,
+    at_once: usize,
+    work: impl Fn(&mut K, J) -> Result<R> + Sync,
+) -> Result<Vec<R>> {
+    let workers = at_once.clamp(1, jobs.len().max(1));
+    let jobs = Mutex::new(jobs.into_iter());
+    let lock = || jobs.lock().unwrap_or_else(PoisonError::into_inner);
+    let worker = || -> Result<Vec<R>> {
+        let (mut kept, mut done) = (K::default(), Vec::new());
+        loop {
+            // A statement of its own: the lock is not held during the work.
+            let next = lock().next();
+            let Some(job) = next else { return Ok(done) };
+            match work(&mut kept, job) {
+                Ok(result) => done.push(result),
+                Err(error) => {
+                    lock().by_ref().for_each(drop);
+                    return Err(error);
+                }
+            }
+        }
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(worker)).collect();
+        let mut all = Vec::new();
+        for worker in workers {
+            let done = worker.join();
+            all.extend(done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+        }
+        Ok(all)
+    })
+}
+
+/// The options of `emm-bench` for a row in the guest number `boot`: each takes its share of the rounds.
+fn options(row: &Row, quick: bool, boot: u32, boots: u32) -> String {
+    let rounds = if quick { row.rounds.0 } else { row.rounds.1 };
+    let share = rounds.div_ceil(boots);
+    let first = boot * share;
+    let quick = if quick { " --quick" } else { "" };
+    format!("{} --rounds {share} --first {first}{quick}", row.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guests_share_the_rounds() {
+        let row = Row {
+            name: "cold",
+            machines: &[],
+            rounds: (3, 5),
+        };
+        assert_eq!(
+            options(&row, true, 0, 1),
+            "cold --rounds 3 --first 0 --quick"
+        );
+        assert_eq!(options(&row, false, 1, 2), "cold --rounds 3 --first 3");
+    }
+
+    #[test]
+    fn each_job_is_done_once() {
+        for at_once in [0, 1, 3, 50] {
+            let work = |kept: &mut u32, job: u32| {
+                *kept += 1;
+                Ok((job, *kept))
+            };
+            let mut done = side_by_side((0..20).collect(), at_once, work).unwrap();
+            done.sort_unstable();
+            assert!((0..20).eq(done.iter().map(|(job, _)| *job)));
+            if at_once < 2 {
+                assert_eq!(done[19], (19, 20), "one worker keeps its guest");
+            }
+        }
+        let none = side_by_side(Vec::new(), 2, |(): &mut (), job: u32| Ok(job)).unwrap();
+        assert!(none.is_empty());
+    }
+
+    #[test]
+    fn an_error_ends_them_all() {
+        let begun = AtomicUsize::new(0);
+        let fails = |(): &mut (), job: usize| {
+            begun.fetch_add(1, Ordering::Relaxed);
+            anyhow::ensure!(job != 3, "the fourth fails");
+            Ok(job)
+        };
+        let error = side_by_side((0..1000).collect(), 1, fails).unwrap_err();
+        assert_eq!(error.to_string(), "the fourth fails");
+        assert_eq!(begun.into_inner(), 4);
+    }
+}
