@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use super::report::{Case, Outcome, Report};
+use super::report::{Case, Outcome, Report, Target};
 use crate::exit;
 use crate::measure::{aligned, number};
 
@@ -157,7 +157,7 @@ fn missing(one: &Report, other: &Report) -> Vec<String> {
 fn missed(one: &Report, other: &Report) -> Vec<String> {
     let reached = |case: &Case| {
         let target = case.target.as_ref();
-        target.map(|target| target.verdict == "reached")
+        target.map(Target::holds)
     };
     one.cases()
         .filter(|case| reached(case) == Some(true))

@@ -84,7 +84,7 @@ fn missed(report: &Report) -> String {
     let missed: Vec<String> = report
         .cases()
         .filter_map(|case| {
-            let target = case.target.as_ref().filter(|t| t.verdict != "reached")?;
+            let target = case.target.as_ref().filter(|t| !t.holds())?;
             let value = table::cell(case, "emm");
             Some(format!(
                 "- {}, {}: {value} {}, limit {}\n",

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::plot::Plot;
-use super::report::{FamilyReport, Report};
+use super::report::{FamilyReport, Report, Target};
 use super::table;
 
 const STYLE: &str = "\
@@ -132,7 +132,7 @@ fn targets(out: &mut String, report: &Report) {
         }
         cell(out, "td", &table::noise(case), false);
         cell(out, "td", &target.limits, false);
-        verdict(out, target.verdict == "reached", &target.verdict);
+        verdict(out, target.holds(), &target.verdict);
         out.push_str("</tr>\n");
     }
     out.push_str("</table></div>\n");
@@ -169,12 +169,7 @@ fn section(out: &mut String, family: &FamilyReport, plots: &[Plot]) {
         .iter()
         .map(|c| table::line(family, c))
         .collect();
-    let good = |at: usize| {
-        family.cases[at]
-            .target
-            .as_ref()
-            .is_none_or(|t| t.verdict == "reached")
-    };
+    let good = |at: usize| family.cases[at].target.as_ref().is_none_or(Target::holds);
     rows(out, &table::head(family), &lines, good);
     if let [head, lines @ ..] = &table::tails(family)[..] {
         if !lines.is_empty() {

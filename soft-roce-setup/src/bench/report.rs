@@ -117,7 +117,7 @@ pub struct Outcome {
     /// What the median may be off by: the greatest of that, of its uncertainty and of the clock's.
     #[serde(default)]
     pub noise: f64,
-    /// Why there is nothing.
+    /// Why there is nothing, or nothing of some rounds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
 }
@@ -127,7 +127,7 @@ pub struct Outcome {
 pub struct Target {
     /// The limits in numbers: `≤ 17.1`.
     pub limits: String,
-    /// `reached`, `missed`, or why it can't be said.
+    /// `reached`, `within its noise`, `missed`, or why it can't be said.
     pub verdict: String,
 }
 
@@ -157,8 +157,17 @@ impl Report {
 
     /// Whether no target is missed, and nothing went wrong.
     pub fn reached(&self) -> bool {
-        let missed = |case: &Case| case.target.as_ref().is_some_and(|t| t.verdict != "reached");
+        let missed = |case: &Case| case.target.as_ref().is_some_and(|t| !t.holds());
         !self.cases().any(missed) && self.families.iter().all(|f| f.trouble.is_empty())
+    }
+}
+
+impl Target {
+    /// Whether it is reached, or missed by no more than the noise.
+    pub fn holds(&self) -> bool {
+        [Verdict::Reached, Verdict::Close]
+            .iter()
+            .any(|verdict| verdict.words() == self.verdict)
     }
 }
 
@@ -206,11 +215,7 @@ impl Case {
             kinds: outcomes,
             target: judged.map(|judged| Target {
                 limits: judged.limits,
-                verdict: match judged.verdict {
-                    Verdict::Reached => "reached".to_owned(),
-                    Verdict::Missed => "missed".to_owned(),
-                    Verdict::Unknown(why) => why,
-                },
+                verdict: judged.verdict.words().to_owned(),
             }),
         }
     }
@@ -284,7 +289,7 @@ impl Outcome {
             worst: tail(1.0),
             aa,
             noise: noise.into_iter().flatten().fold(0.0, f64::max),
-            why: why.filter(|_| medians.is_empty()),
+            why,
             rounds,
         })
     }

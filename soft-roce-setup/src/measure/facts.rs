@@ -121,6 +121,16 @@ impl Facts {
         Err(format!("{mr}: {}", why.unwrap_or("no measurement")))
     }
 
+    /// Why some rounds of this kind have no value, and how many; None if all have.
+    pub fn failure(&self, key: Key<'_>, mr: &str) -> Option<String> {
+        let failed: Vec<&str> = self
+            .of(key, mr)
+            .filter_map(|fact| fact.why.as_deref())
+            .collect();
+        let (why, all) = (failed.first()?, self.of(key, mr).count());
+        Some(format!("{mr}: {why} (in {} of {all} rounds)", failed.len()))
+    }
+
     /// The worst of all values, as `pick` of two says; or why there is none.
     pub fn worst(&self, key: Key<'_>, mr: &str, pick: fn(f64, f64) -> f64) -> Result<f64, String> {
         let all = self

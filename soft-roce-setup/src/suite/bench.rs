@@ -55,7 +55,7 @@ fn outcome(known: &[Known], cases: &[&Case], trouble: &[&str]) -> Outcome {
     let mut reached = 0;
     for case in cases {
         let Some(target) = &case.target else { continue };
-        if target.verdict == "reached" {
+        if target.holds() {
             reached += 1;
             continue;
         }

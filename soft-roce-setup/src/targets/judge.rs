@@ -68,6 +68,8 @@ impl Bound {
 pub enum Verdict {
     /// Every bound is met.
     Reached,
+    /// Some bound is not met, by no more than the noise of what is compared.
+    Close,
     /// Some bound is not met.
     Missed,
     /// It could not be said, for this reason.
@@ -83,9 +85,41 @@ pub struct Judged {
     pub verdict: Verdict,
 }
 
+impl Verdict {
+    /// Whether nothing says that a bound is missed.
+    pub fn holds(&self) -> bool {
+        matches!(self, Self::Reached | Self::Close)
+    }
+
+    /// In words.
+    pub fn words(&self) -> &str {
+        match self {
+            Self::Reached => "reached",
+            Self::Close => "within its noise",
+            Self::Missed => "missed",
+            Self::Unknown(why) => why,
+        }
+    }
+
+    /// Of two, the one that says less good.
+    fn and(self, other: Self) -> Self {
+        let rank = |verdict: &Self| match verdict {
+            Self::Reached => 0,
+            Self::Close => 1,
+            Self::Unknown(_) => 2,
+            Self::Missed => 3,
+        };
+        if rank(&other) > rank(&self) {
+            other
+        } else {
+            self
+        }
+    }
+}
+
 /// Holds a case against all bounds that the row's checks have for it; None if there are none. What misses a limit by no more
 /// than the noise of what is compared has not missed it, except by what is counted; `noise` gives each kind's, in the unit of the
-/// values.
+/// values. A round in which EMM failed is not made good by the others.
 pub fn judge(
     checks: &[Check],
     facts: &Facts,
@@ -93,7 +127,8 @@ pub fn judge(
     noise: &dyn Fn(&str) -> f64,
 ) -> Option<Judged> {
     let mut limits = Vec::new();
-    let mut verdict = None;
+    let mut verdict: Option<Verdict> = None;
+    let failed = facts.failure(key, "emm");
     for check in checks.iter().filter(|c| c.concerns(key)) {
         let limit = check.bound.limit(facts, key);
         if let Ok((limit, upper)) = limit {
@@ -101,15 +136,22 @@ pub fn judge(
             limits.push(format!("{sign} {}", number(limit)));
         }
         let value = limit.and_then(|l| Ok((l, check.bound.value(facts, key, noise)?)));
-        let outcome = match value {
-            Ok(((limit, true), (value, slack))) if value <= limit + slack => Verdict::Reached,
-            Ok(((limit, false), (value, slack))) if value >= limit - slack => Verdict::Reached,
-            Ok(_) => Verdict::Missed,
-            Err(why) => Verdict::Unknown(why),
+        let outcome = match (value, &failed) {
+            (Err(why), _) => Verdict::Unknown(why),
+            (_, Some(why)) => Verdict::Unknown(why.clone()),
+            (Ok(((limit, upper), (value, slack))), None) => {
+                let over = if upper { value - limit } else { limit - value };
+                match over {
+                    ..=0.0 => Verdict::Reached,
+                    over if over <= slack => Verdict::Close,
+                    _ => Verdict::Missed,
+                }
+            }
         };
-        if matches!(verdict, None | Some(Verdict::Reached)) || outcome == Verdict::Missed {
-            verdict = Some(outcome);
-        }
+        verdict = Some(match verdict {
+            Some(verdict) => verdict.and(outcome),
+            None => outcome,
+        });
     }
     verdict.map(|verdict| Judged {
         limits: limits.join(", "),
@@ -162,11 +204,22 @@ mod tests {
             judge(&checks, &facts(), key("a"), &|_| noise).map(|j| j.verdict)
         };
         assert_eq!(verdict(Bound::AtLeast(11.2), 0.1), Some(Verdict::Missed));
-        assert_eq!(verdict(Bound::AtLeast(11.2), 0.3), Some(Verdict::Reached));
+        assert_eq!(verdict(Bound::AtLeast(11.2), 0.3), Some(Verdict::Close));
         // The peer has some too.
         let bound = Bound::AtMostTimes(1.0, "odp");
         assert_eq!(verdict(bound, 0.4), Some(Verdict::Missed));
-        assert_eq!(verdict(bound, 0.6), Some(Verdict::Reached));
+        assert_eq!(verdict(bound, 0.6), Some(Verdict::Close));
+    }
+
+    #[test]
+    fn a_round_that_failed_counts() {
+        let mut facts = facts();
+        facts.take(r#"{"row":"r","case":"a","unit":"µs","mr":"emm","round":1,"why":"status 1"}"#);
+        for bound in [Bound::EachAtMost(20.0), Bound::AtMostTimes(2.0, "odp")] {
+            let judged = judge(&[Check::new("", "µs", bound)], &facts, key("a"), &|_| 0.0);
+            let why = "emm: status 1 (in 1 of 2 rounds)".to_owned();
+            assert_eq!(judged.map(|j| j.verdict), Some(Verdict::Unknown(why)));
+        }
     }
 
     #[test]

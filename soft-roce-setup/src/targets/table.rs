@@ -23,9 +23,7 @@ pub fn reached(row: &Measured) -> bool {
         .into_iter()
         .filter_map(|key| verdict(row, key))
         .collect();
-    row.trouble.is_none()
-        && !judged.is_empty()
-        && judged.iter().all(|j| j.verdict == Verdict::Reached)
+    row.trouble.is_none() && !judged.is_empty() && judged.iter().all(|j| j.verdict.holds())
 }
 
 fn verdict(row: &Measured, key: Key<'_>) -> Option<Judged> {
@@ -102,6 +100,7 @@ fn line(row: &Measured, key: Key<'_>) -> Vec<String> {
             judged.limits,
             match judged.verdict {
                 Verdict::Reached => "yes",
+                Verdict::Close => "yes, within its noise",
                 Verdict::Missed => "**no**",
                 Verdict::Unknown(_) => "**not measured**",
             },
