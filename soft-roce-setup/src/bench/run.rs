@@ -54,10 +54,22 @@ struct Job {
 /// What came of a job.
 struct Done {
     job: Job,
-    accel: String,
+    accel: Option<String>,
     facts: Facts,
     took: Duration,
     trouble: Option<String>,
+}
+
+impl Done {
+    fn without_guest(job: Job, error: &anyhow::Error) -> Self {
+        Self {
+            job,
+            accel: None,
+            facts: Facts::default(),
+            took: Duration::ZERO,
+            trouble: Some(format!("no guest: {error:#}")),
+        }
+    }
 }
 
 impl Run {
@@ -133,12 +145,22 @@ impl Run {
     ) -> Result<Done> {
         signal::check()?;
         let Task { row, machine, .. } = &self.tasks[job.task];
+        // The old one gives its memory back before another is booted.
+        *guest = guest
+            .take()
+            .filter(|(boot, guest)| *boot == job.boot && guest.alive());
         let mut usable = match guest.take() {
-            Some((boot, guest)) if boot == job.boot && guest.alive() => guest,
-            _ => {
-                let _one = BOOTING.lock().unwrap_or_else(PoisonError::into_inner);
-                Guest::boot(context, artifacts, &machine.spec())?
-            }
+            Some((_, guest)) => guest,
+            None => match boot(context, artifacts, *machine) {
+                Ok(guest) => guest,
+                Err(error) => {
+                    signal::check()?;
+                    if begun.load(Ordering::Relaxed) == 0 {
+                        return Err(error);
+                    }
+                    return Ok(Done::without_guest(job, &error));
+                }
+            },
         };
         let number = begun.fetch_add(1, Ordering::Relaxed) + 1;
         let title = format!("bench {number}/{total}: {}, {}", row.name, machine.name());
@@ -147,7 +169,7 @@ impl Run {
         let (facts, trouble) = measure(context, &mut usable, &title, &options)?;
         let done = Done {
             job,
-            accel: usable.accel.clone(),
+            accel: Some(usable.accel.clone()),
             facts,
             took: start.elapsed(),
             trouble,
@@ -160,9 +182,8 @@ impl Run {
     fn keep(&mut self, mut done: Vec<Done>, accel: &mut Vec<String>) {
         done.sort_by_key(|done| done.job.boot);
         for done in done {
-            if !accel.contains(&done.accel) {
-                accel.push(done.accel);
-            }
+            let new = done.accel.filter(|new| !accel.contains(new));
+            accel.extend(new);
             let task = &mut self.tasks[done.job.task];
             task.took += done.took;
             task.boots.push(done.facts);
@@ -250,6 +271,11 @@ fn side_by_side<J: Send, K: Default, R: Send>(
         }
         Ok(all)
     })
+}
+
+fn boot(context: &Context, artifacts: &Artifacts, machine: Machine) -> Result<Guest> {
+    let _one = BOOTING.lock().unwrap_or_else(PoisonError::into_inner);
+    Guest::boot(context, artifacts, &machine.spec())
 }
 
 /// The options of `emm-bench` for a row in the guest number `boot`: each takes its share of the rounds.

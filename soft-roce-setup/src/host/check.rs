@@ -22,6 +22,8 @@ const DISK_FIRST: f64 = 6.0;
 const DISK_LATER: f64 = 1.0;
 /// MiB of memory for the guest, QEMU and the builds.
 const MEMORY: u64 = 3 * 1024;
+/// What QEMU takes beside a guest's memory, in MiB.
+const QEMU_MIB: u64 = 512;
 
 /// How a check ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -322,8 +324,29 @@ pub fn guest_memory(bytes: u64) -> Result<()> {
 pub fn room_for_guests(bytes: u64) -> usize {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    let fit = meminfo_mib(&text, "MemAvailable:").map_or(1, |mib| mib / (bytes >> 20).max(1));
+    let available = meminfo_mib(&text, "MemAvailable:").unwrap_or(0);
+    let available = cgroup_mib(Path::new("/")).map_or(available, |mib| mib.min(available));
+    let fit = available / ((bytes >> 20) + QEMU_MIB);
     cpus.min(usize::try_from(fit).unwrap_or(usize::MAX)).max(1)
+}
+
+/// What the memory cgroups that this process is in leave it, in the file system at `root`; None without a limit.
+fn cgroup_mib(root: &Path) -> Option<u64> {
+    let own = fs::read_to_string(root.join("proc/self/cgroup")).ok()?;
+    let own = own.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let mount = root.join("sys/fs/cgroup");
+    let number = |dir: &Path, name: &str| -> Option<u64> {
+        let text = fs::read_to_string(dir.join(name)).ok()?;
+        text.trim().parse().ok()
+    };
+    // Without a limit the file says `max`; the root has none.
+    let left = |dir: &Path| {
+        let limit = number(dir, "memory.max")?;
+        Some(limit.saturating_sub(number(dir, "memory.current")?) >> 20)
+    };
+    let dir = mount.join(own);
+    let chain = dir.ancestors().take_while(|dir| dir.starts_with(&mount));
+    chain.filter_map(left).min()
 }
 
 fn meminfo_mib(meminfo: &str, name: &str) -> Option<u64> {
