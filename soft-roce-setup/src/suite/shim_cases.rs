@@ -42,21 +42,11 @@ macro_rules! nobody {
 pub const CASES: &[Case] = &[
     Case {
         name: "shim_layouts_are_libibverbs",
-        script: "cat > /tmp/layout.c <<'END'\n\
-                 #include <infiniband/verbs.h>\n\
-                 #include <stddef.h>\n\
-                 #define BEFORE(op) (offsetof(struct verbs_context, context) - offsetof(struct verbs_context, op))\n\
-                 _Static_assert(sizeof(struct ibv_mr) == 48, \"mr\");\n\
-                 _Static_assert(offsetof(struct ibv_mr, lkey) == 36, \"lkey\");\n\
-                 _Static_assert(sizeof(struct ibv_context) == 328, \"context\");\n\
-                 _Static_assert(offsetof(struct ibv_context, abi_compat) == 320, \"abi_compat\");\n\
-                 _Static_assert(BEFORE(sz) == 8, \"sz\");\n\
-                 _Static_assert(BEFORE(query_device_ex) == 104, \"query_device_ex\");\n\
-                 _Static_assert(BEFORE(advise_mr) == 312, \"advise_mr\");\n\
-                 _Static_assert(offsetof(struct ibv_device_attr_ex, odp_caps) == 240, \"odp_caps\");\n\
-                 _Static_assert(sizeof(struct ibv_device_attr_ex) == 400, \"attr\");\n\
-                 END\n\
-                 gcc -fsyntax-only /tmp/layout.c && echo same",
+        script: concat!(
+            "cat > /tmp/layout.c <<'END'\n",
+            include_str!("layout.c"),
+            "END\ngcc -fsyntax-only /tmp/layout.c && echo same"
+        ),
         seconds: 60,
         wants: &["same"],
         long: false,
@@ -102,11 +92,11 @@ pub const CASES: &[Case] = &[
         long: false,
     },
     case(
-        "shim_prefetch_works_or_costs_one_line",
+        "shim_prefetch_without_advice_costs_one_line",
         60,
         "(verbs-shim run -q --prefetch sync -- ibv_rc_pingpong -d rxe0 -g 1 -c -n 20 & until ss -ltn | grep -q :18515; do :; done\n\
          verbs-shim run -q --prefetch sync -- ibv_rc_pingpong -d rxe0 -g 1 -c -n 20 10.9.0.1 2> /tmp/said \
-         && wait $!) && cat /tmp/said && [ $(grep -c 'no prefetch: ibv_advise_mr' /tmp/said) -le 1 ]",
+         && wait $!) && cat /tmp/said && [ $(grep -c 'no prefetch: ibv_advise_mr' /tmp/said) = 1 ]",
     ),
     case(
         "shim_is_inert_in_setuid_programs",
@@ -156,7 +146,10 @@ pub const CASES: &[Case] = &[
         name: "api_pingpong_without_locked_memory",
         script: concat!(nobody!(), "nobody pingpong rxe0 1 20"),
         seconds: 60,
-        wants: &["20 rounds of 100003 bytes, every byte right"],
+        wants: &[
+            "20 rounds of 100003 bytes, every byte right",
+            "lent memory: every byte right",
+        ],
         long: false,
     },
     Case {

@@ -6,7 +6,7 @@
 
 use std::{env, error::Error};
 
-use unpinned::{Access, Completion, Context, Paging, QueuePair};
+use unpinned::{Access, AdviseError, Completion, Context, Paging, Prefetch, QueuePair};
 
 const BYTES: usize = 100_003;
 
@@ -30,7 +30,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let context = Context::open(device)?;
     println!("{device}: on demand {:?}", context.on_demand());
     let domain = context.alloc_domain()?;
-    let sides = [0; 2].map(|_| QueuePair::new(&domain, gid.parse().unwrap_or(0), 4));
+    let gid = gid
+        .parse()
+        .map_err(|why| format!("GID_INDEX is a number, not `{gid}`: {why}"))?;
+    let sides = [0; 2].map(|_| QueuePair::new(&domain, gid, 4));
     let [left, right] = sides;
     let (left, right) = (left?, right?);
     left.connect(&right.endpoint(), Access::empty())?;
@@ -56,5 +59,30 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     println!("{rounds} rounds of {BYTES} bytes, every byte right");
+
+    // Memory that is only borrowed, for the time of a closure.
+    let sent = ours.deregister()?;
+    let mut lent = vec![0; BYTES];
+    domain.with_borrowed(
+        &mut lent,
+        Access::LOCAL_WRITE,
+        Paging::OnDemand,
+        |lent| -> Result<(), Box<dyn Error>> {
+            theirs.write_at(0, &sent);
+            match lent.prefetch(0..BYTES, Prefetch::Write, true) {
+                Ok(()) | Err(AdviseError::Unsupported) => {}
+                Err(error) => return Err(error.into()),
+            }
+            left.post_recv(5, lent, 0..BYTES)?;
+            right.post_send(6, &theirs, 0..BYTES)?;
+            wait(&right)?;
+            wait(&left)?;
+            Ok(())
+        },
+    )??;
+    if lent != sent {
+        return Err("other bytes came to the borrowed memory".into());
+    }
+    println!("lent memory: every byte right");
     Ok(())
 }

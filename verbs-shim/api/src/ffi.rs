@@ -143,15 +143,31 @@ pub(crate) struct Wc {
     pub rest: [u16; 4],
 }
 
-const _: () = {
-    assert!(size_of::<QpInitAttr>() == 64);
-    assert!(size_of::<QpAttr>() == 144);
-    assert!(std::mem::offset_of!(Qp, qp_num) == 52);
-    assert!(size_of::<SendWr>() == 128);
-    assert!(std::mem::offset_of!(SendWr, remote_addr) == 40);
-    assert!(size_of::<RecvWr>() == 32);
-    assert!(size_of::<Wc>() == 48);
-};
+/// Sizes and places, the same numbers as in the guest test `shim_layouts_are_libibverbs`, which compares them with the header.
+macro_rules! layout {
+    ($($type:ident[$size:expr] { $($field:ident: $offset:expr),* })*) => {
+        const _: () = {
+            $(assert!(size_of::<$type>() == $size, stringify!($type));
+            $(assert!(std::mem::offset_of!($type, $field) == $offset, stringify!($type.$field));)*)*
+        };
+    };
+}
+
+layout! {
+    QpCap[20] { max_send_wr: 0, max_recv_wr: 4, max_send_sge: 8, max_recv_sge: 12 }
+    QpInitAttr[64] { send_cq: 8, recv_cq: 16, cap: 32, qp_type: 52, sq_sig_all: 56 }
+    QpAttr[144] {
+        qp_state: 0, path_mtu: 8, rq_psn: 20, sq_psn: 24, dest_qp_num: 28, qp_access_flags: 32, ah_attr: 56, pkey_index: 120,
+        max_rd_atomic: 126, max_dest_rd_atomic: 127, min_rnr_timer: 128, port_num: 129, timeout: 130, retry_cnt: 131, rnr_retry: 132
+    }
+    AhAttr[32] { dgid: 0, sgid_index: 20, hop_limit: 21, dlid: 24, is_global: 29, port_num: 30 }
+    SendWr[128] { next: 8, sg_list: 16, num_sge: 24, opcode: 28, send_flags: 32, remote_addr: 40, rkey: 48 }
+    RecvWr[32] { next: 8, sg_list: 16, num_sge: 24 }
+    Wc[48] { wr_id: 0, status: 8, opcode: 12, byte_len: 20, qp_num: 28, wc_flags: 36 }
+    Sge[16] { addr: 0, length: 8, lkey: 12 }
+}
+
+const _: () = assert!(std::mem::offset_of!(Qp, qp_num) == 52);
 
 /// Places of inline functions in `struct ibv_context_ops`.
 const POLL_CQ: usize = 11;

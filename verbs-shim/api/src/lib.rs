@@ -21,6 +21,15 @@
 //!
 //! Memory that the caller owns goes into the region. If the region is forgotten, the memory is too:
 //!
+//! ```no_run
+//! # fn f(domain: unpinned::Domain) -> Result<(), Box<dyn std::error::Error>> {
+//! use unpinned::{Access, Paging};
+//! let memory = vec![0; 4096];
+//! let region = domain.register(memory, Access::LOCAL_WRITE, Paging::OnDemand)?;
+//! println!("{}", region.deregister()?[0]);
+//! # Ok(()) }
+//! ```
+//!
 //! ```compile_fail,E0382
 //! # fn f(domain: unpinned::Domain) -> Result<(), Box<dyn std::error::Error>> {
 //! use unpinned::{Access, Paging};
@@ -32,6 +41,13 @@
 //!
 //! Memory that is borrowed is registered for the time of a closure. A guard could be forgotten, and the HCA
 //! would write to memory whose borrow is over; the closure gets a reference only:
+//!
+//! ```no_run
+//! # fn f(domain: unpinned::Domain, memory: &mut [u8]) -> Result<(), Box<dyn std::error::Error>> {
+//! use unpinned::{Access, Paging};
+//! let length = domain.with_borrowed(memory, Access::LOCAL_WRITE, Paging::OnDemand, |region| region.len())?;
+//! # Ok(()) }
+//! ```
 //!
 //! ```compile_fail,E0507
 //! # fn f(domain: unpinned::Domain, memory: &mut [u8]) {
@@ -68,7 +84,8 @@
 //! ```
 //!
 //! Posting is safe: a request names a [`Region`] and a range in it, and the HCA refuses a request whose
-//! region has ended by the time it is done.
+//! region has ended by the time it is done. (Not so for [`Paging::Pinned`] in a program that is started by
+//! `verbs-shim run --audit --implicit`: there one region of the whole address space serves in its place, and ends later.)
 //!
 //! # Why not a crate with bindings
 //!

@@ -58,11 +58,38 @@ impl Domain {
     /// for pinned memory beyond `RLIMIT_MEMLOCK`. The memory is dropped.
     pub fn register<M: Memory>(
         &self,
-        mut memory: M,
+        memory: M,
         access: Access,
         paging: Paging,
     ) -> Result<Region<M>, RegisterError> {
-        let (start, length) = memory.range();
+        // Wrapped before its address is taken: a `Box` that is moved afterwards may claim its memory for itself again.
+        let mut memory = MaybeUninit::new(memory);
+        // SAFETY: initialised here.
+        let (start, length) = unsafe { memory.assume_init_mut() }.range();
+        let raw = self.register_range(start, length, access, paging);
+        match raw {
+            Ok(raw) => Ok(Region {
+                raw,
+                start,
+                length,
+                domain: self.clone(),
+                memory,
+            }),
+            Err(error) => {
+                // SAFETY: initialised above, and not used any more.
+                unsafe { memory.assume_init_drop() };
+                Err(error)
+            }
+        }
+    }
+
+    fn register_range(
+        &self,
+        start: *mut u8,
+        length: usize,
+        access: Access,
+        paging: Paging,
+    ) -> Result<*mut abi::Mr, RegisterError> {
         if length == 0 {
             return Err(RegisterError::Empty);
         }
@@ -72,18 +99,12 @@ impl Domain {
         };
         let reg_mr = self.context().verbs().reg_mr;
         let flags = access.bits() | on_demand;
-        // SAFETY: a live domain, and memory that stays as long as the region.
+        // SAFETY: a live domain. Making a region touches no memory; the caller keeps the memory as long as there is one.
         let raw = unsafe { reg_mr(self.raw(), start.cast(), length, start as u64, flags) };
         if raw.is_null() {
             return Err(last().into());
         }
-        Ok(Region {
-            raw,
-            start,
-            length,
-            domain: self.clone(),
-            memory: MaybeUninit::new(memory),
-        })
+        Ok(raw)
     }
 
     /// Registers borrowed memory for the time that `f` runs.
