@@ -19,6 +19,7 @@
 mod abi;
 mod arena;
 mod audit;
+mod bytes;
 mod device;
 mod ends;
 mod hooks;

@@ -3,6 +3,7 @@
 //! What the environment asks for, read at the first use. A bad value costs a line; the default serves.
 
 use crate::{
+    bytes,
     log::{self, Level},
     stats,
     sys::{self, Once},
@@ -97,22 +98,6 @@ fn parse_switch(value: &[u8]) -> Option<bool> {
     }
 }
 
-/// Reads a number with an optional K, M or G (powers of 1024).
-fn parse_bytes(value: &[u8]) -> Option<usize> {
-    let (digits, shift) = match value.split_last()? {
-        (b'k' | b'K', rest) => (rest, 10),
-        (b'm' | b'M', rest) => (rest, 20),
-        (b'g' | b'G', rest) => (rest, 30),
-        _ => (value, 0),
-    };
-    let number: usize = core::str::from_utf8(digits)
-        .ok()
-        .filter(|d| d.starts_with(|c: char| c.is_ascii_digit()))?
-        .parse()
-        .ok()?;
-    number.checked_mul(1 << shift)
-}
-
 /// Reads `VERBS_SHIM_LOG`.
 fn parse_level(value: &[u8]) -> Option<Level> {
     match value {
@@ -203,7 +188,7 @@ fn take_all(settings: &mut Settings) {
         settings,
         c"VERBS_SHIM_MIN_BYTES",
         "a number of bytes, as in 4096, 64K or 2M",
-        parse_bytes,
+        bytes::parse,
         |s| &mut s.min_bytes,
     );
     take(
@@ -260,26 +245,6 @@ mod tests {
         assert_eq!(parse_mode(b"force"), Some(Mode::Force));
         assert_eq!(parse_mode(b"off"), Some(Mode::Off));
         assert_eq!(parse_mode(b"on"), None);
-    }
-
-    #[test]
-    fn bytes() {
-        assert_eq!(parse_bytes(b"0"), Some(0));
-        assert_eq!(parse_bytes(b"4096"), Some(4096));
-        assert_eq!(parse_bytes(b"64K"), Some(64 << 10));
-        assert_eq!(parse_bytes(b"2m"), Some(2 << 20));
-        assert_eq!(parse_bytes(b"1G"), Some(1 << 30));
-        for wrong in [
-            &b"K"[..],
-            b"-1",
-            b"+1",
-            b"1.5M",
-            b"1T",
-            b"99999999999G",
-            b"1 ",
-        ] {
-            assert_eq!(parse_bytes(wrong), None, "{wrong:?}");
-        }
     }
 
     #[test]

@@ -32,6 +32,14 @@ pub enum Command {
     Pages(PagesArgs),
 }
 
+/// Refuses what the library would not understand.
+fn bytes(text: &str) -> Result<String, String> {
+    match crate::bytes::parse(text.as_bytes()) {
+        Some(_) => Ok(text.to_owned()),
+        None => Err("a number of bytes, as in 4096, 64K, 2M or 1G".to_owned()),
+    }
+}
+
 /// `run`. An option that is not given leaves its variable as it is in the environment.
 #[derive(Debug, Args)]
 pub struct RunArgs {
@@ -39,13 +47,13 @@ pub struct RunArgs {
     #[arg(long, value_enum)]
     pub mode: Option<Mode>,
     /// Leave shorter regions alone, as in 4096, 64K or 2M (VERBS_SHIM_MIN_BYTES)
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub min_bytes: Option<String>,
     /// Have pages translated ahead of traffic (VERBS_SHIM_PREFETCH)
     #[arg(long, value_enum)]
     pub prefetch: Option<Prefetch>,
     /// Serve all registrations of a protection domain from one region (VERBS_SHIM_IMPLICIT=1). A
-    /// remote key then reaches the whole address space
+    /// remote key then reaches the whole address space, also after deregistration
     #[arg(long)]
     pub implicit: bool,
     /// How much the library says (VERBS_SHIM_LOG) [default: warn]
@@ -148,6 +156,14 @@ mod tests {
     #[test]
     fn command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn lengths() {
+        assert_eq!(bytes("64K"), Ok("64K".to_owned()));
+        for wrong in ["64k8", "", "-1", "K"] {
+            assert!(bytes(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -7,6 +7,8 @@
 #[path = "../../src/abi.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod abi;
+#[path = "../../src/bytes.rs"]
+mod bytes;
 #[path = "../../src/known.rs"]
 #[allow(dead_code)]
 mod known;
