@@ -40,9 +40,10 @@ const PIPE_STATUS: u8 = 141;
 
 /// `run`
 pub fn run(context: &Context, args: &RunArgs) -> Result<ExitCode> {
+    let spec = spec(&args.guest, false)?;
     let artifacts = build_for(context, &args.guest)?;
     let shim = wants_shim(context, &artifacts, args.guest.mr);
-    let mut guest = Guest::boot(context, &artifacts, &spec(&args.guest, false))?;
+    let mut guest = Guest::boot(context, &artifacts, &spec)?;
     if guest.backend != args.guest.backend.as_str() {
         context.ui.note(format!(
             "no ib_emm.ko was built for this kernel: rxe is the stock one and its backend is {}",
@@ -71,9 +72,10 @@ pub fn shell(context: &Context, args: &ShellArgs) -> Result<ExitCode> {
             "`shell` needs a terminal: use `run -- COMMAND` in a script",
         ));
     }
+    let spec = spec(&args.guest, true)?;
     let artifacts = build_for(context, &args.guest)?;
     let shim = wants_shim(context, &artifacts, args.guest.mr);
-    let mut guest = Guest::boot(context, &artifacts, &spec(&args.guest, true))?;
+    let mut guest = Guest::boot(context, &artifacts, &spec)?;
     let end = terminal::attach(&mut guest, shim.then_some(SHIM))?;
     Ok(leave(&guest, &end))
 }
@@ -100,11 +102,19 @@ fn build_for(context: &Context, args: &GuestArgs) -> Result<Artifacts> {
 }
 
 /// The guest that the options of `run` and `shell` ask for.
-fn spec(args: &GuestArgs, terminal: bool) -> Spec {
-    Spec {
+fn spec(args: &GuestArgs, terminal: bool) -> Result<Spec> {
+    Ok(Spec {
         backend: args.backend,
         clock: args.clock,
         smp: match (args.clock, args.smp) {
+            (Clock::Icount, Some(smp)) if smp > 1 => {
+                return Err(exit::coded(
+                    exit::USAGE,
+                    format!(
+                        "--smp {smp}: a guest whose clock counts instructions has one CPU\n  what to do: leave out --smp, or take --clock wall"
+                    ),
+                ));
+            }
             (Clock::Icount, _) => 1,
             (Clock::Wall, smp) => smp.unwrap_or(CPUS),
         },
@@ -113,7 +123,7 @@ fn spec(args: &GuestArgs, terminal: bool) -> Spec {
         disk: args.disk,
         append: args.append.clone(),
         terminal,
-    }
+    })
 }
 
 /// Whether commands get the shim: if asked for, and if it was built.

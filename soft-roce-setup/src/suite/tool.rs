@@ -96,6 +96,11 @@ const WRONG: &[(&str, &[&str], &str)] = &[
         "2X",
     ),
     (
+        "tool::wrong_cpus",
+        &["run", "--clock", "icount", "--smp", "2", "--", "true"],
+        "--smp 2",
+    ),
+    (
         "tool::wrong_share",
         &["run", "--share", "/no/such:/x", "--", "true"],
         "/no/such",
