@@ -64,11 +64,15 @@ pub const CASES: &[Case] = &[
         name: "shim_keeps_in_tree_odp_pinned",
         script: "set -e; b=/sys/module/rdma_rxe/parameters/mr_backend; echo odp > $b\n\
                  verbs-shim check || [ $? = 1 ]\n\
-                 (verbs-shim run -q -- ibv_rc_pingpong -d rxe0 -g 1 -c -n 50 & until ss -ltn | grep -q :18515; do :; done\n\
-                 verbs-shim run -q -- ibv_rc_pingpong -d rxe0 -g 1 -c -n 50 10.9.0.1 && wait $!)\n\
+                 (verbs-shim run -q --stats -- ibv_rc_pingpong -d rxe0 -g 1 -c -n 50 & until ss -ltn | grep -q :18515; do :; done\n\
+                 verbs-shim run -q --stats -- ibv_rc_pingpong -d rxe0 -g 1 -c -n 50 10.9.0.1 && wait $!)\n\
                  echo emm > $b",
         seconds: 60,
-        wants: &["rxe0: pinned: the on-demand paging of in-tree rxe corrupts data"],
+        wants: &[
+            "rxe0: pinned: the on-demand paging of in-tree rxe corrupts data",
+            "0 MRs on demand",
+            "device known to corrupt on-demand data",
+        ],
         long: false,
     },
     case(

@@ -48,7 +48,7 @@ fn stream(c: &Ctx<'_>) -> Result<String> {
     t.write(0, SIZE, c.seed(1))?;
     let calls = faults.count()?;
     t.cpu_check(0, SIZE, c.seed(1))?;
-    if calls > FEW {
+    if calls == 0 || calls > FEW {
         bail!("{calls} fault calls for {} pages", SIZE / PAGE);
     }
     Ok(format!("{calls} fault calls for {} pages", SIZE / PAGE))
@@ -64,7 +64,9 @@ fn random(c: &Ctx<'_>) -> Result<String> {
     }
     let calls = faults.count()?;
     let pages = region(t.map.addr())?.resident;
-    if calls > RANDOM as u64 || pages > RANDOM as u64 * 5 / 4 {
+    // Of so many places hardly two share a page: what counts no calls, or reads nothing, is found too.
+    let (least, most) = (RANDOM as u64 * 9 / 10, RANDOM as u64);
+    if !(least..=most).contains(&calls) || !(least..=most * 5 / 4).contains(&pages) {
         bail!("{RANDOM} READs took {calls} fault calls and brought {pages} pages");
     }
     Ok(format!(
