@@ -115,10 +115,7 @@ impl Region {
 
     /// From now on no access succeeds; one that waits is woken and fails.
     pub(crate) fn stop(&self) {
-        let mut state = self.state.write();
-        state.kill();
-        state.wake();
-        drop(state);
+        self.kill();
         wait::cancel(self);
     }
 
