@@ -2,6 +2,7 @@
 //! says what it expects; `Err` is a case that did not hold.
 
 mod advice;
+mod again;
 mod aging;
 mod bounds;
 mod files;

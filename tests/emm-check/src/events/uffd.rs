@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use super::Ctx;
+use super::again::{after_empty_write, memory_gone};
 use crate::child::ends_within;
 use crate::ffi;
 use crate::mem::{Map, PAGE, pattern};
@@ -18,13 +19,13 @@ use crate::target::{Env, Target};
 use crate::uffd::Uffd;
 use crate::verbs::{ALL_ACCESS, Mr};
 
-const SIZE: usize = 64 * PAGE;
+pub(super) const SIZE: usize = 64 * PAGE;
 /// Pages that are there before the handler watches.
-const THERE: usize = 8 * PAGE;
+pub(super) const THERE: usize = 8 * PAGE;
 /// Longest time of what must not wait for the handler.
 const SOON: Duration = Duration::from_secs(10);
 /// Longest time until the handler hears of a fault.
-const HEARD: Duration = Duration::from_secs(20);
+pub(super) const HEARD: Duration = Duration::from_secs(20);
 /// The advice to bring pages in.
 const PREFETCH: u32 = ffi::IB_UVERBS_ADVISE_MR_ADVICE_PREFETCH;
 /// Time in which a question that must not come would have come.
@@ -34,6 +35,8 @@ const SILENCE: Duration = Duration::from_millis(500);
 pub fn uffd(c: &Ctx<'_>) -> Result<()> {
     c.case("a handler answers", answered(c));
     c.case("one question for one page", once(c));
+    c.case("a READ twice, after an empty WRITE", after_empty_write(c));
+    c.case("a READ twice, its memory gone", memory_gone(c));
     c.case("silent handler: the others work on", others(c));
     c.case("silent handler: pages behind its own", behind(c));
     c.case("silent handler: its queue pair goes", queue_pair_goes(c));
@@ -56,7 +59,7 @@ pub fn uffd(c: &Ctx<'_>) -> Result<()> {
 }
 
 /// A region of which all but the first pages wait for a handler.
-fn watched(c: &Ctx<'_>) -> Result<(Target, Uffd)> {
+pub(super) fn watched(c: &Ctx<'_>) -> Result<(Target, Uffd)> {
     let t = c.target(SIZE)?;
     t.cpu_fill(0, THERE, c.seed(1));
     let handler = Uffd::new().context("userfaultfd")?;
