@@ -13,7 +13,9 @@ fn main() {
         .allowlist_function("ibv_.*")
         .allowlist_type("ibv_.*")
         .allowlist_var("IBV_.*")
-        .allowlist_type("ib_uverbs_(advise_mr_flag|cmd_hdr|rereg_mr|rereg_mr_resp)")
+        .allowlist_type(
+            "ib_uverbs_(advise_mr_flag|cmd_hdr|rereg_mr|rereg_mr_resp)|rxe_(queue_buf|send_wqe)",
+        )
         .prepend_enum_name(false)
         .derive_default(true)
         .generate_comments(false)

@@ -60,7 +60,7 @@ const CASES: &[Case] = &[
     ),
     case("verbs_teardown", 900, "emm-check verbs teardown --mr emm"),
     // Wrong arguments, and a range that userfaultfd watches: the kernel warned of that once.
-    case("verbs_input", 400, "emm-check verbs input --mr emm"),
+    case("verbs_input", 400, "emm-check verbs input ring --mr emm"),
     case(
         "verbs_rest",
         1200,

@@ -178,9 +178,15 @@ impl End {
         self.sent.wait()
     }
 
-    /// As [`Self::run`] with several elements, by `ibv_post_send`: in rdma-core 56, rxe's part of the extended interface takes
-    /// the first element's length for that of each.
+    /// As [`Self::run`] with several elements.
     pub fn run_list(&self, work: Work, list: &[ffi::ibv_sge]) -> Result<ffi::ibv_wc, OpError> {
+        self.post_list(work, list)?;
+        self.sent.wait()
+    }
+
+    /// Posts one request with several elements by `ibv_post_send`: in rdma-core 56, rxe's part of the extended interface takes
+    /// the first element's length for that of each.
+    pub fn post_list(&self, work: Work, list: &[ffi::ibv_sge]) -> Result<(), OpError> {
         let mut list = list.to_vec();
         let mut wr = ffi::ibv_send_wr {
             sg_list: list.as_mut_ptr(),
@@ -201,8 +207,7 @@ impl End {
         }
         let mut bad = ptr::null_mut();
         // SAFETY: request and elements live through the call, which copies them.
-        posted(unsafe { ffi::ibv_post_send(self.qp.as_raw(), &mut wr, &mut bad) })?;
-        self.sent.wait()
+        posted(unsafe { ffi::ibv_post_send(self.qp.as_raw(), &mut wr, &mut bad) })
     }
 
     /// Posts a receive.

@@ -15,7 +15,7 @@ use crate::verbs::{ALL_ACCESS, Mr};
 
 const SIZE: usize = 16 * PAGE;
 /// Longest time until the handler hears of a fault.
-const HEARD: Duration = Duration::from_secs(20);
+pub(super) const HEARD: Duration = Duration::from_secs(20);
 
 /// The cases.
 pub fn input(c: &Ctx<'_>) -> Result<()> {
@@ -33,7 +33,7 @@ pub fn input(c: &Ctx<'_>) -> Result<()> {
 }
 
 /// READ and WRITE of a whole fresh region, every byte compared.
-fn works(c: &Ctx<'_>) -> Result<()> {
+pub(super) fn works(c: &Ctx<'_>) -> Result<()> {
     let (mut area, mut local) = (c.area(SIZE, ALL_ACCESS)?, c.pinned(SIZE)?);
     local.fill(0, SIZE, c.seed(1));
     let pair = c.pair()?;

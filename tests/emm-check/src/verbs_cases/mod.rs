@@ -10,6 +10,7 @@ pub mod killed;
 mod memcg;
 mod mixed;
 mod rereg;
+mod ring;
 mod sight;
 mod srq;
 mod teardown;
@@ -47,6 +48,8 @@ pub enum Family {
     Advise,
     /// What must be refused
     Input,
+    /// What must be refused, written into a mapped send queue
+    Ring,
     /// The table's memory is charged to its owner
     Memcg,
     /// Queue pairs destroyed with work in flight
@@ -55,7 +58,7 @@ pub enum Family {
     Sight,
 }
 
-const ALL: [Family; 11] = [
+const ALL: [Family; 12] = [
     Family::Extended,
     Family::Datagram,
     Family::Srq,
@@ -64,6 +67,7 @@ const ALL: [Family; 11] = [
     Family::Mixed,
     Family::Advise,
     Family::Input,
+    Family::Ring,
     Family::Memcg,
     Family::Teardown,
     Family::Sight,
@@ -119,6 +123,7 @@ pub fn run(env: &Env, kind: Kind, names: &[Family]) {
             Family::Mixed => ("mixed", mixed::mixed),
             Family::Advise => ("advise", advise::advise),
             Family::Input => ("input", input::input),
+            Family::Ring => ("ring", ring::ring),
             Family::Memcg => ("memcg", memcg::memcg),
             Family::Teardown => ("teardown", teardown::teardown),
             Family::Sight => ("sight", sight::sight),
