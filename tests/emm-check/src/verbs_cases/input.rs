@@ -27,6 +27,7 @@ pub fn input(c: &Ctx<'_>) -> Result<()> {
     c.case("zero length", zero(c));
     c.case("deregistration with receives posted", receives(c));
     if c.kind != Kind::Pinned {
+        c.case("READ of 2 GiB that are not there", two_gib(c));
         c.case("deregistration under a blocked READ", blocked(c));
     }
     Ok(())
@@ -239,6 +240,29 @@ fn zero(c: &Ctx<'_>) -> Result<String> {
 }
 
 /// A message that meets a receive whose region is gone ends with an error on both sides.
+/// The longest message that there can be: the answer's first packet finds no memory.
+fn two_gib(c: &Ctx<'_>) -> Result<String> {
+    const LEN: usize = 1 << 31;
+    let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_NORESERVE);
+    let map = Map::with(0, LEN, prot, flags, -1)?;
+    let mr = Mr::new(&c.env.pd, map.addr(), LEN, ALL_ACCESS | c.kind.flags())?;
+    map.punch(0, PAGE)?;
+    let addr = map.addr() as u64;
+    let into = ffi::ibv_sge {
+        addr,
+        length: LEN as u32,
+        lkey: mr.lkey(),
+    };
+    let from = Piece {
+        addr,
+        key: mr.rkey(),
+    };
+    let ended = c.pair()?.near.run(Work::Read(from), &[into]);
+    ends_with(ended, ffi::IBV_WC_REM_ACCESS_ERR, "READ")?;
+    works(c)?;
+    Ok("refused".into())
+}
+
 fn receives(c: &Ctx<'_>) -> Result<String> {
     let pair = c.pair()?;
     let local = c.pinned(SIZE)?;
