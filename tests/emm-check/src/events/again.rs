@@ -87,7 +87,7 @@ pub(super) fn memory_gone(c: &Ctx<'_>) -> Result<String> {
     handler.answer(t.map.addr() + LATE, &[0x77; PAGE])?;
     pair.near.sent.wait().context("READ")?;
     heard(&handler, &t, LATER)?;
-    t.map.punch(LATE, PAGE)?;
+    t.map.protect(LATE, PAGE, libc::PROT_NONE)?;
     handler.answer(t.map.addr() + LATER, &[0x55; PAGE])?;
     pair.near.sent.wait().context("WRITE")?;
     t.map.check_byte(LATER + 5, LEN, 0x33).ok("WRITE")?;
