@@ -22,10 +22,12 @@ impl Entry {
     /// Looks of the VM that an access lasts for. MGLRU looks at a page for each generation that it
     /// makes and before it takes it, and keeps one that it finds used until its next look only:
     /// all of that comes between two messages to the same page, which for a CPU would be thousands
-    /// of accesses. With one look, 1 % of a working set that fits survives a scan; with six, 96 %.
-    pub const LOOKS: u32 = 6;
-    /// A mark for each look that is left: all set by an access, each look clears one.
-    pub const ACCESSED: u64 = ((1 << Self::LOOKS) - 1) << 4;
+    /// of accesses. With one look, 1 % of a working set that fits survives a scan; with six, 77 to
+    /// 100 %, by how the looks fall; with fifteen, all.
+    pub const LOOKS: u32 = 15;
+    const LOOK_SHIFT: u32 = 4;
+    /// How many looks are left: all bits set by an access, one less after each look.
+    pub const ACCESSED: u64 = (Self::LOOKS as u64) << Self::LOOK_SHIFT;
     /// A huge entry. Above every count that a directory slot can hold (see `table`).
     pub const HUGE: u64 = 0x800;
 
@@ -121,11 +123,14 @@ impl Entry {
         self.0 & Self::ACCESSED != 0
     }
 
-    /// The marks that one more look leaves of `raw`'s.
+    /// What one more look leaves of `raw`.
     #[must_use]
     pub const fn looked_at(raw: u64) -> u64 {
-        let marks = raw & Self::ACCESSED;
-        raw & !(marks & marks.wrapping_neg())
+        if raw & Self::ACCESSED == 0 {
+            raw
+        } else {
+            raw - (1 << Self::LOOK_SHIFT)
+        }
     }
 
     /// The flags that an access of the given kind leaves behind.

@@ -374,7 +374,9 @@ impl<M: NodeMem> Table<M> {
                     if !clear {
                         return true;
                     }
-                    slot.fetch_and(!(raw ^ Entry::looked_at(raw)), Relaxed);
+                    // An access that comes between lasts for all looks anew.
+                    let looked_at = Entry::looked_at(raw);
+                    let _ = slot.compare_exchange(raw, looked_at, Relaxed, Relaxed);
                 }
                 if raw & Entry::HUGE != 0 {
                     break;
