@@ -22,7 +22,7 @@ impl Entry {
     /// Looks of the VM that an access lasts for. MGLRU looks at a page for each generation that it
     /// makes and before it takes it, and keeps one that it finds used until its next look only:
     /// all of that comes between two messages to the same page, which for a CPU would be thousands
-    /// of accesses. With one look, 1 % of a working set that fits survives a scan; with six, 77 to
+    /// of accesses. With one look, 1 % of a working set that fits survives a scan; with six, 26 to
     /// 100 %, by how the looks fall; with fifteen, all.
     pub const LOOKS: u32 = 15;
     const LOOK_SHIFT: u32 = 4;
