@@ -71,7 +71,7 @@ impl Side {
 /// What one burst has at most, in bytes and in operations; two of these at least.
 const BURST: (usize, usize) = (1 << 20, 64);
 /// Bursts of one round of throughput, enough for the mean of what the scheduler may choose; fewer if they have more bytes.
-const BURSTS: (usize, usize) = (4, 36);
+const BURSTS: (usize, usize) = (4, 24);
 const BYTES: usize = 24 << 20;
 /// Bursts before the first that counts.
 const WARM: usize = 4;
