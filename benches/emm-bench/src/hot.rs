@@ -70,8 +70,9 @@ impl Side {
 
 /// What one burst has at most, in bytes and in operations; two of these at least.
 const BURST: (usize, usize) = (1 << 20, 64);
-/// Bursts of one round of throughput, enough for the mean of what the scheduler may choose; fewer if they have more bytes.
-const BURSTS: (usize, usize) = (4, 24);
+/// Bursts of one round of throughput, enough for the mean of what the scheduler may choose; fewer if they have more bytes. Small
+/// operations are chosen for one by one, and need twice as many.
+const BURSTS: (usize, usize) = (4, 12);
 const BYTES: usize = 24 << 20;
 /// Bursts before the first that counts.
 const WARM: usize = 4;
@@ -81,7 +82,12 @@ const REST: Duration = Duration::from_millis(1);
 /// Bursts of one round, and the operations of each.
 fn bursts(len: usize) -> (usize, usize) {
     let count = (BURST.0 / len).clamp(2, BURST.1);
-    ((BYTES / (count * len)).clamp(BURSTS.0, BURSTS.1), count)
+    let most = if count == BURST.1 {
+        2 * BURSTS.1
+    } else {
+        BURSTS.1
+    };
+    ((BYTES / (count * len)).clamp(BURSTS.0, most), count)
 }
 
 /// Throughput. Beside it, what copying the same bytes by the CPU comes to.

@@ -12,6 +12,12 @@ use super::PART_PAGES;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry(u64);
 
+/// An access sets all looks by one OR; they take no other flag's bit.
+const _: () = assert!(
+    (Entry::LOOKS + 1).is_power_of_two()
+        && Entry::ACCESSED & (Entry::PRESENT | Entry::WRITE | Entry::DIRTY | Entry::HUGE) == 0
+);
+
 impl Entry {
     /// Low bits that hold flags.
     pub const FLAG_BITS: u32 = 12;

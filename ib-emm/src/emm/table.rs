@@ -60,7 +60,12 @@ fn huge(slot: u64) -> Option<Entry> {
 }
 
 const fn index(page: u64, level: u32) -> usize {
-    (page >> (BITS * level)) as usize & (SLOTS - 1)
+    index_above(page, BITS * level)
+}
+
+/// The slot of `page` in a node whose slots stand for `bits` bits of page index each.
+const fn index_above(page: u64, bits: u32) -> usize {
+    (page >> bits) as usize & (SLOTS - 1)
 }
 
 /// Pages below one slot of a node at `level`.
@@ -139,7 +144,7 @@ impl<M: NodeMem> Table<M> {
             below -= BITS;
             // SAFETY: by the type's invariant the slot points to a live node; `&self` keeps it
             // alive, since nodes go with `&mut self` only.
-            slot = unsafe { &node.as_ref().0[(page >> below) as usize & (SLOTS - 1)] };
+            slot = unsafe { &node.as_ref().0[index_above(page, below)] };
         }
         Some(slot)
     }

@@ -145,11 +145,11 @@ impl Run {
     ) -> Result<Done> {
         signal::check()?;
         let Task { row, machine, .. } = &self.tasks[job.task];
-        // The old one gives its memory back before another is booted.
-        *guest = guest
+        // One that is of no use gives its memory back here, before another is booted.
+        let kept = guest
             .take()
             .filter(|(boot, guest)| *boot == job.boot && guest.alive());
-        let mut usable = match guest.take() {
+        let mut usable = match kept {
             Some((_, guest)) => guest,
             None => match boot(context, artifacts, *machine) {
                 Ok(guest) => guest,

@@ -461,4 +461,25 @@ mod tests {
         assert_eq!(meminfo_mib(text, "MemAvailable:"), Some(2048));
         assert_eq!(meminfo_mib("x", "MemAvailable:"), None);
     }
+
+    #[test]
+    fn the_narrowest_memory_cgroup_counts() {
+        let root = std::env::temp_dir().join(format!("cgroup-test-{}", std::process::id()));
+        let write = |path: &str, text: &str| {
+            let path = root.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        assert_eq!(cgroup_mib(&root), None);
+        write("proc/self/cgroup", "0::/pod/us\n");
+        write("sys/fs/cgroup/pod/us/memory.max", "max\n");
+        write("sys/fs/cgroup/pod/us/memory.current", "1048576\n");
+        assert_eq!(cgroup_mib(&root), None);
+        write("sys/fs/cgroup/pod/memory.max", "8388608\n");
+        write("sys/fs/cgroup/pod/memory.current", "3145728\n");
+        assert_eq!(cgroup_mib(&root), Some(5));
+        write("sys/fs/cgroup/pod/us/memory.max", "2097152\n");
+        assert_eq!(cgroup_mib(&root), Some(1));
+        fs::remove_dir_all(&root).unwrap();
+    }
 }

@@ -96,22 +96,29 @@ fn or_there(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
+/// `UFFD_USER_MODE_ONLY`
+const USER_MODE_ONLY: i32 = 1;
+
 impl Uffd {
     /// A descriptor without ranges. Not blocking, or it could not be polled.
     pub fn new() -> io::Result<Self> {
-        Self::with(0)
+        Self::with(0, 0)
+    }
+
+    /// One that is not asked about faults of the kernel: all that a program without privilege gets by default.
+    pub fn for_user_mode() -> io::Result<Self> {
+        Self::with(0, USER_MODE_ONLY)
     }
 
     /// One that can watch pages which a file has and the range does not map.
     pub fn for_minor_faults() -> io::Result<Self> {
-        Self::with(FEATURE_MINOR_SHMEM)
+        Self::with(FEATURE_MINOR_SHMEM, 0)
     }
 
-    fn with(features: u64) -> io::Result<Self> {
+    fn with(features: u64, flags: i32) -> io::Result<Self> {
+        let flags = flags | libc::O_CLOEXEC | libc::O_NONBLOCK;
         // SAFETY: takes flags only.
-        let fd = check(unsafe {
-            libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | libc::O_NONBLOCK)
-        })?;
+        let fd = check(unsafe { libc::syscall(libc::SYS_userfaultfd, flags) })?;
         // SAFETY: the descriptor is new and ours.
         let this = Self(unsafe { OwnedFd::from_raw_fd(fd as i32) });
         let mut api = Api {

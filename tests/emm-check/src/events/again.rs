@@ -36,12 +36,15 @@ fn heard(handler: &Uffd, t: &Target, page: usize) -> Result<()> {
     }
 }
 
-/// Waits until two requests that are on their way were sent again.
-fn sent_again(c: &Ctx<'_>) -> Result<()> {
-    let sent = || counters().get("sent_pkts").copied().unwrap_or(0);
-    let before = sent();
+/// Packets that the device has sent.
+fn sent() -> u64 {
+    counters().get("sent_pkts").copied().unwrap_or(0)
+}
+
+/// Waits until the two requests that were posted after `before` packets were sent twice each. Nothing else is on its way.
+fn sent_again(c: &Ctx<'_>, before: u64) -> Result<()> {
     let deadline = Instant::now() + HEARD;
-    while sent() < before + 2 {
+    while sent() < before + 4 {
         if Instant::now() > deadline {
             bail!("nothing was sent again within {} s", HEARD.as_secs());
         }
@@ -57,10 +60,11 @@ pub(super) fn after_empty_write(c: &Ctx<'_>) -> Result<String> {
     let pair = Pair::new(&c.env.pd, c.env.mtu, None)?;
     let read = |off, slot| (Work::Read(t.remote(off)), bounce(&t, slot));
     let (late, into) = read(LATE + 5, 0);
+    let before = sent();
     pair.near
         .post(&[(late, &[into]), (Work::Write(t.remote(5)), &[])])?;
     heard(&handler, &t, LATE)?;
-    sent_again(c)?;
+    sent_again(c, before)?;
     handler.answer(t.map.addr() + LATE, &[0x77; PAGE])?;
     for what in ["READ", "empty WRITE"] {
         pair.near.sent.wait().context(what)?;
@@ -78,12 +82,13 @@ pub(super) fn memory_gone(c: &Ctx<'_>) -> Result<String> {
     let pair = Pair::new(&c.env.pd, c.env.mtu, None)?;
     t.bounce_map().set(PAGE, LEN, 0x33);
     let (from, to) = (bounce(&t, 0), bounce(&t, 1));
+    let before = sent();
     pair.near.post(&[
         (Work::Read(t.remote(LATE + 5)), &[from]),
         (Work::Write(t.remote(LATER + 5)), &[to]),
     ])?;
     heard(&handler, &t, LATE)?;
-    sent_again(c)?;
+    sent_again(c, before)?;
     handler.answer(t.map.addr() + LATE, &[0x77; PAGE])?;
     pair.near.sent.wait().context("READ")?;
     heard(&handler, &t, LATER)?;

@@ -35,6 +35,7 @@ const SILENCE: Duration = Duration::from_millis(500);
 pub fn uffd(c: &Ctx<'_>) -> Result<()> {
     c.case("a handler answers", answered(c));
     c.case("one question for one page", once(c));
+    c.case("a handler for user mode only", user_mode(c));
     c.case("a READ twice, after an empty WRITE", after_empty_write(c));
     c.case("a READ twice, its memory gone", memory_gone(c));
     c.case("silent handler: the others work on", others(c));
@@ -89,6 +90,27 @@ fn answered(c: &Ctx<'_>) -> Result<String> {
         bail!("only {answers} answers were needed: not all pages came from the handler");
     }
     Ok(format!("{answers} answers, 0 wrong bytes"))
+}
+
+/// The handler is not asked about the device's faults: the operation ends, and a new queue pair reads what is there.
+fn user_mode(c: &Ctx<'_>) -> Result<String> {
+    let mut t = c.target(SIZE)?;
+    t.cpu_fill(0, THERE, c.seed(1));
+    let handler = Uffd::for_user_mode().context("userfaultfd")?;
+    handler
+        .watch(&t.map, THERE, SIZE - THERE)
+        .context("UFFDIO_REGISTER")?;
+    let missing = t.remote(THERE + 5);
+    match t.qp().run(Op::Read, t.bounce_piece(64), 100, missing) {
+        Err(OpError::Status(ffi::IBV_WC_REM_ACCESS_ERR)) => {}
+        other => bail!("READ of a page that is not there: {other:?}"),
+    }
+    if handler.next(Duration::ZERO)?.is_some() {
+        bail!("the handler was asked");
+    }
+    t.new_qp()?;
+    t.read(1, THERE - 1, c.seed(1))?;
+    Ok("remote access error; a new queue pair works".into())
 }
 
 /// Posts a READ of a page that never comes, and waits until the handler has heard of it.
