@@ -2,6 +2,7 @@
 
 //! Hold-off against a list of ranges.
 
+use ib_emm::emm::{HoldOff, PageRange};
 use ib_emm_models::hold::{Model, Op, Range};
 use proptest::prelude::*;
 
@@ -32,4 +33,36 @@ proptest! {
         }
         model.finish();
     }
+}
+
+/// Many threads invalidate at once without a pause, farther and farther away: what they have left is free again.
+#[test]
+fn hulls_do_not_grow_for_ever() {
+    const AT_ONCE: u64 = 64;
+    let mut holds: HoldOff = HoldOff::new();
+    let range = |n: u64| PageRange::one(n * 16);
+    for n in 0..10_000 {
+        holds.start(range(n));
+        if n >= AT_ONCE {
+            assert!(holds.end(range(n - AT_ONCE)));
+            assert!(holds.spilled() > 0, "the slots were never enough");
+        }
+        if n > 1_000 {
+            assert!(!holds.blocks(&PageRange::new(0, 16)), "blocked after {n}");
+        }
+    }
+}
+
+/// The same ranges come again and again from threads that overlap in time.
+#[test]
+fn equal_ranges_are_told_by_their_number() {
+    let mut holds: HoldOff = HoldOff::new();
+    for _ in 0..20 {
+        holds.start(PageRange::new(4, 8));
+    }
+    for left in (0..20).rev() {
+        assert!(holds.end(PageRange::new(4, 8)));
+        assert_eq!(holds.blocks(&PageRange::one(5)), left > 0);
+    }
+    assert!(!holds.end(PageRange::new(4, 8)));
 }

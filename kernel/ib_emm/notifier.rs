@@ -184,12 +184,16 @@ impl Subscription {
     }
 }
 
+/// Invalidations of one address space that are remembered one by one: each is a thread inside the
+/// VM. A registration waits while there are more.
+const IN_FLIGHT: usize = 64;
+
 struct Inner {
     tree: bindings::rb_root_cached,
     /// Counts starts and ends.
     seq: u64,
     /// Invalidations between start and end, in pages of user address space.
-    in_flight: HoldOff,
+    in_flight: HoldOff<IN_FLIGHT>,
 }
 
 // SAFETY: the tree's pointers lead to subscriptions, which are `Send`.
