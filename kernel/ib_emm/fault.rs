@@ -118,6 +118,11 @@ impl<'a, 'p> Fault<'a, 'p> {
     fn try_once(&mut self, mut wait: Pin<&mut Wait>) -> Result<Option<WriteGuard<'a, State>>> {
         let first = PageRange::one(self.want.start);
         let mut window = pin!(Window::new());
+        if self.asks != Asks::Present {
+            // Known as a wait before the region is looked at: who stops a region marks it dead
+            // first, and then ends the waits.
+            wait.as_mut().begin(self.region)?;
+        }
         let mut mm = self.lock_mm()?;
         let mut state = self.region.state().write();
         if self.tries >= STARVED_TRIES && !self.starving {
@@ -135,13 +140,12 @@ impl<'a, 'p> Fault<'a, 'p> {
             Begin::Wait if self.asks == Asks::Present => Err(EFAULT),
             Begin::Wait => {
                 drop(mm);
-                wait.as_mut().begin(self.region)?;
                 state.wait()?;
                 Ok(None)
             }
             Begin::Go(range, nodes) => {
                 drop(state);
-                let found = self.ask(&mut mm, range, nodes, wait, window.as_mut());
+                let found = self.ask(&mut mm, range, nodes, window.as_mut());
                 let mut state = self.region.state().write();
                 match found {
                     Ok(found) if found.huge && !self.small && !is_part(&range) => {
@@ -162,10 +166,10 @@ impl<'a, 'p> Fault<'a, 'p> {
         }
     }
 
-    /// The owner's address space, locked; `ESRCH` if it is going.
+    /// The owner's address space, locked; `ESRCH` if it is going, `EINTR` if the wait was ended.
     fn lock_mm(&self) -> Result<MmLock> {
         // SAFETY: the region's subscription keeps the mm's structure.
-        unsafe { MmLock::take(self.region.mm()) }.ok_or(ESRCH)
+        unsafe { MmLock::take(self.region.mm()) }
     }
 
     /// Asks the VM for `range`; only for its first page if that takes waiting for somebody, who may
@@ -175,7 +179,6 @@ impl<'a, 'p> Fault<'a, 'p> {
         mm: &mut MmLock,
         range: PageRange,
         nodes: usize,
-        wait: Pin<&mut Wait>,
         window: Pin<&mut Window>,
     ) -> Result<Found> {
         if !self.pool.fill(nodes) {
@@ -184,9 +187,6 @@ impl<'a, 'p> Fault<'a, 'p> {
         let how = self.how();
         match self.get_pfns(mm, &range, how) {
             Err(_) if how == How::AtOnce => {
-                // Known as a wait before the region is looked at: who stops a region marks it dead
-                // first, and then ends the waits.
-                wait.begin(self.region)?;
                 let mut state = self.region.state().write();
                 if state.is_dead() {
                     return Err(ESRCH);

@@ -115,29 +115,43 @@ static void emm_put_pages(struct page **pages, long nr)
 	}
 }
 
-/* Whether a userfaultfd watches some of @nr pages at @address. Called with the mmap_lock held. */
-static bool emm_uffd_armed(struct mm_struct *mm, unsigned long address, unsigned long nr)
+/*
+ * How get_user_pages_remote() is asked about @nr pages at @address so that nobody has to wait for
+ * this fault. Called with the mmap_lock held.
+ *
+ * FOLL_NOWAIT: not for a userfaultfd handler, and not for pages that are read from swap. Only the
+ * faults of files may wait all the same, for one page (MADV_RANDOM) or where a file system reads
+ * ahead synchronously; they let go of the mmap_lock for that if they may, and signals end it.
+ */
+static unsigned int emm_at_once(struct mm_struct *mm, unsigned long address, unsigned long nr)
 {
 	struct vm_area_struct *vma;
 	VMA_ITERATOR(vmi, mm, address);
+	bool file = false;
 
 	for_each_vma_range(vmi, vma, address + nr * PAGE_SIZE) {
 		if (userfaultfd_armed(vma))
-			return true;
+			return FOLL_NOWAIT;
+		file |= !!vma->vm_file;
 	}
-	return false;
+	return file ? FOLL_INTERRUPTIBLE : FOLL_NOWAIT;
 }
 
 /*
- * Takes the mmap_lock of @mm for reading, unless the mm is exiting. Sleeps. Who holds it excludes
- * every invalidation whose caller holds it for writing: fork, munmap, mremap, mprotect, a collapse.
+ * Takes the mmap_lock of @mm for reading. Sleeps. Who holds it excludes every invalidation whose
+ * caller holds it for writing: fork, munmap, mremap, mprotect, a collapse.
+ *
+ * Returns 0, -ESRCH if the mm is exiting, or -EINTR.
  */
-bool emm_mm_lock(struct mm_struct *mm)
+int emm_mm_lock(struct mm_struct *mm)
 {
 	if (!mmget_not_zero(mm))
-		return false;
-	mmap_read_lock(mm);
-	return true;
+		return -ESRCH;
+	if (mmap_read_lock_killable(mm)) {
+		mmput_async(mm);
+		return -EINTR;
+	}
+	return 0;
 }
 
 /* May be called under a spinlock. */
@@ -150,11 +164,11 @@ void emm_mm_unlock(struct mm_struct *mm)
 /*
  * The frames of up to @nr pages at @address, faulted in. The references are dropped before the
  * return: a frame may be used only while no invalidation of it has begun, which the caller knows
- * from its window. EMM_WAITING waits for whom a fault may have to wait, above all a userfaultfd
- * handler; signals end that. EMM_PRESENT faults nothing in.
+ * from its window. EMM_AT_ONCE waits for nobody, but for files: see emm_at_once(). EMM_WAITING does,
+ * for a userfaultfd handler or for a disk; signals end that. EMM_PRESENT faults nothing in.
  *
- * Called between emm_mm_lock() and emm_mm_unlock(). EMM_WAITING lets go of the lock while it waits,
- * and takes it again.
+ * Called between emm_mm_lock() and emm_mm_unlock(). What waits lets go of the lock meanwhile, and
+ * takes it again.
  *
  * @huge says whether the first page is part of a huge page that is mapped as one.
  *
@@ -174,12 +188,11 @@ long emm_get_pfns(struct mm_struct *mm, unsigned long address, unsigned long nr,
 		flags |= FOLL_INTERRUPTIBLE;
 	else if (how == EMM_PRESENT)
 		flags |= FOLL_NOFAULT;
-	else if (emm_uffd_armed(mm, address, nr))
-		/* A fault that can't wait must say so there; elsewhere it would not wait for a disk. */
-		flags |= FOLL_NOWAIT;
+	else
+		flags |= emm_at_once(mm, address, nr);
 
 	got = get_user_pages_remote(mm, address, nr, flags, pages,
-				    how == EMM_WAITING ? &locked : NULL);
+				    flags & FOLL_INTERRUPTIBLE ? &locked : NULL);
 	if (!locked)
 		mmap_read_lock(mm);
 	if (got <= 0)

@@ -62,7 +62,7 @@ void emm_trace_release(u64 start, u64 length);
 struct mmu_notifier *emm_mmu_notifier_get(const struct mmu_notifier_ops *ops,
 					  struct mm_struct *mm);
 
-bool emm_mm_lock(struct mm_struct *mm);
+int emm_mm_lock(struct mm_struct *mm);
 void emm_mm_unlock(struct mm_struct *mm);
 
 /* How far emm_get_pfns() may go; `enum How` in mem.rs. */

@@ -6,12 +6,12 @@
 
 use crate::emm::{Node, NodeMem, PART_PAGES};
 use core::ptr::NonNull;
-use kernel::{bindings, ffi, prelude::*};
+use kernel::{bindings, error::to_result, ffi, prelude::*};
 
 // SAFETY: the declarations are those of `glue.h`.
 #[allow(improper_ctypes, reason = "bindgen's empty structs, behind pointers")]
 unsafe extern "C" {
-    fn emm_mm_lock(mm: *mut bindings::mm_struct) -> bool;
+    fn emm_mm_lock(mm: *mut bindings::mm_struct) -> ffi::c_int;
     fn emm_mm_unlock(mm: *mut bindings::mm_struct);
     fn emm_get_pfns(
         mm: *mut bindings::mm_struct,
@@ -109,9 +109,9 @@ unsafe impl NodeMem for KernelNodes {
 pub(crate) enum How {
     /// What is mapped now.
     Present,
-    /// Faults that need nobody else.
+    /// Faults that need nobody else, but for those of files; until a signal comes.
     AtOnce,
-    /// Also those that a userfaultfd handler has to answer, or until a signal comes.
+    /// Also those that a userfaultfd handler or a disk has to answer; until a signal comes.
     Waiting,
 }
 
@@ -142,20 +142,24 @@ impl Found {
 pub(crate) struct MmLock(*mut bindings::mm_struct);
 
 impl MmLock {
-    /// Takes the lock, sleeping; `None` if the owner is exiting.
+    /// Takes the lock, sleeping.
+    ///
+    /// # Errors
+    ///
+    /// `ESRCH` if the owner is exiting, `EINTR` if a signal ended the wait.
     ///
     /// # Safety
     ///
     /// `mm` is valid (a reference on `mm_count` suffices).
-    pub(crate) unsafe fn take(mm: *mut bindings::mm_struct) -> Option<Self> {
+    pub(crate) unsafe fn take(mm: *mut bindings::mm_struct) -> Result<Self> {
         // SAFETY: by this function's contract.
-        let taken = unsafe { emm_mm_lock(mm) };
+        to_result(unsafe { emm_mm_lock(mm) })?;
         // INVARIANT: the reference and the lock were taken.
-        taken.then(|| Self(mm))
+        Ok(Self(mm))
     }
 
     /// The frames of up to `nr` pages at user address `address`. Sleeps; lets go of the lock while
-    /// it waits for somebody ([`How::Waiting`]).
+    /// it waits for somebody.
     pub(crate) fn get_pfns(
         &mut self,
         address: u64,

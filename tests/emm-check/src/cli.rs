@@ -162,6 +162,8 @@ pub enum Cmd {
         #[arg(long)]
         fate: matrix::Fate,
     },
+    /// Removes the device while a program waits in advice about it
+    Removal,
     /// Kills processes in the middle of traffic; nothing may stay behind
     Kill {
         /// How often
@@ -237,6 +239,9 @@ pub enum Cmd {
         /// Make the descriptor before the device is opened
         #[arg(long)]
         first: bool,
+        /// Wait in advice, not in a READ
+        #[arg(long)]
+        advised: bool,
         #[arg(long)]
         mr: Kind,
     },

@@ -68,6 +68,12 @@ impl Cq {
         })
     }
 
+    /// Completions that it has room for.
+    pub fn room(&self) -> usize {
+        // SAFETY: the queue is alive.
+        unsafe { self.raw.as_ref() }.cqe as usize
+    }
+
     /// The queue, which stays this object's.
     pub fn as_raw(&self) -> *mut ffi::ibv_cq {
         self.raw.as_ptr()

@@ -8,6 +8,7 @@ pub mod ffi;
 mod hang;
 pub mod kmsg;
 pub mod mem;
+pub mod nbd;
 pub mod private;
 pub mod qp;
 pub mod swap;

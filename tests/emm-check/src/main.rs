@@ -14,6 +14,7 @@ mod notifier;
 mod pair;
 mod programs;
 mod reg;
+mod removal;
 mod report;
 mod stress;
 mod sweep;
@@ -28,7 +29,9 @@ use anyhow::Result;
 use clap::Parser;
 use serde_json::json;
 
-use emm_check::{child, counters, cq, ffi, kmsg, mem, private, qp, swap, system, trace, verbs};
+use emm_check::{
+    child, counters, cq, ffi, kmsg, mem, nbd, private, qp, swap, system, trace, verbs,
+};
 
 use cli::{Cli, Cmd, Common};
 use report::Report;
@@ -104,6 +107,11 @@ fn run(cli: Cli) -> Result<bool> {
             return Ok(report.verdict());
         }
         Cmd::NotifierChild => return notifier::child().map(|()| true),
+        Cmd::Removal => {
+            let report = Report::new(cli.common.json);
+            removal::removal(&report, &cli.common.device, &child_args(&cli.common));
+            return Ok(report.verdict());
+        }
         Cmd::Leaks => {
             let report = Report::new(cli.common.json);
             leaks::leaks(&report)?;
@@ -136,7 +144,9 @@ fn run(cli: Cli) -> Result<bool> {
     let stock = cli.common.allow_stock;
     match &cli.command {
         Cmd::TrafficChild { qps, mr } => return kill::child(&env, *mr, *qps).map(|()| true),
-        Cmd::UffdChild { mr, .. } => return events::uffd::child(&env, *mr, early).map(|()| true),
+        Cmd::UffdChild { mr, advised, .. } => {
+            return events::uffd::child(&env, *mr, early, *advised).map(|()| true);
+        }
         Cmd::MatrixChild { mr, verb, fate } => {
             return matrix::child(&env, *mr, *verb, *fate).map(|()| true);
         }
@@ -240,6 +250,7 @@ fn run(cli: Cli) -> Result<bool> {
         Cmd::Notifier
         | Cmd::NotifierChild
         | Cmd::Leaks
+        | Cmd::Removal
         | Cmd::Matrix { .. }
         | Cmd::MatrixChild { .. }
         | Cmd::TrafficChild { .. }

@@ -127,8 +127,24 @@ impl Map {
         Ok(Self { addr: start, len })
     }
 
+    /// A shared mapping of a file from `at` on, readable and writable.
+    pub fn of_file(len: usize, fd: i32, at: usize) -> io::Result<Self> {
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        Self::mmap(0, len, access, libc::MAP_SHARED, (fd, at))
+    }
+
     /// `mmap` with everything chosen: `addr` 0 lets the kernel choose, else the mapping there is replaced. `fd` -1 is anonymous.
     pub fn with(addr: usize, len: usize, prot: i32, flags: i32, fd: i32) -> io::Result<Self> {
+        Self::mmap(addr, len, prot, flags, (fd, 0))
+    }
+
+    fn mmap(
+        addr: usize,
+        len: usize,
+        prot: i32,
+        flags: i32,
+        (fd, at): (i32, usize),
+    ) -> io::Result<Self> {
         let mut flags = flags;
         if flags & libc::MAP_SHARED == 0 {
             flags |= libc::MAP_PRIVATE;
@@ -140,7 +156,7 @@ impl Map {
             flags |= libc::MAP_FIXED;
         }
         // SAFETY: a fixed address is one of a Map that the caller owns; no Rust object lives there.
-        let p = unsafe { libc::mmap(addr as *mut _, len, prot, flags, fd, 0) };
+        let p = unsafe { libc::mmap(addr as *mut _, len, prot, flags, fd, at as i64) };
         if p == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }

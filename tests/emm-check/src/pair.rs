@@ -20,6 +20,8 @@ const ACCESS: u32 = ALL_ACCESS | ffi::IBV_ACCESS_FLUSH_GLOBAL | ffi::IBV_ACCESS_
 #[derive(Clone, Copy)]
 pub enum Work {
     Write(Piece),
+    /// WRITE with immediate data, which takes a receive.
+    WriteImm(Piece, u32),
     Read(Piece),
     Send,
     /// SEND that invalidates this remote key.
@@ -48,6 +50,10 @@ impl Work {
             Self::Write(to) => {
                 // SAFETY: by this function's contract.
                 unsafe { ffi::ibv_wr_rdma_write(qp, to.key, to.addr) }
+            }
+            Self::WriteImm(to, data) => {
+                // SAFETY: by this function's contract.
+                unsafe { ffi::ibv_wr_rdma_write_imm(qp, to.key, to.addr, data) }
             }
             Self::Read(from) => {
                 // SAFETY: by this function's contract.
@@ -111,6 +117,7 @@ impl End {
         let received = Cq::new(pd.device())?;
         let sends = ffi::IBV_QP_EX_WITH_SEND;
         let reliable = ffi::IBV_QP_EX_WITH_RDMA_WRITE
+            | ffi::IBV_QP_EX_WITH_RDMA_WRITE_WITH_IMM
             | ffi::IBV_QP_EX_WITH_RDMA_READ
             | ffi::IBV_QP_EX_WITH_ATOMIC_CMP_AND_SWP
             | ffi::IBV_QP_EX_WITH_ATOMIC_FETCH_AND_ADD

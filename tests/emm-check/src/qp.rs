@@ -92,6 +92,8 @@ pub struct RawQp(NonNull<ffi::ibv_qp>);
 
 // SAFETY: libibverbs objects may be used from any thread.
 unsafe impl Send for RawQp {}
+// SAFETY: and from several at once: the library locks a queue that is posted to, the kernel what it changes.
+unsafe impl Sync for RawQp {}
 
 impl Drop for RawQp {
     fn drop(&mut self) {
@@ -172,6 +174,16 @@ impl RawQp {
             ..Default::default()
         };
         self.modify(&mut attr, ffi::IBV_QP_STATE, "RESET")
+    }
+
+    /// Gives it `resources` for READs, atomics and FLUSHes of its peer.
+    pub fn responds(&self, resources: u8) -> Result<()> {
+        let mut attr = ffi::ibv_qp_attr {
+            max_dest_rd_atomic: resources,
+            ..Default::default()
+        };
+        let what = "another number of responder resources";
+        self.modify(&mut attr, ffi::IBV_QP_MAX_DEST_RD_ATOMIC, what)
     }
 
     /// Makes it ready to exchange messages with `to`, whose requests may do what `access` says.

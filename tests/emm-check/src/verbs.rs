@@ -6,12 +6,14 @@
 use std::ffi::CStr;
 use std::io;
 use std::mem::ManuallyDrop;
+use std::os::fd::BorrowedFd;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
+use crate::child::readable;
 use crate::ffi;
 use crate::qp::errno_of;
 
@@ -94,6 +96,26 @@ impl Device {
     /// The context, which stays this object's.
     pub fn as_raw(&self) -> *mut ffi::ibv_context {
         self.raw.as_ptr()
+    }
+
+    /// Waits until the device tells of this `IBV_EVENT_…`; what it tells before is passed over.
+    pub fn wait_for_event(&self, event: ffi::ibv_event_type, limit: Duration) -> Result<()> {
+        // SAFETY: the context is open.
+        let fd = unsafe { BorrowedFd::borrow_raw(self.raw.as_ref().async_fd) };
+        let end = Instant::now() + limit;
+        while readable(&fd, end)? {
+            let mut told = ffi::ibv_async_event::default();
+            // SAFETY: the context is open and `told` is valid for writing.
+            if unsafe { ffi::ibv_get_async_event(self.raw.as_ptr(), &mut told) } != 0 {
+                bail!("ibv_get_async_event: {}", io::Error::last_os_error());
+            }
+            // SAFETY: it was got just now.
+            unsafe { ffi::ibv_ack_async_event(&mut told) };
+            if told.event_type == event {
+                return Ok(());
+            }
+        }
+        bail!("the device told of no event {event}")
     }
 
     /// How its queue pairs are connected.

@@ -5,6 +5,7 @@ mod advice;
 mod again;
 mod aging;
 mod bounds;
+mod disk;
 mod files;
 pub mod fork;
 mod holdoff;
@@ -70,6 +71,8 @@ pub enum Event {
     Progress,
     /// Pages from a userfaultfd handler
     Uffd,
+    /// Pages of a disk that does not answer
+    Disk,
     /// What an invalidation that takes long holds off
     Holdoff,
     /// Reclaim of pages that only the device uses
@@ -84,7 +87,7 @@ pub enum Event {
     Rare,
 }
 
-const ALL: [Event; 25] = [
+const ALL: [Event; 26] = [
     Event::Pageout,
     Event::Fork,
     Event::Remap,
@@ -104,6 +107,7 @@ const ALL: [Event; 25] = [
     Event::Implicit,
     Event::Progress,
     Event::Uffd,
+    Event::Disk,
     Event::Holdoff,
     Event::Aging,
     Event::Many,
@@ -173,6 +177,7 @@ pub fn run(env: &Env, kind: Kind, names: &[Event]) {
             Event::Implicit => ("implicit", implicit::implicit),
             Event::Progress => ("progress", progress::progress),
             Event::Uffd => ("uffd", uffd::uffd),
+            Event::Disk => ("disk", disk::disk),
             Event::Holdoff => ("holdoff", holdoff::holdoff),
             Event::Aging => ("aging", aging::aging),
             Event::Many => ("many", many::many),

@@ -43,6 +43,7 @@ pub fn uffd(c: &Ctx<'_>) -> Result<()> {
     c.case("silent handler: its queue pair goes", queue_pair_goes(c));
     c.case("silent handler: its peer goes", peer_goes(c));
     c.case("silent handler: its queue pair is reset", reset(c));
+    c.case("late handler: its queue pair is modified", modified(c));
     c.case("silent handler: the region goes", region_goes(c));
     c.case("silent handler: the region goes at once", goes_at_once(c));
     c.case(
@@ -124,7 +125,7 @@ fn block(t: &Target, key: u32, handler: &Uffd) -> Result<()> {
     }
 }
 
-fn soon<T>(what: &str, work: impl FnOnce() -> T) -> Result<T> {
+pub(super) fn soon<T>(what: &str, work: impl FnOnce() -> T) -> Result<T> {
     let start = Instant::now();
     let result = work();
     let took = start.elapsed();
@@ -269,6 +270,34 @@ fn reset(c: &Ctx<'_>) -> Result<String> {
     read(5)?;
     pair.near.sent.wait().context("connected again")?;
     Ok("reset without waiting, to the state RESET; connected again it works".into())
+}
+
+/// The responder waits for the page, and gets another number of resources meanwhile.
+fn modified(c: &Ctx<'_>) -> Result<String> {
+    let (t, handler) = watched(c)?;
+    let pair = Pair::new(&c.env.pd, c.env.mtu, None)?;
+    let local = t.bounce_piece(64);
+    let element = ffi::ibv_sge {
+        addr: local.addr,
+        length: 64,
+        lkey: local.key,
+    };
+    let write = Work::Write(t.remote(THERE + 3 * PAGE + 5));
+    pair.near.post(&[(write, &[element])])?;
+    let Some(address) = handler.next(HEARD)? else {
+        bail!("the handler heard of no fault");
+    };
+    std::thread::scope(|scope| {
+        let modifying = scope.spawn(|| pair.far.qp.responds(4));
+        // That it waits for the fault is no event. If it came first, or ended it, the WRITE says so.
+        std::thread::sleep(SILENCE);
+        handler.answer(address, &[0x77; PAGE])?;
+        let modified = modifying.join();
+        modified.map_err(|_| anyhow::anyhow!("the modifying thread panicked"))?
+    })?;
+    pair.near.sent.wait().context("the WRITE")?;
+    pair.near.run(Work::Read(t.remote(5)), &[element])?;
+    Ok("the WRITE that waited ends well, and so does a READ afterwards".into())
 }
 
 /// A second region on the memory of `t`.
@@ -422,17 +451,39 @@ fn gone(child: &mut Child) -> Result<Duration> {
     Ok(start.elapsed())
 }
 
-/// The process to kill: it says "blocked" and its descriptor when its READ waits.
-pub fn child(env: &Env, kind: Kind, early: Option<Uffd>) -> Result<()> {
+/// The process to kill: it says "blocked" and its descriptor when its READ waits, or if it is `advised`, its advice.
+pub fn child(env: &Env, kind: Kind, early: Option<Uffd>, advised: bool) -> Result<()> {
     let t = Target::new(env, kind, Map::anon(SIZE)?)?;
     let handler = match early {
         Some(handler) => handler,
         None => Uffd::new()?,
     };
     handler.watch(&t.map, THERE, SIZE - THERE)?;
+    if advised {
+        return advise(env, &t, &handler);
+    }
     block(&t, t.mr.rkey(), &handler)?;
     println!("blocked {}", handler.fd());
     loop {
         std::thread::park();
     }
+}
+
+/// Waits in advice, and says when and how that ends.
+fn advise(env: &Env, t: &Target, handler: &Uffd) -> Result<()> {
+    let (advice, list) = (Advise::find()?, [element(t, &t.mr)]);
+    let flush = ffi::IB_UVERBS_ADVISE_MR_FLAG_FLUSH;
+    std::thread::scope(|scope| {
+        let advising = scope.spawn(|| advice.give(&env.pd, PREFETCH, flush, &list));
+        if handler.next(HEARD)?.is_none() {
+            bail!("the handler heard of no fault");
+        }
+        println!("blocked {}", handler.fd());
+        let said = advising.join();
+        let said = said.map_err(|_| anyhow::anyhow!("the advising thread panicked"))?;
+        println!("advised {said:?}");
+        loop {
+            std::thread::park();
+        }
+    })
 }

@@ -10,6 +10,7 @@ pub mod killed;
 mod memcg;
 mod mixed;
 mod rereg;
+mod responder;
 mod ring;
 mod sight;
 mod srq;
@@ -50,6 +51,8 @@ pub enum Family {
     Input,
     /// What must be refused, written into a mapped send queue
     Ring,
+    /// What must not harm the responder
+    Responder,
     /// The table's memory is charged to its owner
     Memcg,
     /// Queue pairs destroyed with work in flight
@@ -58,7 +61,7 @@ pub enum Family {
     Sight,
 }
 
-const ALL: [Family; 12] = [
+const ALL: [Family; 13] = [
     Family::Extended,
     Family::Datagram,
     Family::Srq,
@@ -68,6 +71,7 @@ const ALL: [Family; 12] = [
     Family::Advise,
     Family::Input,
     Family::Ring,
+    Family::Responder,
     Family::Memcg,
     Family::Teardown,
     Family::Sight,
@@ -124,6 +128,7 @@ pub fn run(env: &Env, kind: Kind, names: &[Family]) {
             Family::Advise => ("advise", advise::advise),
             Family::Input => ("input", input::input),
             Family::Ring => ("ring", ring::ring),
+            Family::Responder => ("responder", responder::responder),
             Family::Memcg => ("memcg", memcg::memcg),
             Family::Teardown => ("teardown", teardown::teardown),
             Family::Sight => ("sight", sight::sight),
