@@ -106,7 +106,11 @@ pub const CASES: &[Case] = &[
     case("matrix", 900, "emm-check matrix --mr emm"),
     case("matrix_pinned", 600, "emm-check matrix --mr pinned"),
     case("matrix_odp", 3600, "emm-check matrix --mr odp").long(),
-    case("verbs_families", 400, "emm-check verbs --mr emm"),
+    case(
+        "verbs_families",
+        400,
+        "emm-check verbs --mr emm && emm-check removal",
+    ),
     case(
         "stress_against_shadow",
         120,

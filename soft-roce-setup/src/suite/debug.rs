@@ -37,7 +37,7 @@ const CASES: &[Case] = &[
         "vm_events",
         900,
         "insmod /emm/modules/emm_client.ko\n\
-         emm-check event madvfree remap mremap readonly holdoff implicit uffd reap rare --mr emm && rmmod emm_client",
+         emm-check event madvfree remap mremap readonly holdoff implicit uffd disk reap rare --mr emm && rmmod emm_client",
     ),
     case(
         "matrix",
@@ -60,7 +60,11 @@ const CASES: &[Case] = &[
     ),
     case("verbs_teardown", 900, "emm-check verbs teardown --mr emm"),
     // Wrong arguments, and a range that userfaultfd watches: the kernel warned of that once.
-    case("verbs_input", 400, "emm-check verbs input ring --mr emm"),
+    case(
+        "verbs_input",
+        400,
+        "emm-check verbs input ring responder --mr emm && emm-check removal",
+    ),
     case(
         "verbs_rest",
         1200,
