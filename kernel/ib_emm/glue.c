@@ -115,26 +115,17 @@ static void emm_put_pages(struct page **pages, long nr)
 	}
 }
 
-/*
- * How get_user_pages_remote() is asked about @nr pages at @address so that nobody has to wait for
- * this fault. Called with the mmap_lock held.
- *
- * FOLL_NOWAIT: not for a userfaultfd handler, and not for pages that are read from swap. Only the
- * faults of files may wait all the same, for one page (MADV_RANDOM) or where a file system reads
- * ahead synchronously; they let go of the mmap_lock for that if they may, and signals end it.
- */
-static unsigned int emm_at_once(struct mm_struct *mm, unsigned long address, unsigned long nr)
+/* Whether a userfaultfd watches some of @nr pages at @address. Called with the mmap_lock held. */
+static bool emm_uffd_armed(struct mm_struct *mm, unsigned long address, unsigned long nr)
 {
 	struct vm_area_struct *vma;
 	VMA_ITERATOR(vmi, mm, address);
-	bool file = false;
 
 	for_each_vma_range(vmi, vma, address + nr * PAGE_SIZE) {
 		if (userfaultfd_armed(vma))
-			return FOLL_NOWAIT;
-		file |= !!vma->vm_file;
+			return true;
 	}
-	return file ? FOLL_INTERRUPTIBLE : FOLL_NOWAIT;
+	return false;
 }
 
 /*
@@ -164,8 +155,8 @@ void emm_mm_unlock(struct mm_struct *mm)
 /*
  * The frames of up to @nr pages at @address, faulted in. The references are dropped before the
  * return: a frame may be used only while no invalidation of it has begun, which the caller knows
- * from its window. EMM_AT_ONCE waits for nobody, but for files: see emm_at_once(). EMM_WAITING does,
- * for a userfaultfd handler or for a disk; signals end that. EMM_PRESENT faults nothing in.
+ * from its window. EMM_AT_ONCE waits for disks and file servers, EMM_WAITING also for a userfaultfd
+ * handler; signals end that. EMM_PRESENT faults nothing in.
  *
  * Called between emm_mm_lock() and emm_mm_unlock(). What waits lets go of the lock meanwhile, and
  * takes it again.
@@ -184,12 +175,12 @@ long emm_get_pfns(struct mm_struct *mm, unsigned long address, unsigned long nr,
 	long got, i;
 
 	BUILD_BUG_ON(sizeof(*pages) != sizeof(*pfns));
-	if (how == EMM_WAITING)
-		flags |= FOLL_INTERRUPTIBLE;
-	else if (how == EMM_PRESENT)
+	if (how == EMM_PRESENT)
 		flags |= FOLL_NOFAULT;
+	else if (how == EMM_AT_ONCE && emm_uffd_armed(mm, address, nr))
+		flags |= FOLL_NOWAIT;
 	else
-		flags |= emm_at_once(mm, address, nr);
+		flags |= FOLL_INTERRUPTIBLE;
 
 	got = get_user_pages_remote(mm, address, nr, flags, pages,
 				    flags & FOLL_INTERRUPTIBLE ? &locked : NULL);

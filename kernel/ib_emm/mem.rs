@@ -109,9 +109,9 @@ unsafe impl NodeMem for KernelNodes {
 pub(crate) enum How {
     /// What is mapped now.
     Present,
-    /// Faults that need nobody else, but for those of files; until a signal comes.
+    /// Faults that need no userfaultfd handler, but maybe a disk; until a signal comes.
     AtOnce,
-    /// Also those that a userfaultfd handler or a disk has to answer; until a signal comes.
+    /// Also those that a userfaultfd handler has to answer; until a signal comes.
     Waiting,
 }
 
