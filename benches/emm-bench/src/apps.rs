@@ -9,7 +9,7 @@ use emm_check::qp::Op;
 use emm_check::system::listens_on;
 use emm_check::ucx::OVER_UCX;
 
-use crate::facts::{Subject, again};
+use crate::facts::{Subject, again, tell_of_pinned};
 use crate::guest::Cgroup;
 use crate::hot::rate;
 use crate::plan::Plan;
@@ -30,16 +30,18 @@ const ADDRESS: &str = "10.9.0.1";
 const MESSAGES: (usize, usize) = (300, 1000);
 /// Sizes at which our own numbers are compared with perftest's: quick, full.
 const SIZES: (&[usize], &[usize]) = (&[64 << 10], &[4 << 10, 64 << 10]);
-const TESTS: [(&str, &str, Op); 2] = [
+/// Its programs; the first two quick.
+const TESTS: [(&str, &str, Op); 3] = [
     ("ib_write_bw", "WRITE", Op::Write),
     ("ib_read_bw", "READ", Op::Read),
+    ("ib_send_bw", "SEND", Op::Send),
 ];
 
 /// perftest's bandwidth, our own with the same parameters, and how far they agree.
 pub fn perftest(plan: Plan) -> Result<()> {
     let rig = Rig::open()?;
     let count = plan.pick(MESSAGES.0, MESSAGES.1);
-    for (program, verb, op) in TESTS {
+    for (program, verb, op) in TESTS.into_iter().take(plan.pick(2, TESTS.len())) {
         for len in plan.pick(SIZES.0, SIZES.1).iter().copied() {
             let case = format!("{verb} {}", size(len));
             for (round, kind) in plan.turns(&KINDS) {
@@ -115,20 +117,23 @@ pub fn run(plan: Plan) -> Result<()> {
     ];
     for (name, test, len) in put.into_iter().take(plan.pick(1, 2)) {
         let case = format!("ucx_perftest {name}");
-        for (round, kind) in plan.turns(&SAFE) {
-            let outcome = ucx(kind, test, len, plan.pick(50, 300));
-            Subject::new("apps", &case, "MB/s").tell(kind.label(), round, outcome);
-        }
+        let turns = plan.turns(&SAFE).into_iter();
+        let rate = |kind| ucx(kind, test, len, plan.pick(50, 300));
+        let rates: Vec<_> = turns
+            .map(|(round, kind)| (round, kind, rate(kind)))
+            .collect();
+        tell_of_pinned(&Subject::new("apps", &case, "MB/s"), &rates);
     }
     for len in plan.pick(&[64 << 10][..], &[8, 64 << 10, 1 << 20]) {
         let case = format!("Open MPI, {}, 2 ranks", size(*len));
         let subject = Subject::new("apps", &case, "µs one way");
+        let mut rates = Vec::new();
         for (round, kind) in plan.turns(&SAFE) {
             let outcome = mpi(kind, *len, plan.pick(8, 200));
             subject.tell(kind.label(), round, again(&outcome).map(|o| o.0));
-            let subject = subject.in_unit("MiB/s");
-            subject.tell(kind.label(), round, again(&outcome).map(|o| o.1));
+            rates.push((round, kind, outcome.map(|o| o.1)));
         }
+        tell_of_pinned(&subject.in_unit("MiB/s"), &rates);
     }
     // A fetch is of 1000 bytes: a page or two. What is fetched is twice the limit and more.
     let (fetches, table, limit) =

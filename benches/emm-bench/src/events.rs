@@ -10,7 +10,7 @@ use crate::facts::Subject;
 use crate::isolated;
 use crate::plan::Plan;
 use crate::rig::{Rig, size, small_pages, timed, touch};
-use crate::traffic::{CHUNK, cover};
+use crate::traffic::{CHUNK, cover, elsewhere};
 use crate::who::Who;
 
 /// The name of the row.
@@ -57,15 +57,19 @@ pub fn one(plan: Plan, who: Who) -> Result<()> {
     Ok(())
 }
 
-/// Milliseconds of the event on memory that is resident and translated for writing.
+/// Milliseconds of the event on memory that is resident and translated for writing, or after as much traffic [`elsewhere`].
 fn happen(rig: &Rig, who: Who, event: Event, len: usize) -> Result<f64> {
     let map = small_pages(len)?;
     touch(&map);
+    let (qp, source) = (rig.qp()?, rig.source(CHUNK)?);
     let time = match who.kind() {
-        None => cause(&map, event)?,
+        None => {
+            elsewhere(rig, &qp, &source, len)?;
+            cause(&map, event)?
+        }
         Some(kind) => {
             let area = rig.area(kind, map)?;
-            cover(&rig.qp()?, Op::Write, &rig.source(CHUNK)?, &area)?;
+            cover(&qp, Op::Write, &source, &area)?;
             cause(&area.map, event)?
         }
     };

@@ -3,6 +3,8 @@
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
+use crate::who::Kind;
+
 /// A thing that is measured for several kinds of region.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a> {
@@ -68,6 +70,24 @@ fn short(value: f64) -> Value {
 /// The same failure for another unit.
 pub fn again<T>(outcome: &Result<T>) -> Result<&T> {
     outcome.as_ref().map_err(|why| anyhow::anyhow!("{why:#}"))
+}
+
+/// Says what came out in each round for each kind of region, and each one's ratio to the pinned one of the same round: on the wall
+/// clock, what disturbs a round disturbs all in it.
+pub fn tell_of_pinned(subject: &Subject<'_>, outcomes: &[(u32, Kind, Result<f64>)]) {
+    for (round, kind, outcome) in outcomes {
+        subject.tell(kind.label(), *round, again(outcome).copied());
+        let pinned = outcomes
+            .iter()
+            .find(|o| (o.0, o.1) == (*round, Kind::Pinned));
+        let ratio = again(outcome).and_then(|own| {
+            let (.., pinned) = pinned.context("there is no pinned region in this round")?;
+            Ok(own / again(pinned)?)
+        });
+        subject
+            .in_unit("of pinned")
+            .tell(kind.label(), *round, ratio);
+    }
 }
 
 /// Whether a line is a fact about `subject` in `round`.

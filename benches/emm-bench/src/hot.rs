@@ -24,9 +24,11 @@ const SIZES: (&[usize], &[usize]) = (
     &[2, 64, 1 << 10, 4 << 10, 64 << 10, 1 << 20, 4 << 20],
 );
 /// Sizes of latency: quick, full.
-const PINGS: (&[usize], &[usize]) = (&[8], &[2, 8, 1 << 10, 4 << 10, 64 << 10]);
-/// Operations of one round of latency: a timer's tick meets a few of a hundred, and costs each a tenth.
-const PINGED: usize = 300;
+const PINGS: (&[usize], &[usize]) = (&[8], &[2, 8, 1 << 10, 4 << 10, 64 << 10, 1 << 20, 4 << 20]);
+/// Operations of one round of latency: a timer's tick meets a few of a hundred, and costs each a tenth. Fewer if they have more
+/// bytes, and no percentile of fewer than a hundred.
+const PINGED: (usize, usize) = (4, 300);
+const PERCENT: usize = 100;
 /// The least that is mapped for one side: what is smaller shares pages otherwise.
 const LEAST: usize = 64 << 10;
 /// An atomic operation's bytes.
@@ -94,19 +96,26 @@ fn bursts(len: usize) -> (usize, usize) {
 pub fn throughput(plan: Plan) -> Result<()> {
     let rig = Rig::open()?;
     warm_up(&rig)?;
+    let stream = |verb, op, len: usize| {
+        let (bursts, count) = bursts(len);
+        let case = format!("{verb} {}", size(len));
+        let subject = Subject::new("throughput", &case, "MiB/s").on(verb, len);
+        for round in plan.rounds() {
+            subject.tell("none", round, copied(len, bursts * count));
+        }
+        compare(&rig, plan, (op, len), |kind, round, side| {
+            let rate = side.and_then(|side| rested(&side.stream(op, len), bursts, count));
+            subject.tell(kind.label(), round, rate);
+        });
+    };
     for (verb, op) in STREAMS {
         for len in plan.pick(SIZES.0, SIZES.1) {
-            let (bursts, count) = bursts(*len);
-            let case = format!("{verb} {}", size(*len));
-            let subject = Subject::new("throughput", &case, "MiB/s").on(verb, *len);
-            for round in plan.rounds() {
-                subject.tell("none", round, copied(*len, bursts * count));
-            }
-            compare(&rig, plan, (op, *len), |kind, round, side| {
-                let rate = side.and_then(|side| rested(&side.stream(op, *len), bursts, count));
-                subject.tell(kind.label(), round, rate);
-            });
+            stream(verb, op, *len);
         }
+    }
+    // Not for a first look: they have one size.
+    for (verb, op) in ATOMICS.into_iter().take(plan.pick(0, ATOMICS.len())) {
+        stream(verb, op, ATOM);
     }
     Ok(())
 }
@@ -137,18 +146,21 @@ pub fn latency(plan: Plan) -> Result<()> {
         let mean = Subject::new("latency", &case, "µs").on(verb, len);
         let p99 = mean.in_unit("µs, p99");
         compare(&rig, plan, (op, len), |kind, round, side| {
-            let times = side.and_then(|side| pinging(&side.stream(op, len), PINGED));
+            let count = (BYTES / len).clamp(PINGED.0, PINGED.1);
+            let times = side.and_then(|side| pinging(&side.stream(op, len), count));
             let of = |value: fn(&[f64]) -> f64| again(&times).map(|times| value(times));
             mean.tell(
                 kind.label(),
                 round,
                 of(|times| times.iter().sum::<f64>() / times.len() as f64),
             );
-            p99.tell(
-                kind.label(),
-                round,
-                of(|times| times[(times.len() * 99).div_ceil(100) - 1]),
-            );
+            if count >= PERCENT {
+                p99.tell(
+                    kind.label(),
+                    round,
+                    of(|times| times[(times.len() * 99).div_ceil(100) - 1]),
+                );
+            }
         });
     };
     for (verb, op) in STREAMS {

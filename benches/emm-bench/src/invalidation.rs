@@ -7,9 +7,9 @@ use emm_check::qp::Op;
 use crate::facts::Subject;
 use crate::isolated;
 use crate::plan::Plan;
-use crate::rig::{Area, Rig, huge_pages, size, small_pages, timed, touch};
-use crate::traffic::{CHUNK, cover};
-use crate::who::{Kind, Who};
+use crate::rig::{Rig, huge_pages, size, small_pages, timed, touch};
+use crate::traffic::{CHUNK, cover, elsewhere};
+use crate::who::Who;
 
 /// The name of the row.
 pub const ROW: &str = "invalidation";
@@ -49,10 +49,7 @@ pub fn one(plan: Plan, who: Who) -> Result<()> {
     Ok(())
 }
 
-/// Milliseconds of MADV_DONTNEED on all of `map`, resident and translated for writing. Without a kind as many bytes go to other
-/// memory, which is pinned, and no more than one message of it: packets come and go, and the page allocator's lists, where freed
-/// pages go, are as full as with one. They alone make a difference of a fifth for huge pages; and as much memory again would
-/// make one for small pages, in the other direction.
+/// Milliseconds of MADV_DONTNEED on all of `map`, resident and translated for writing, or after as much traffic [`elsewhere`].
 fn dontneed(rig: &Rig, who: Who, map: Map) -> Result<f64> {
     touch(&map);
     let give_back = |map: &Map| -> Result<f64> {
@@ -61,14 +58,11 @@ fn dontneed(rig: &Rig, who: Who, map: Map) -> Result<f64> {
         Ok(time.as_secs_f64() * 1e3)
     };
     let (qp, source) = (rig.qp()?, rig.source(CHUNK)?);
-    let cover = |area: &Area| cover(&qp, Op::Write, &source, area);
     let Some(kind) = who.kind() else {
-        let other = rig.area(Kind::Pinned, small_pages(CHUNK)?)?;
-        let mut messages = (0..map.len()).step_by(CHUNK);
-        messages.try_for_each(|_| cover(&other))?;
+        elsewhere(rig, &qp, &source, map.len())?;
         return give_back(&map);
     };
     let area = rig.area(kind, map)?;
-    cover(&area)?;
+    cover(&qp, Op::Write, &source, &area)?;
     give_back(&area.map)
 }

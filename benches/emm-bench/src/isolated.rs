@@ -13,26 +13,49 @@ use crate::who::Who;
 /// Runs `emm-bench ROW --mr KIND` for each of `whos` in each round. Subjects that such a process says nothing about get its end
 /// as the reason.
 pub fn each(row: &str, plan: Plan, whos: &[Who], subjects: &[Subject<'_>]) -> Result<()> {
-    let program = std::env::current_exe().context("finding my own program")?;
     for (round, who) in plan.turns(whos) {
-        let mut child = Command::new(&program)
-            .args([row, "--mr", who.label()])
-            .args(plan.options(round))
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("running myself")?;
-        let output = child.stdout.take().context("its output is a pipe")?;
-        let mut missing: Vec<&Subject<'_>> = subjects.iter().collect();
-        for line in BufReader::new(output).lines() {
-            let line = line.context("reading what it says")?;
-            println!("{line}");
-            missing.retain(|subject| !is_about(&line, subject, round));
+        one(row, plan, who, round, None, subjects)?;
+    }
+    Ok(())
+}
+
+/// The same with a process for each of the row's cases, `--case NUMBER`: what ends one of them says nothing of the next.
+pub fn each_case(row: &str, plan: Plan, whos: &[Who], cases: &[Vec<Subject<'_>>]) -> Result<()> {
+    for (number, subjects) in cases.iter().enumerate() {
+        for (round, who) in plan.turns(whos) {
+            one(row, plan, who, round, Some(number), subjects)?;
         }
-        let end = child.wait().context("waiting for it")?;
-        for subject in missing {
-            let why = anyhow!("the measuring process ended: {end}");
-            subject.tell(who.label(), round, Err(why));
-        }
+    }
+    Ok(())
+}
+
+fn one(
+    row: &str,
+    plan: Plan,
+    who: Who,
+    round: u32,
+    case: Option<usize>,
+    subjects: &[Subject<'_>],
+) -> Result<()> {
+    let program = std::env::current_exe().context("finding my own program")?;
+    let mut child = Command::new(&program)
+        .args([row, "--mr", who.label()])
+        .args(case.map(|number| format!("--case={number}")))
+        .args(plan.options(round))
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("running myself")?;
+    let output = child.stdout.take().context("its output is a pipe")?;
+    let mut missing: Vec<&Subject<'_>> = subjects.iter().collect();
+    for line in BufReader::new(output).lines() {
+        let line = line.context("reading what it says")?;
+        println!("{line}");
+        missing.retain(|subject| !is_about(&line, subject, round));
+    }
+    let end = child.wait().context("waiting for it")?;
+    for subject in missing {
+        let why = anyhow!("the measuring process ended: {end}");
+        subject.tell(who.label(), round, Err(why));
     }
     Ok(())
 }

@@ -42,6 +42,9 @@ struct Cli {
     /// Measure one kind of region in this process; for rows that have a process for each
     #[arg(long, hide = true)]
     mr: Option<Who>,
+    /// And this one of the row's cases, by its number; for rows that have a process for each
+    #[arg(long, hide = true, default_value_t = 0)]
+    case: usize,
     #[command(flatten)]
     plan: Plan,
 }
@@ -118,7 +121,7 @@ fn run(cli: &Cli) -> Result<()> {
         (Row::Pressure, None) => pressure::all(plan),
         (Row::Pressure, Some(who)) => pressure::one(plan, who),
         (Row::Overcommit, None) => overcommit::all(plan),
-        (Row::Overcommit, Some(who)) => overcommit::one(plan, who),
+        (Row::Overcommit, Some(who)) => overcommit::one(plan, who, cli.case),
         (Row::Oom, None) => oom::all(plan),
         (Row::Oom, Some(who)) => oom::one(who),
     }

@@ -1,5 +1,7 @@
 //! A region that is four times what its owner may have in memory: written whole by RDMA, read back whole, every byte compared.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result};
 use emm_check::mem::Wrong;
 use emm_check::qp::Op;
@@ -10,7 +12,7 @@ use crate::guest::Cgroup;
 use crate::hot::rate;
 use crate::isolated;
 use crate::plan::Plan;
-use crate::rig::{Rig, size, small_pages, timed};
+use crate::rig::{Rig, size, small_pages};
 use crate::traffic::{CHUNK, Stream};
 use crate::who::Who;
 
@@ -32,22 +34,23 @@ fn case(limit: usize, times: usize) -> String {
 pub fn all(plan: Plan) -> Result<()> {
     let limit = plan.pick(LIMIT.0, LIMIT.1);
     let times = plan.pick(TIMES.0, TIMES.1);
-    let cases: Vec<String> = times.iter().map(|times| case(limit, *times)).collect();
-    let subjects: Vec<_> = cases
-        .iter()
-        .flat_map(|case| UNITS.map(|unit| Subject::new(ROW, case, unit)))
-        .collect();
-    isolated::each(ROW, plan, &Who::REGIONS, &subjects)
+    let names: Vec<String> = times.iter().map(|times| case(limit, *times)).collect();
+    let subjects = |name| UNITS.map(|unit| Subject::new(ROW, name, unit)).to_vec();
+    let cases: Vec<_> = names.iter().map(|name| subjects(name.as_str())).collect();
+    isolated::each_case(ROW, plan, &Who::REGIONS, &cases)
 }
 
-/// Measures one kind.
-pub fn one(plan: Plan, who: Who) -> Result<()> {
+/// Measures one kind in the case `number`.
+pub fn one(plan: Plan, who: Who, number: usize) -> Result<()> {
     let limit = plan.pick(LIMIT.0, LIMIT.1);
-    for (round, times) in plan.turns(plan.pick(TIMES.0, TIMES.1)) {
-        let case = case(limit, times);
+    let times = *plan
+        .pick(TIMES.0, TIMES.1)
+        .get(number)
+        .with_context(|| format!("there is no case {number}"))?;
+    for round in plan.rounds() {
         let seen = write_and_read(who, limit, times * limit)?;
         for (unit, value) in UNITS.into_iter().zip(seen) {
-            Subject::new(ROW, &case, unit)
+            Subject::new(ROW, &case(limit, times), unit)
                 .on("written and read back", times)
                 .tell(who.label(), round, Ok(value));
         }
@@ -55,7 +58,7 @@ pub fn one(plan: Plan, who: Who) -> Result<()> {
     Ok(())
 }
 
-/// Wrong bytes, and MiB/s of both directions together.
+/// Wrong bytes, and MiB/s of both directions together, without the CPU's filling and comparing.
 fn write_and_read(who: Who, limit: usize, size: usize) -> Result<[f64; 2]> {
     let kind = who.kind().context("this row is about regions")?;
     let rig = Rig::open()?;
@@ -72,18 +75,16 @@ fn write_and_read(who: Who, limit: usize, size: usize) -> Result<[f64; 2]> {
         remote: (&area, off),
         len: CHUNK,
     };
-    let (wrong, time) = timed(|| {
-        for off in (0..size).step_by(CHUNK) {
-            bounce.map.fill(0, CHUNK, SEED, off);
-            stream(Op::Write, off).once()?;
-        }
-        let mut wrong = Wrong::default();
-        for off in (0..size).step_by(CHUNK) {
-            bounce.map.set(0, CHUNK, 0);
-            stream(Op::Read, off).once()?;
-            wrong.add(bounce.map.check(0, CHUNK, SEED, off));
-        }
-        anyhow::Ok(wrong.count)
-    });
-    Ok([wrong? as f64, rate(2 * size, time)])
+    let mut time = Duration::ZERO;
+    for off in (0..size).step_by(CHUNK) {
+        bounce.map.fill(0, CHUNK, SEED, off);
+        time += stream(Op::Write, off).once()?;
+    }
+    let mut wrong = Wrong::default();
+    for off in (0..size).step_by(CHUNK) {
+        bounce.map.set(0, CHUNK, 0);
+        time += stream(Op::Read, off).once()?;
+        wrong.add(bounce.map.check(0, CHUNK, SEED, off));
+    }
+    Ok([wrong.count as f64, rate(2 * size, time)])
 }

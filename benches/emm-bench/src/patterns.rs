@@ -15,7 +15,7 @@ use emm_check::system::ensure_swap;
 use crate::facts::{Subject, again};
 use crate::plan::Plan;
 use crate::probe::Probe;
-use crate::rig::{Area, Rig, micros, small_pages, touch};
+use crate::rig::{Area, Rig, micros, small_pages, timed, touch};
 use crate::traffic::Stream;
 use crate::who::{KINDS, Kind};
 
@@ -61,15 +61,27 @@ pub fn run(plan: Plan) -> Result<()> {
                 continue;
             }
             let case = format!("{order} 4 KiB READs, {name}");
+            for round in plan.rounds() {
+                let times = scene.by_cpu(place, order);
+                Subject::new("patterns", &case, "µs").tell_all("none", round, times);
+            }
             for (round, kind) in plan.turns(&KINDS) {
                 tell(&case, kind, round, &scene.read(kind, place, order, false));
             }
         }
     }
-    let case = "random 4 KiB READs, untouched, prefetched";
-    for (round, kind) in plan.turns(&[Kind::Emm, Kind::Implicit]) {
-        let outcome = scene.read(kind, Place::Nowhere, "random", true);
-        tell(case, kind, round, &outcome);
+    for (name, place) in PLACES.into_iter().take(plan.pick(1, PLACES.len())) {
+        let case = format!("random 4 KiB READs, {name}, prefetched");
+        for (round, kind) in plan.turns(&KINDS[1..]) {
+            let outcome = scene.read(kind, place, "random", true);
+            tell(&case, kind, round, &outcome);
+            let time = again(&outcome).map(|o| o.prefetch);
+            Subject::new("patterns", &case, "ms of prefetching first").tell(
+                kind.label(),
+                round,
+                time,
+            );
+        }
     }
     Ok(())
 }
@@ -99,6 +111,8 @@ struct Scene<'a> {
 struct Seen {
     /// Microseconds of each READ.
     times: Vec<f64>,
+    /// Milliseconds of the prefetching before them.
+    prefetch: f64,
     faults: f64,
     resent: f64,
 }
@@ -107,16 +121,16 @@ impl Scene<'_> {
     fn read(&self, kind: Kind, place: Place, order: &str, prefetch: bool) -> Result<Seen> {
         let map = self.memory(place)?;
         let area = self.rig.area(kind, map)?;
-        if place == Place::Zram {
-            // Pinned memory does not go; the others' does after the registration as before.
-            area.map
-                .advise(0, self.field, libc::MADV_PAGEOUT)
-                .context("MADV_PAGEOUT")?;
-        }
+        // Pinned memory does not go; the others' does after the registration as before.
+        self.leave(&area.map, place)?;
         let (faults, resent) = (self.probe.calls()?, resent_now());
-        if prefetch {
-            self.prefetch(&area)?;
-        }
+        let (done, prefetching) = timed(|| {
+            if prefetch {
+                self.prefetch(&area)?;
+            }
+            anyhow::Ok(())
+        });
+        done?;
         let times: Result<Vec<f64>> = pages(order, self.field / PAGE)
             .into_iter()
             .map(|page| {
@@ -133,9 +147,31 @@ impl Scene<'_> {
         let mib = self.field as f64 / f64::from(1 << 20);
         Ok(Seen {
             times: times?,
+            prefetch: prefetching.as_secs_f64() * 1e3,
             faults: (self.probe.calls()? - faults) as f64 / mib,
             resent: (resent_now() - resent) as f64,
         })
+    }
+
+    /// Microseconds of the CPU's reading each of the same pages.
+    fn by_cpu(&self, place: Place, order: &str) -> Result<Vec<f64>> {
+        let map = self.memory(place)?;
+        self.leave(&map, place)?;
+        let mut page = [0; PAGE];
+        let read = |at: usize| micros(timed(|| map.read(at * PAGE, &mut page)).1);
+        Ok(pages(order, self.field / PAGE)
+            .into_iter()
+            .map(read)
+            .collect())
+    }
+
+    /// Sends pages there, where they can go only once they are filled.
+    fn leave(&self, map: &Map, place: Place) -> Result<()> {
+        if place == Place::Zram {
+            map.advise(0, self.field, libc::MADV_PAGEOUT)
+                .context("MADV_PAGEOUT")?;
+        }
+        Ok(())
     }
 
     /// Memory whose pages are at `place`, or will be.

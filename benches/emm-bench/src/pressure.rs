@@ -74,7 +74,10 @@ pub fn all(plan: Plan) -> Result<()> {
         .collect();
     // A region of everything ages as others do: for a first look it is left out.
     let whos = plan.pick(&Who::ALL[..4], &Who::ALL[..]);
-    isolated::each(ROW, plan, whos, &subjects)
+    let done = isolated::each(ROW, plan, whos, &subjects);
+    // A process that dies leaves its choice behind.
+    Lru::Generations.select()?;
+    done
 }
 
 /// Measures one kind.

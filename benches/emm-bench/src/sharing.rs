@@ -21,6 +21,13 @@ const SIZES: [(usize, (usize, usize)); 2] = [(4 << 10, (250, 1000)), (64 << 10, 
 const TURNS: usize = 3;
 /// Numbers of queue pairs: quick, full.
 const QPS: (&[usize], &[usize]) = (&[1, 4, 16], &[1, 2, 4, 8, 16]);
+/// What is done with them, on one region or on one each; the first two quick.
+const CURVES: [(&str, Op, &str, bool); 4] = [
+    ("WRITE", Op::Write, "on one MR", true),
+    ("WRITE", Op::Write, "on own MRs", false),
+    ("READ", Op::Read, "on one MR", true),
+    ("SEND", Op::Send, "on one MR", true),
+];
 /// Operations of all queue pairs together in one turn of the rows about their number: quick, full.
 const TOGETHER: (usize, usize) = (800, 4800);
 const BIGGEST: usize = 64 << 10;
@@ -47,12 +54,12 @@ impl Side {
     }
 
     /// All queue pairs at once; the rate of all together in MiB/s.
-    fn turn(&self, len: usize, count: usize) -> Result<f64> {
+    fn turn(&self, op: Op, len: usize, count: usize) -> Result<f64> {
         let start = Barrier::new(self.qps.len() + 1);
         let (done, time) = thread::scope(|scope| {
             let workers: Vec<_> = (0..self.qps.len())
                 .map(|at| {
-                    let stream = self.stream(at, len);
+                    let stream = self.stream(at, op, len);
                     let start = &start;
                     scope.spawn(move || {
                         start.wait();
@@ -73,14 +80,14 @@ impl Side {
         Ok(rate(self.qps.len() * count * len, time))
     }
 
-    fn stream(&self, at: usize, len: usize) -> Stream<'_> {
+    fn stream(&self, at: usize, op: Op, len: usize) -> Stream<'_> {
         let (area, place, places) = match &self.areas[..] {
             [shared] => (shared, at, self.qps.len()),
             own => (&own[at], 0, 1),
         };
         Stream {
             qp: &self.qps[at],
-            op: Op::Write,
+            op,
             local: (area, place * BIGGEST),
             remote: (area, (places + place) * BIGGEST),
             len,
@@ -95,10 +102,8 @@ pub fn run(plan: Plan) -> Result<()> {
     for (len, counts) in SIZES {
         let count = plan.pick(counts.0, counts.1);
         let case = format!("{SHARED} QPs, WRITE {}, {cpus} CPUs", size(len));
-        let sides = sides(&rig, SHARED, true)?;
-        warm(&sides, len, count)?;
         for round in plan.rounds() {
-            let rates = round_of(&sides, len, count);
+            let rates = round_of(&sides(&rig, SHARED, true)?, Op::Write, len, count)?;
             tell(&Subject::new("sharing", &case, "MiB/s"), round, &rates);
         }
     }
@@ -109,18 +114,15 @@ pub fn run(plan: Plan) -> Result<()> {
 pub fn qps(plan: Plan) -> Result<()> {
     let rig = Rig::open()?;
     let len = SIZES[0].0;
-    for (on, shared) in [("on one MR", true), ("on own MRs", false)] {
+    for (verb, op, on, shared) in CURVES.into_iter().take(plan.pick(2, CURVES.len())) {
+        let series = format!("{verb} {on}");
         for qps in plan.pick(QPS.0, QPS.1) {
             let count = plan.pick(TOGETHER.0, TOGETHER.1) / qps;
-            let case = format!("{qps} QPs {on}, WRITE {}", size(len));
-            let sides = sides(&rig, *qps, shared)?;
-            warm(&sides, len, count)?;
+            let case = format!("{qps} QPs {on}, {verb} {}", size(len));
             for round in plan.rounds() {
-                let rates = round_of(&sides, len, count);
-                let subject = Subject::new("qps", &case, "MiB/s").on(on, *qps);
-                for (kind, rates) in KINDS.into_iter().zip(&rates) {
-                    subject.tell_all(kind.label(), round, again(rates).cloned());
-                }
+                let rates = round_of(&sides(&rig, *qps, shared)?, op, len, count)?;
+                let subject = Subject::new("qps", &case, "MiB/s").on(&series, *qps);
+                tell(&subject, round, &rates);
             }
         }
     }
@@ -134,28 +136,26 @@ fn sides(rig: &Rig, qps: usize, shared: bool) -> Result<Vec<Side>> {
         .collect()
 }
 
-fn warm(sides: &[Side], len: usize, count: usize) -> Result<()> {
+/// The rates of each side in one round. Its sides are made for it: where they lie in memory makes a difference that is not the
+/// kind's.
+fn round_of(sides: &[Side], op: Op, len: usize, count: usize) -> Result<Vec<Result<Vec<f64>>>> {
     sides
         .iter()
-        .try_for_each(|side| side.turn(len, count / 10 + 1).map(drop))
-        .context("warming up")
-}
-
-/// The rates of each side in one round.
-fn round_of(sides: &[Side], len: usize, count: usize) -> Vec<Result<Vec<f64>>> {
+        .try_for_each(|side| side.turn(op, len, count / 10 + 1).map(drop))
+        .context("warming up")?;
     let mut rates: Vec<Result<Vec<f64>>> = sides.iter().map(|_| Ok(Vec::new())).collect();
     for turn in 0..TURNS {
         for offset in 0..sides.len() {
             let at = (turn + offset) % sides.len();
             if let Ok(list) = &mut rates[at] {
-                match sides[at].turn(len, count) {
+                match sides[at].turn(op, len, count) {
                     Ok(rate) => list.push(rate),
                     Err(why) => rates[at] = Err(why),
                 }
             }
         }
     }
-    rates
+    Ok(rates)
 }
 
 /// The rates, and each one's ratio to the pinned one of the same turn: what disturbs a turn disturbs all in it.

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use emm_check::mem::PAGE;
 use emm_check::qp::{Op, Qp};
 
-use crate::facts::{Subject, again};
+use crate::facts::{Subject, again, tell_of_pinned};
 use crate::hot::rate;
 use crate::plan::Plan;
 use crate::rig::{Area, Rig, small_pages, touch};
@@ -29,15 +29,15 @@ pub fn run(plan: Plan) -> Result<()> {
     for events in plan.pick(RATES.0, RATES.1) {
         let case = format!("WRITE 64 KiB beside {events} MADV_DONTNEED of 4 KiB a second");
         let subject = Subject::new("storm", &case, "MiB/s").on("WRITE 64 KiB", *events);
+        let mut rates = Vec::new();
         for (round, kind) in plan.turns(&KINDS) {
             let outcome = storm(&rig, kind, *events, plan.pick(TIME.0, TIME.1));
-            subject.tell(kind.label(), round, again(&outcome).map(|o| o.0));
-            subject.in_unit("invalidations/s").tell(
-                kind.label(),
-                round,
-                again(&outcome).map(|o| o.1),
-            );
+            let done = again(&outcome).map(|o| o.1);
+            let subject = subject.in_unit("invalidations/s");
+            subject.tell(kind.label(), round, done);
+            rates.push((round, kind, outcome.map(|o| o.0)));
         }
+        tell_of_pinned(&subject, &rates);
     }
     Ok(())
 }

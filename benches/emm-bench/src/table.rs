@@ -3,7 +3,7 @@
 use std::fs;
 
 use anyhow::{Context as _, Result, bail};
-use emm_check::mem::Map;
+use emm_check::mem::{Map, PAGE};
 use emm_check::qp::Op;
 
 use crate::facts::{Subject, again};
@@ -18,6 +18,10 @@ const GIB: f64 = (1 << 30) as f64;
 const RESIDENT: (usize, usize) = (64 << 20, 256 << 20);
 /// Address space without memory behind it.
 const RESERVED: usize = 64 << 30;
+/// Memory that nobody has touched: in-tree ODP takes no [`RESERVED`] one.
+const UNTOUCHED: usize = 1 << 30;
+/// Regions whose own structures are counted.
+const MANY: usize = 10_000;
 
 fn subject<'a>(case: &'a str, unit: &'a str) -> Subject<'a> {
     Subject::new("table", case, unit)
@@ -31,6 +35,21 @@ pub fn run(plan: Plan) -> Result<()> {
     for (round, kind) in plan.turns(&[Kind::Emm, Kind::Implicit]) {
         untouched.tell(kind.label(), round, reserved(&rig, kind));
     }
+    // Pinned memory can't be untouched.
+    let case = format!("{}, untouched", size(UNTOUCHED));
+    for (round, kind) in plan.turns(&[Kind::Odp, Kind::Emm]) {
+        let outcome = small_pages(UNTOUCHED).and_then(|map| match kind {
+            Kind::Odp => taken(&rig, kind, &map),
+            _ => rig
+                .area(kind, map)
+                .and_then(|area| Ok(per_gib(table_bytes(&area, kind)?, UNTOUCHED))),
+        });
+        subject(&case, "KiB a GiB").tell(kind.label(), round, outcome);
+    }
+    let case = format!("each of {MANY} regions of 4 KiB, touched, untranslated");
+    for (round, kind) in plan.turns(&[Kind::Pinned, Kind::Odp, Kind::Emm]) {
+        subject(&case, "B of slab").tell(kind.label(), round, each(&rig, kind));
+    }
     let len = plan.pick(RESIDENT.0, RESIDENT.1);
     let pages = [
         ("4 KiB pages", small_pages as fn(usize) -> Result<Map>),
@@ -40,7 +59,11 @@ pub fn run(plan: Plan) -> Result<()> {
         let case = format!("{} of {pages}, translated", size(len));
         let per_gib = subject(&case, "KiB a GiB");
         for (round, kind) in plan.turns(&[Kind::Pinned, Kind::Odp]) {
-            per_gib.tell(kind.label(), round, taken(&rig, kind, map(len)?));
+            let outcome = map(len).and_then(|map| {
+                touch(&map);
+                taken(&rig, kind, &map)
+            });
+            per_gib.tell(kind.label(), round, outcome);
         }
         for (round, kind) in plan.turns(&[Kind::Emm, Kind::Implicit]) {
             let outcome = translated(&rig, kind, map(len)?);
@@ -111,25 +134,38 @@ fn parse(text: &str, pid: u32, start: usize) -> Result<f64> {
     bail!("{REGIONS} has no region of process {pid} at {start}")
 }
 
-/// KiB a GiB of free memory that registering resident memory takes: the least of a few, since others take some too.
-fn taken(rig: &Rig, kind: Kind, map: Map) -> Result<f64> {
-    touch(&map);
+/// KiB a GiB of free memory that registering `map` takes: the least of a few, since others take some too.
+fn taken(rig: &Rig, kind: Kind, map: &Map) -> Result<f64> {
     kind.select()?;
     let mut least = f64::INFINITY;
     for _ in 0..3 {
-        let before = free_kib()?;
+        let before = meminfo_kib("MemFree:")?;
         let mr = rig.register(kind, map.addr(), map.len())?;
-        least = least.min(before - free_kib()?);
+        least = least.min(before - meminfo_kib("MemFree:")?);
         drop(mr);
     }
     Ok(per_gib(least.max(0.0) * 1024.0, map.len()))
 }
 
-fn free_kib() -> Result<f64> {
+/// Bytes of slab memory, which the structures of a region are, for each of [`MANY`].
+fn each(rig: &Rig, kind: Kind) -> Result<f64> {
+    let field = small_pages(MANY * PAGE)?;
+    touch(&field);
+    kind.select()?;
+    let before = meminfo_kib("Slab:")?;
+    let regions = (0..MANY)
+        .map(|at| rig.register(kind, field.addr() + at * PAGE, PAGE))
+        .collect::<Result<Vec<_>, _>>()
+        .context("registering")?;
+    let more = meminfo_kib("Slab:")? - before;
+    Ok(more * 1024.0 / regions.len() as f64)
+}
+
+fn meminfo_kib(field: &str) -> Result<f64> {
     let text = fs::read_to_string("/proc/meminfo").context("reading /proc/meminfo")?;
-    let line = text.lines().find_map(|l| l.strip_prefix("MemFree:"));
+    let line = text.lines().find_map(|l| l.strip_prefix(field));
     line.and_then(|l| l.split_whitespace().next()?.parse().ok())
-        .context("/proc/meminfo lacks MemFree")
+        .with_context(|| format!("/proc/meminfo lacks {field}"))
 }
 
 #[cfg(test)]
