@@ -216,6 +216,9 @@ pub struct BenchArgs {
     /// Measure everything on this clock [default: instructions for costs, wall time for scaling]
     #[arg(long, value_enum)]
     pub clock: Option<Clock>,
+    /// Go on with the run that was interrupted in this --out directory: same commit, same kernel
+    #[arg(long)]
+    pub resume: bool,
     /// Write bench.json, bench.csv, index.html and plots/*.svg to this directory
     #[arg(long, value_name = "DIR", default_value = "bench-out")]
     pub out: PathBuf,

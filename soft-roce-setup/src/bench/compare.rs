@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use super::report::{Case, Outcome, Report, Target};
+use super::report::{Case, OF_PINNED, Outcome, Report, Target};
 use crate::exit;
 use crate::measure::{aligned, number};
 
@@ -18,6 +18,8 @@ struct Change<'a> {
     after: f64,
     /// What both runs call noise, added, in the unit of the values.
     noise: f64,
+    /// The host moves it, and there is a ratio that it does not.
+    hosts: bool,
 }
 
 /// How a value changed.
@@ -26,6 +28,8 @@ enum Moved {
     Equal,
     Better,
     Worse,
+    /// By what else the host did.
+    ByHost,
 }
 
 impl Change<'_> {
@@ -33,11 +37,15 @@ impl Change<'_> {
         if (self.after - self.before).abs() <= self.noise {
             return Moved::Equal;
         }
-        if (self.after > self.before) == (self.case.better == "more") {
-            Moved::Better
-        } else {
-            Moved::Worse
+        if self.hosts {
+            return Moved::ByHost;
         }
+        let better = match self.case.better.as_str() {
+            "more" => self.after > self.before,
+            "one" => (self.after - 1.0).abs() < (self.before - 1.0).abs(),
+            _ => self.after < self.before,
+        };
+        if better { Moved::Better } else { Moved::Worse }
     }
 
     fn line(&self) -> Vec<String> {
@@ -50,6 +58,7 @@ impl Change<'_> {
             Moved::Equal => "equal",
             Moved::Better => "**better**",
             Moved::Worse => "**worse**",
+            Moved::ByHost => "the host's",
         };
         [
             &self.case.row,
@@ -67,8 +76,8 @@ impl Change<'_> {
     }
 }
 
-/// `bench compare`: prints all ratios. The status is 1 if something moved, if a value or a target is lost, or if they have
-/// nothing in common.
+/// `bench compare`: prints all ratios. The status is 1 if something moved, if a value or a target is lost, if something went wrong
+/// that did not before, or if they have nothing in common.
 pub fn run(before: &Path, after: &Path) -> Result<ExitCode> {
     let (one, other) = (Report::read(before)?, Report::read(after)?);
     let changes = changes(&one, &other);
@@ -83,6 +92,9 @@ pub fn run(before: &Path, after: &Path) -> Result<ExitCode> {
             report.date, report.kernel, report.commit, report.command
         );
     }
+    for difference in differences(&one, &other) {
+        println!("- not the same: {difference}");
+    }
     println!("\n{}", aligned(&lines));
     let count = |moved| changes.iter().filter(|c| c.moved() == moved).count();
     let (better, worse) = (count(Moved::Better), count(Moved::Worse));
@@ -96,14 +108,22 @@ pub fn run(before: &Path, after: &Path) -> Result<ExitCode> {
     for case in &missed {
         println!("- target reached before, and not after: {case}");
     }
+    let trouble = trouble(&one, &other);
+    for what in &trouble {
+        println!("- went wrong after: {what}");
+    }
     println!(
-        "{} compared: {better} better, {worse} worse, the others equal within their noise; {} lost, {} new; {} targets missed",
+        "{} compared: {better} better, {worse} worse, {} moved by the host (rates on the wall clock, whose ratios are judged), the others \
+         equal within their noise; {} lost, {} new; {} targets missed; {} went wrong",
         changes.len(),
+        count(Moved::ByHost),
         lost.len(),
         new.len(),
-        missed.len()
+        missed.len(),
+        trouble.len()
     );
-    let same = better + worse + lost.len() + missed.len() == 0 && !changes.is_empty();
+    let bad = better + worse + lost.len() + missed.len() + trouble.len();
+    let same = bad == 0 && !changes.is_empty();
     Ok(if same {
         ExitCode::SUCCESS
     } else {
@@ -117,6 +137,53 @@ fn same<'a>(report: &'a Report, case: &Case) -> Option<&'a Case> {
         (&other.row, &other.case, &other.unit) == (&case.row, &case.case, &case.unit)
             && (&other.clock, other.cpus) == (&case.clock, case.cpus)
     })
+}
+
+/// What two runs must have in common to be compared, and have not.
+fn differences(one: &Report, other: &Report) -> Vec<String> {
+    let length = |quick| if quick { "quick" } else { "full" };
+    let facts = |r: &Report| {
+        [
+            ("length", length(r.quick).to_owned()),
+            ("guest kernel", r.kernel.clone()),
+            ("CPU", format!("{}, {} of them", r.host.cpu, r.host.cpus)),
+            ("guests", r.host.accel.join("; ")),
+        ]
+    };
+    let pairs = facts(one).into_iter().zip(facts(other));
+    pairs
+        .filter(|(one, other)| one.1 != other.1)
+        .map(|((what, one), (_, other))| format!("{what}: {one}, then {other}"))
+        .collect()
+}
+
+/// What went wrong in `other` and not in `one`: rows, and rounds of values that others have.
+fn trouble(one: &Report, other: &Report) -> Vec<String> {
+    let known: Vec<&String> = one.families.iter().flat_map(|f| &f.trouble).collect();
+    let rows = other.families.iter().flat_map(|f| &f.trouble);
+    let mut trouble: Vec<String> = rows.filter(|t| !known.contains(t)).cloned().collect();
+    for case in other.cases() {
+        for outcome in case.kinds.iter().filter(|o| o.median.is_some()) {
+            let before = same(one, case).and_then(|c| c.kind(&outcome.mr));
+            if let (Some(why), Some(None)) = (&outcome.why, before.map(|o| &o.why)) {
+                let name = format!("{}, {}, {}", case.row, case.case, outcome.mr);
+                trouble.push(format!("{name}: {why}"));
+            }
+        }
+    }
+    trouble
+}
+
+/// Whether a run was to measure a row.
+fn asked(report: &Report, row: &str) -> bool {
+    report.rows.iter().any(|r| r == row) || report.cases().any(|case| case.row == row)
+}
+
+/// Whether a ratio stands beside this value, of the same turns.
+fn has_ratio(report: &Report, case: &Case) -> bool {
+    report
+        .cases()
+        .any(|c| c.unit == OF_PINNED && (&c.row, &c.case) == (&case.row, &case.case))
 }
 
 /// What both have measured.
@@ -134,6 +201,7 @@ fn changes<'a>(one: &'a Report, other: &'a Report) -> Vec<Change<'a>> {
                 before: outcome.median?,
                 after: later.median?,
                 noise: outcome.noise + later.noise,
+                hosts: case.is_the_hosts() && has_ratio(one, case),
             })
         };
         changes.extend(case.kinds.iter().filter_map(change));
@@ -143,10 +211,9 @@ fn changes<'a>(one: &'a Report, other: &'a Report) -> Vec<Change<'a>> {
 
 /// What `one` has measured and `other`, which measured the same row, has not; in words.
 fn missing(one: &Report, other: &Report) -> Vec<String> {
-    let asked = |row: &str| other.cases().any(|case| case.row == row);
     let here = |outcome: &&Outcome| outcome.median.is_some();
     one.cases()
-        .filter(|case| asked(&case.row))
+        .filter(|case| asked(other, &case.row))
         .flat_map(|case| case.kinds.iter().filter(here).map(move |o| (case, o)))
         .filter(|(case, o)| same(other, case).is_none_or(|c| c.median(&o.mr).is_none()))
         .map(|(case, o)| format!("{}, {}, {}, {}", case.row, case.case, case.unit, o.mr))
@@ -200,16 +267,58 @@ mod tests {
     }
 
     #[test]
+    fn on_the_wall_clock_ratios_count() {
+        let at = |rate: f64, ratio: f64| {
+            let mut cases = [case(&[("emm", &[rate; 2])]), case(&[("emm", &[ratio; 2])])];
+            for (case, unit) in cases.iter_mut().zip(["MiB/s", OF_PINNED]) {
+                (case.unit, case.better) = (unit.to_owned(), "more".to_owned());
+                case.clock = "wall".to_owned();
+            }
+            report(cases.to_vec())
+        };
+        let (one, other, slower) = (at(50.0, 1.0), at(12.0, 1.0), at(12.0, 0.5));
+        let moved = |other: &Report| -> Vec<Moved> {
+            changes(&one, other).iter().map(Change::moved).collect()
+        };
+        assert_eq!(moved(&other), [Moved::ByHost, Moved::Equal]);
+        assert_eq!(moved(&slower), [Moved::ByHost, Moved::Worse]);
+    }
+
+    #[test]
+    fn agreement_is_nearness_to_one() {
+        let at = |ratio: f64| {
+            let mut case = case(&[("emm", &[ratio; 2])]);
+            case.better = "one".to_owned();
+            report(vec![case])
+        };
+        let (one, worse) = (at(1.0), at(0.8));
+        assert_eq!(changes(&one, &worse)[0].moved(), Moved::Worse);
+        assert_eq!(changes(&worse, &one)[0].moved(), Moved::Better);
+    }
+
+    #[test]
+    fn what_went_wrong_is_told() {
+        let one = report(vec![case(&[("emm", &[1.0, 1.0])])]);
+        let mut other = one.clone();
+        other.families[0].trouble = vec!["cold: status 2".to_owned()];
+        other.families[0].cases[0].kinds[0].why = Some("EINVAL".to_owned());
+        assert_eq!(trouble(&one, &other).len(), 2);
+        assert!(trouble(&other, &one).is_empty());
+        other.quick = false;
+        assert_eq!(differences(&one, &other), ["length: quick, then full"]);
+    }
+
+    #[test]
     fn what_is_missing_is_told() {
         let one = report(vec![case(&[("odp", &[1.0]), ("emm", &[1.0])])]);
         let other = report(vec![case(&[("emm", &[1.0])])]);
         assert_eq!(missing(&one, &other), ["cold, untouched, ms added, odp"]);
         assert!(missing(&one, &one).is_empty());
         assert!(missing(&other, &one).is_empty());
-        assert!(
-            missing(&one, &report(Vec::new())).is_empty(),
-            "not asked for"
-        );
+        let mut none = report(Vec::new());
+        assert_eq!(missing(&one, &none).len(), 2, "asked for, and not there");
+        none.rows.clear();
+        assert!(missing(&one, &none).is_empty(), "not asked for");
     }
 
     #[test]

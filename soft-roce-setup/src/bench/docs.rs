@@ -45,10 +45,11 @@ fn origin(report: &Report) -> String {
 fn benchmarks(report: &Report) -> String {
     let mut out = format!("# Benchmarks\n\n{}\n", origin(report));
     out.push_str(
-        "Each value is the median of rounds in which the kinds of region take turns; ± is half the distance of the quartiles.\n\
-         *Noise* is what EMM's value may be off by: the greatest of what two halves of its rounds lie apart (A/A; the halves are\n\
-         two boots in a full run), of the median's uncertainty (1.57 IQR/√n), and of the clock (instructions 1 %, wall 3 %).\n\
-         Kinds that differ by no more than the noise of both are *equal*. Where no CPUs are named, the clock counts one\n\
+        "Each value is the median of rounds in which the kinds of region take turns; ± is its noise, the column *noise* EMM's: the\n\
+         greatest of what two halves of its rounds lie apart (A/A; the halves are two boots in a full run), of what four of five of the\n\
+         row's values lie apart so, of the median's uncertainty (1.57 IQR/√n), and of the clock: instructions 1 %, wall 3 %, which is\n\
+         meant where no ± stands, and five times that for a single round. Kinds that differ by no more than the noise of both are\n\
+         *equal*; a target is *within its noise* if it is missed by no more than that of its own rounds. Where no CPUs are named, the clock counts one\n\
          nanosecond an instruction: such times compare costs, and are no hardware's times. ✗: it can't be done, for the reason below.\n\
          The fields of bench.json are in [benchmarks-schema.md](benchmarks-schema.md), growth in [scaling.md](scaling.md).\n\n",
     );
@@ -93,7 +94,9 @@ fn missed(report: &Report) -> String {
         })
         .collect();
     if missed.is_empty() {
-        return format!("All {all} cases with a target reach it, within their noise.\n\n");
+        return format!(
+            "All {all} cases with a target reach it, or miss it by less than their noise.\n\n"
+        );
     }
     format!(
         "Of {all} cases with a target, {} miss it by more than their noise:\n\n{}\n",
@@ -104,20 +107,33 @@ fn missed(report: &Report) -> String {
 
 /// What is extrapolated to, in bytes.
 const TERABYTE: f64 = (1u64 << 40) as f64;
+/// And in regions.
+const MILLION: f64 = 1e6;
 
 fn scaling(report: &Report) -> String {
     let mut out = format!("# Scaling\n\n{}\n", origin(report));
     out.push_str(
         "How costs grow with the number of regions and with their length. The exponent is that of the power law through\n\
          the two last points, since what every call costs hides it in the first; below 0.05 it is called flat. Beyond the last point\n\
-         a straight line through these two is assumed. Times are on the instruction clock.\n\n## Number of regions\n\n",
+         a straight line through these two is assumed, and called the fit.\n\n## Number of regions\n\n",
     );
     let regions: Vec<Growth> = ["many", "munmap"]
         .into_iter()
         .flat_map(|row| growths(report, row))
         .collect();
     out.push_str(&curves(&regions, label));
-    let _ = writeln!(out, "\n{}\n## Length\n", most(&regions));
+    let _ = writeln!(out, "\n{}", most(&regions));
+    for growth in &regions {
+        if let Some(cost) = growth.at(MILLION) {
+            let (what, who) = (&growth.series, title(&growth.mr));
+            let _ = writeln!(
+                out,
+                "- {what}, with 10^6 regions, {who}: {} (by the fit)",
+                seconds(cost)
+            );
+        }
+    }
+    out.push_str("\n## Length\n\n");
     let lengths: Vec<Growth> = ["registration", "deregistration"]
         .into_iter()
         .flat_map(|row| growths(report, row))
@@ -145,7 +161,7 @@ fn scaling(report: &Report) -> String {
             if let Some(kib) = outcome.median {
                 let _ = writeln!(
                     out,
-                    "- kernel memory for 1 TiB, {}, {}: {}",
+                    "- what the kernel keeps to translate 1 TiB, at the rate of {}, {}: {}",
                     case.case,
                     title(&outcome.mr),
                     axis::bytes(kib * 1024.0 * 1024.0)

@@ -10,6 +10,8 @@ mod family;
 mod files;
 mod fit;
 mod host;
+mod kept;
+mod noise;
 mod page;
 mod plot;
 mod report;
@@ -23,6 +25,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::Result;
 
 use self::family::{FAMILIES, Family, Row, clock_name};
+use self::kept::Kept;
 use self::report::SCHEMA;
 #[cfg(test)]
 pub use self::report::tests::case as case_of;
@@ -44,7 +47,7 @@ pub fn run(context: &Context, args: &BenchArgs) -> Result<ExitCode> {
     }
     let families = wanted(&args.only)?;
     files::writable(&args.out)?;
-    let (report, _) = measured(context, args, &families)?;
+    let (report, _) = measured(context, args, &families, Some(&args.out))?;
     finish(context, &report, &args.out, args.docs.as_deref())
 }
 
@@ -61,6 +64,7 @@ pub fn quick(context: &Context, kernel: &str, rows: &[&str]) -> Result<(Report, 
         quick: true,
         only: rows.iter().map(|row| (*row).to_owned()).collect(),
         clock: None,
+        resume: false,
         out: PathBuf::new(),
         docs: None,
     };
@@ -70,14 +74,15 @@ pub fn quick(context: &Context, kernel: &str, rows: &[&str]) -> Result<(Report, 
         .iter()
         .map(|family| (family, family.rows.iter().filter(named).collect()));
     let some: Vec<Wanted> = all.filter(|(_, rows): &Wanted| !rows.is_empty()).collect();
-    measured(context, &args, &some)
+    measured(context, &args, &some, None)
 }
 
-/// Measures everything that was asked for.
+/// Measures everything that was asked for. What is done is kept in `out` until all is.
 fn measured(
     context: &Context,
     args: &BenchArgs,
     families: &[Wanted],
+    out: Option<&Path>,
 ) -> Result<(Report, Vec<Took>)> {
     let (date, start) = (SystemTime::now(), Instant::now());
     let options = BuildOptions {
@@ -87,17 +92,42 @@ fn measured(
     let artifacts = build::ensure(context, &options)?;
     let mut host = host::host();
     let mut run = Run::new(args.quick, args.clock, families);
-    run.measure(context, &artifacts, &mut host.accel)?;
+    let commit = host::commit(&build::workspace());
+    let same = kept::Run {
+        schema: SCHEMA.to_owned(),
+        kernel: artifacts.kernel.version.clone(),
+        commit: commit.clone(),
+        quick: args.quick,
+    };
+    let kept = match out {
+        Some(out) if args.resume => Some(Kept::resume(out, &same)?),
+        Some(out) => Some(Kept::begin(out, &same)?),
+        None => None,
+    };
+    let result = run.measure(context, &artifacts, &mut host.accel, kept.as_ref());
+    if result.is_err() && kept.is_some() {
+        let words = "what was measured is kept: the same command with --resume goes on from there";
+        context.ui.note(words);
+    }
+    result?;
+    if let Some(kept) = kept {
+        kept.done()?;
+    }
     let report = Report {
         schema: SCHEMA.to_owned(),
         date: humantime::format_rfc3339_seconds(date).to_string(),
         command: command(args),
         quick: args.quick,
         seconds: start.elapsed().as_secs_f64().round(),
-        commit: host::commit(&build::workspace()),
+        commit,
         host,
         kernel: artifacts.kernel.version.clone(),
         versions: host::versions(&artifacts.root),
+        rows: run
+            .took()
+            .iter()
+            .map(|(row, _)| (*row).to_owned())
+            .collect(),
         families: run.families(families),
     };
     Ok((report, run.took()))

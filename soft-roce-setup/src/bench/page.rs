@@ -93,10 +93,13 @@ fn head(out: &mut String, report: &Report) {
         );
     }
     out.push_str(
-        "</p></nav><p>Each value is the median of rounds in which the kinds of region take turns; ± and the error bars are half \
-         the distance of the quartiles. Noise is the greatest of what two halves of the same kind's rounds lie apart (A/A), \
-         of the median's uncertainty (1.57 IQR/√n), and of what repeated runs differ by (instruction clock 1 %, wall clock 3 %); \
-         kinds that differ by no more than the noise of both are <em>equal</em>, and a target missed by no more is reached. On the instruction clock a \
+        "</p></nav><p>Each value is the median of rounds in which the kinds of region take turns; ± and the error bars are its \
+         noise, the column of that name is EMM's. Noise is the greatest of what two halves of the same kind's rounds lie apart (A/A; \
+         in a full run the halves are two guests), of what four of five of the row's values lie apart so, of the median's uncertainty \
+         (1.57 IQR/√n), and of what repeated runs differ by: 1 % on the instruction clock and 3 % on the wall clock, which is meant \
+         where no ± stands, and five times that for a single round. \
+         Kinds that differ by no more than the noise of both are <em>equal</em>; a target that is missed by no more than its own \
+         rounds' noise is <em>within its noise</em>. On the instruction clock a \
          guest's nanosecond is one instruction: such times compare costs, and are no hardware's times. \
          ✗ means that it can't be done; the reason stands below the table.</p>\n",
     );

@@ -18,6 +18,16 @@ pub const KINDS: [&str; 5] = ["none", "pinned", "odp", "emm", "implicit"];
 /// What the kinds' columns are called.
 pub const TITLES: [&str; 5] = ["no MR", "pinned", "in-tree ODP", "EMM", "EMM implicit"];
 
+/// What repeated runs differ by on either clock, as a share.
+const INSTRUCTIONS_DIFFER: f64 = 0.01;
+const WALL_DIFFERS: f64 = 0.03;
+
+/// The unit of our own rate by perftest's.
+pub const AGREEMENT: &str = "ours / perftest";
+
+/// The unit of ratios to what pinned regions reach in the same turn.
+pub const OF_PINNED: &str = "of pinned";
+
 /// Values that a round has at most if they are turns; more are single operations.
 const TURNS: usize = 4;
 
@@ -39,6 +49,9 @@ pub struct Report {
     pub kernel: String,
     /// Packages that matter, with their versions.
     pub versions: Vec<(String, String)>,
+    /// The rows that were asked for.
+    #[serde(default)]
+    pub rows: Vec<String>,
     pub families: Vec<FamilyReport>,
 }
 
@@ -72,7 +85,7 @@ pub struct Case {
     pub row: String,
     pub case: String,
     pub unit: String,
-    /// Whether `more` or `less` is better.
+    /// Whether `more` or `less` is better, or what is nearer to `one`.
     pub better: String,
     /// The curve that the case is a point of, and its place there.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -114,7 +127,8 @@ pub struct Outcome {
     /// How far the medians of two halves of its own rounds lie apart.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aa: Option<f64>,
-    /// What the median may be off by: the greatest of that, of its uncertainty and of the clock's.
+    /// What the median may be off by: the greatest of that, of its uncertainty, of the clock's, and of what the row's values are
+    /// off by (see [`noise`](super::noise)).
     #[serde(default)]
     pub noise: f64,
     /// Why there is nothing, or nothing of some rounds.
@@ -225,6 +239,23 @@ impl Case {
         self.kinds.iter().find(|outcome| outcome.mr == mr)
     }
 
+    /// Whether a rate or a time on the wall clock is meant, which whatever the host does meanwhile moves; a ratio to another one of
+    /// the same turn is not.
+    pub fn is_the_hosts(&self) -> bool {
+        self.clock == clock_name(Clock::Wall) && self.unit != OF_PINNED
+    }
+
+    /// A kind's median with more noise than the clock has; None if it has no value.
+    pub fn noisy(&self, mr: &str) -> Option<bool> {
+        let outcome = self.kind(mr)?;
+        let clocks = if self.clock == clock_name(Clock::Wall) {
+            WALL_DIFFERS
+        } else {
+            INSTRUCTIONS_DIFFER
+        };
+        Some(outcome.noise > 1.05 * clocks * outcome.median?.abs())
+    }
+
     /// The median of a kind.
     pub fn median(&self, mr: &str) -> Option<f64> {
         self.kind(mr)?.median
@@ -238,6 +269,12 @@ impl Case {
 }
 
 impl Outcome {
+    /// What the median lies between, by its noise.
+    pub fn between(&self) -> Option<(f64, f64)> {
+        let median = self.median?;
+        Some((median - self.noise, median + self.noise))
+    }
+
     /// Computes everything from the facts of each guest; None if this kind was not asked for.
     fn of(key: Key<'_>, mr: &str, clock: Clock, boots: &[Facts]) -> Option<Self> {
         let (mut rounds, mut first, mut why) = (Vec::new(), Vec::new(), None);
@@ -298,16 +335,27 @@ impl Outcome {
 /// What repeated runs differ by even where one run's `rounds` agree, as a share. A single round says nothing of its noise.
 fn resolution(clock: Clock, rounds: usize) -> f64 {
     let known = match clock {
-        Clock::Icount => 0.01,
-        Clock::Wall => 0.03,
+        Clock::Icount => INSTRUCTIONS_DIFFER,
+        Clock::Wall => WALL_DIFFERS,
     };
     if rounds < 2 { 5.0 * known } else { known }
 }
 
 /// Whether more or less of a unit is better.
 fn better(unit: &str) -> &'static str {
-    const MORE: [&str; 5] = ["MiB/s", "MB/s", "of pinned", "% resident", "fetches/s"];
-    if MORE.contains(&unit) { "more" } else { "less" }
+    const MORE: [&str; 6] = [
+        "MiB/s",
+        "MB/s",
+        OF_PINNED,
+        "% resident",
+        "fetches/s",
+        "invalidations/s",
+    ];
+    match unit {
+        AGREEMENT => "one",
+        more if MORE.contains(&more) => "more",
+        _ => "less",
+    }
 }
 
 #[cfg(test)]
@@ -359,6 +407,7 @@ pub mod tests {
             },
             kernel: "7.3.4".to_owned(),
             versions: vec![("perftest".to_owned(), "24.10".to_owned())],
+            rows: vec!["cold".to_owned()],
             families: vec![family],
         }
     }

@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::Wanted;
 use super::family::{FAMILIES, Row};
+use super::kept::{Kept, Measured};
 use super::report::{Case, FamilyReport};
+use super::{Wanted, noise};
 use crate::artifacts::Artifacts;
 use crate::cli::Clock;
 use crate::context::Context;
@@ -60,7 +61,21 @@ struct Done {
     trouble: Option<String>,
 }
 
+/// A guest that goes on to the next row, and the boot that it is.
+type Idle = Option<(u32, Guest)>;
+
 impl Done {
+    /// What an interrupted run has measured.
+    fn before(job: Job, known: &Measured) -> Self {
+        Self {
+            job,
+            accel: known.accel.clone(),
+            facts: known.facts.clone(),
+            took: Duration::from_secs_f64(known.seconds),
+            trouble: None,
+        }
+    }
+
     fn without_guest(job: Job, error: &anyhow::Error) -> Self {
         Self {
             job,
@@ -97,13 +112,14 @@ impl Run {
         self.tasks.iter().map(|t| (t.row.name, t.took)).collect()
     }
 
-    /// Measures machine by machine, and notes in `accel` what drove them. Rows that want the same one share a guest, as long as
-    /// it lives.
+    /// Measures machine by machine, and notes in `accel` what drove them. In a quick run rows that want the same machine share a
+    /// guest, as long as it lives. What is in `kept` is not measured again.
     pub fn measure(
         &mut self,
         context: &Context,
         artifacts: &Artifacts,
         accel: &mut Vec<String>,
+        kept: Option<&Kept>,
     ) -> Result<()> {
         let boots = if self.quick { BOOTS.0 } else { BOOTS.1 };
         let mut machines: Vec<Machine> = Vec::new();
@@ -125,7 +141,24 @@ impl Run {
             };
             let count = (&begun, self.tasks.len() * boots as usize);
             let done = side_by_side(jobs, at_once, |guest, job| {
-                self.job(context, artifacts, guest, job, boots, count)
+                let Task { row, machine, .. } = &self.tasks[job.task];
+                let machine = machine.name();
+                if let Some(known) = kept.and_then(|k| k.find(row.name, &machine, job.boot)) {
+                    return Ok(Done::before(job, known));
+                }
+                let done = self.job(context, artifacts, guest, job, boots, count)?;
+                // What went wrong is tried again.
+                if let Some(kept) = kept.filter(|_| done.trouble.is_none()) {
+                    kept.add(&Measured {
+                        row: row.name.to_owned(),
+                        machine,
+                        boot: job.boot,
+                        accel: done.accel.clone(),
+                        seconds: done.took.as_secs_f64(),
+                        facts: done.facts.clone(),
+                    })?;
+                }
+                Ok(done)
             })?;
             self.keep(done, accel);
         }
@@ -138,7 +171,7 @@ impl Run {
         &self,
         context: &Context,
         artifacts: &Artifacts,
-        guest: &mut Option<(u32, Guest)>,
+        guest: &mut Idle,
         job: Job,
         boots: u32,
         (begun, total): (&AtomicUsize, usize),
@@ -146,10 +179,10 @@ impl Run {
         signal::check()?;
         let Task { row, machine, .. } = &self.tasks[job.task];
         // One that is of no use gives its memory back here, before another is booted.
-        let kept = guest
+        let idle = guest
             .take()
-            .filter(|(boot, guest)| *boot == job.boot && guest.alive());
-        let mut usable = match kept {
+            .filter(|(boot, guest)| *boot == job.boot && guest.alive() && !row.alone);
+        let mut usable = match idle {
             Some((_, guest)) => guest,
             None => match boot(context, artifacts, *machine) {
                 Ok(guest) => guest,
@@ -174,7 +207,8 @@ impl Run {
             took: start.elapsed(),
             trouble,
         };
-        *guest = Some((job.boot, usable));
+        // In a full run each row has its own guest: which rows ran there before depends on what the host does, and so would memory.
+        *guest = (self.quick && !row.alone).then_some((job.boot, usable));
         Ok(done)
     }
 
@@ -233,6 +267,7 @@ impl Run {
             report.cases.extend(all.cases().into_iter().map(case));
             report.trouble.extend(task.trouble.iter().cloned());
         }
+        reports.iter_mut().for_each(|r| noise::pool(&mut r.cases));
         reports
     }
 }
@@ -297,6 +332,7 @@ mod tests {
             name: "cold",
             machines: &[],
             rounds: (3, 5),
+            alone: false,
         };
         assert_eq!(
             options(&row, true, 0, 1),

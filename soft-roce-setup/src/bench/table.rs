@@ -1,8 +1,10 @@
 //! Tables in Markdown, and what a cell says.
 
-use super::report::{Case, FamilyReport, KINDS, Outcome, TITLES};
+use super::report::{AGREEMENT, Case, FamilyReport, KINDS, Outcome, TITLES};
 use crate::measure::{aligned, number};
 
+/// How far our own numbers and perftest's may lie apart, as a share.
+const AGREE: f64 = 0.05;
 /// The head's cells in front of the kinds'.
 const LEFT: [&str; 3] = ["row", "case", "unit"];
 /// And behind them.
@@ -61,17 +63,15 @@ pub fn unit(case: &Case) -> &str {
     }
 }
 
-/// The median with half the distance of the quartiles; a cross where nothing could be measured, nothing where nobody asked.
+/// The median, with its noise where that is more than the clock's; a cross where nothing could be measured, nothing where nobody
+/// asked.
 pub fn cell(case: &Case, mr: &str) -> String {
     let Some(outcome) = case.kind(mr) else {
         return String::new();
     };
-    match (outcome.median, outcome.q1, outcome.q3) {
-        // Quartiles that round to the median say nothing.
-        (Some(median), Some(q1), Some(q3)) if q3 - q1 > median.abs() * 1e-3 => {
-            format!("{} ±{}", number(median), number((q3 - q1) / 2.0))
-        }
-        (Some(median), ..) => number(median),
+    match (outcome.median, case.noisy(mr)) {
+        (Some(median), Some(true)) => format!("{} ±{}", number(median), number(outcome.noise)),
+        (Some(median), _) => number(median),
         _ => "✗".to_owned(),
     }
 }
@@ -96,7 +96,10 @@ pub fn ratio(case: &Case, peer: &str) -> String {
     };
     match (case.median(own), case.median(peer)) {
         _ if case.equal(own, peer) == Some(true) => "equal".to_owned(),
-        (Some(own), Some(peer)) if peer != 0.0 => number(own / peer),
+        // What can't be told from nothing has no ratio.
+        (Some(own), Some(of)) if case.kind(peer).is_some_and(|p| of.abs() > p.noise) => {
+            number(own / of)
+        }
         _ => String::new(),
     }
 }
@@ -145,8 +148,36 @@ pub fn notes(family: &FamilyReport) -> Vec<String> {
             }
         }
     }
+    notes.extend(agreement(family));
     notes.extend(family.trouble.iter().cloned());
     notes
+}
+
+/// How far our own numbers and perftest's agree, and where they don't within [`AGREE`].
+fn agreement(family: &FamilyReport) -> Option<String> {
+    let ratios: Vec<(String, f64)> = family
+        .cases
+        .iter()
+        .filter(|case| case.unit == AGREEMENT)
+        .flat_map(|case| case.kinds.iter().map(move |kind| (case, kind)))
+        .filter_map(|(case, kind)| Some((format!("{}, {}", case.case, kind.mr), kind.median?)))
+        .collect();
+    let beyond: Vec<String> = ratios
+        .iter()
+        .filter(|(_, ratio)| (ratio - 1.0).abs() > AGREE)
+        .map(|(name, ratio)| format!("{name}: {}", number(*ratio)))
+        .collect();
+    let all = ratios.len();
+    let words = match beyond.len() {
+        _ if all == 0 => return None,
+        0 => format!("our own numbers and perftest's agree within 5 % in all {all} cases"),
+        some => format!(
+            "our own numbers and perftest's agree within 5 % in {} of {all} cases, not in {}",
+            all - some,
+            beyond.join("; ")
+        ),
+    };
+    Some(words)
 }
 
 #[cfg(test)]
@@ -165,7 +196,8 @@ mod tests {
         assert_eq!(ratio(&case, "pinned"), "equal");
         assert_eq!(ratio(&case, "odp"), "0.520");
         assert_eq!(ratio(&case, "implicit"), "");
-        assert_eq!(cell(&case, "pinned"), "10.50 ±0.500");
+        assert_eq!(cell(&case, "pinned"), "10.50 ±1.000");
+        assert_eq!(cell(&case, "odp"), "20.00");
         assert_eq!(cell(&case, "none"), "");
     }
 

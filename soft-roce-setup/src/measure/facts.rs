@@ -55,7 +55,7 @@ impl Fact {
 }
 
 /// The measurements of one row.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Facts(Vec<Fact>);
 
 impl Facts {

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::super::report::{Case, KINDS};
+use super::super::report::{Case, KINDS, Outcome};
 use super::super::table::cell;
 use super::axis::Axis;
 use super::canvas::{
@@ -21,8 +21,8 @@ pub fn draw(title: &str, unit: &str, cases: &[&Case]) -> Result<Option<String>> 
     let values: Vec<f64> = cases
         .iter()
         .flat_map(|case| case.kinds.iter())
-        .flat_map(|outcome| [outcome.median, outcome.q3])
-        .flatten()
+        .filter_map(Outcome::between)
+        .flat_map(|(low, high)| [(low + high) / 2.0, high])
         .collect();
     let Some(axis) = Axis::of_values(&values) else {
         return Ok(None);
@@ -68,9 +68,9 @@ pub fn draw(title: &str, unit: &str, cases: &[&Case]) -> Result<Option<String>> 
                 end = across(median).max(left + 1);
                 let corners = [(left, y + 1), (end, y + BAR - 1)];
                 canvas.rectangle(corners, colour(&outcome.mr))?;
-                if let (Some(q1), Some(q3)) = (outcome.q1, outcome.q3) {
-                    whisker(&canvas, (across(q1), across(q3)), middle)?;
-                    end = end.max(across(q3));
+                if let Some((low, high)) = outcome.between() {
+                    whisker(&canvas, (across(low), across(high)), middle)?;
+                    end = end.max(across(high));
                 }
             }
             let value = cell(case, &outcome.mr);
@@ -89,7 +89,7 @@ pub fn draw(title: &str, unit: &str, cases: &[&Case]) -> Result<Option<String>> 
     Ok(Some(svg))
 }
 
-/// The quartiles, if they are far enough apart to be seen.
+/// The noise, if it is wide enough to be seen.
 fn whisker(canvas: &Canvas<'_>, (from, to): (i32, i32), y: i32) -> Result<()> {
     if to - from < 3 {
         return Ok(());

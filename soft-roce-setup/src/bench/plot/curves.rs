@@ -1,8 +1,8 @@
-//! Curves: a line for each kind of region, with the quartiles at each point.
+//! Curves: a line for each kind of region, with the noise at each point.
 
 use anyhow::Result;
 
-use super::super::report::{Case, KINDS};
+use super::super::report::{Case, KINDS, Outcome};
 use super::axis::{Axis, Scale};
 use super::canvas::{Canvas, GRID, Hold, INK, Shape, WIDTH, colour};
 
@@ -23,8 +23,8 @@ pub fn draw(
     let values: Vec<f64> = cases
         .iter()
         .flat_map(|case| case.kinds.iter())
-        .flat_map(|outcome| [outcome.q1, outcome.median, outcome.q3])
-        .flatten()
+        .filter_map(Outcome::between)
+        .flat_map(|(low, high)| [low, (low + high) / 2.0, high])
         .collect();
     let (Some(x), Some(y)) = (Axis::of_places(&places, scale), Axis::of_values(&values)) else {
         return Ok(None);
@@ -45,7 +45,12 @@ pub fn draw(
     }
     canvas.line(vec![(LEFT, TOP), (LEFT, BOTTOM), (RIGHT, BOTTOM)], INK, 1)?;
     canvas.text(x_title, ((LEFT + RIGHT) / 2, HEIGHT - 18), Hold::Centre)?;
-    canvas.upwards(unit, (18, (TOP + BOTTOM) / 2))?;
+    let scale = if y.is_logarithmic() {
+        format!("{unit} (logarithmic)")
+    } else {
+        unit.to_owned()
+    };
+    canvas.upwards(&scale, (18, (TOP + BOTTOM) / 2))?;
     let mut drawn = Vec::new();
     for (lane, mr) in KINDS.into_iter().enumerate() {
         // Kinds that are equal would hide each other: each is moved a little.
@@ -60,8 +65,8 @@ pub fn draw(
                 continue;
             };
             let at = across(place) + aside;
-            if let (Some(q1), Some(q3)) = (outcome.q1, outcome.q3) {
-                canvas.line(vec![(at, up(q1)), (at, up(q3))], colour(mr), 2)?;
+            if let Some((low, high)) = outcome.between() {
+                canvas.line(vec![(at, up(low)), (at, up(high))], colour(mr), 2)?;
             }
             points.push((at, up(median)));
         }

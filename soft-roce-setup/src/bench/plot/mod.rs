@@ -8,7 +8,7 @@ mod curves;
 use anyhow::Result;
 
 use self::axis::Scale;
-use super::report::{Case, FamilyReport};
+use super::report::{Case, FamilyReport, OF_PINNED};
 
 /// A plot.
 #[derive(Debug, Clone)]
@@ -101,12 +101,13 @@ fn plot(group: &Group<'_>, cases: &[&Case]) -> Result<Option<Plot>> {
 fn of_pinned(case: &Case) -> Option<Case> {
     let pinned = case.median("pinned").filter(|pinned| *pinned > 0.0)?;
     let mut ratio = case.clone();
-    ratio.unit = "of pinned".to_owned();
+    ratio.unit = OF_PINNED.to_owned();
     ratio.kinds.retain(|outcome| outcome.mr != "none");
     for outcome in &mut ratio.kinds {
         for value in [&mut outcome.median, &mut outcome.q1, &mut outcome.q3] {
             *value = value.map(|value| value / pinned);
         }
+        outcome.noise /= pinned;
     }
     Some(ratio)
 }
@@ -120,7 +121,7 @@ fn x_axis(row: &str) -> (&'static str, Scale) {
             Scale::Doublings,
         ),
         "qps" => ("queue pairs", Scale::Doublings),
-        "storm" => ("invalidations a second", Scale::Decades),
+        "storm" => ("invalidations a second that were asked for", Scale::Decades),
         "registration" | "deregistration" => ("length of the region", Scale::Bytes),
         _ => ("message size", Scale::Bytes),
     }
