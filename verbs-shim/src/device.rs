@@ -4,7 +4,7 @@
 
 use crate::{
     abi::{self, Context, DeviceName, OdpCaps},
-    known::{self, Driver},
+    known::{self, Driver, RXE_VENDOR},
     log::{self, Level},
     policy::Facts,
     sys::{self, Real},
@@ -17,9 +17,6 @@ use core::{
         Ordering::{Acquire, Relaxed, Release},
     },
 };
-
-/// `RXE_VENDOR_ID` of `drivers/infiniband/sw/rxe/rxe_param.h`
-const RXE_VENDOR: u32 = 0xff_ffff;
 
 static DEVICE_NAME: Real = Real::new(c"ibv_get_device_name");
 

@@ -19,6 +19,9 @@ pub(crate) struct Known {
     pub(crate) evidence: &'static str,
 }
 
+/// `RXE_VENDOR_ID` of `drivers/infiniband/sw/rxe/rxe_param.h`
+pub(crate) const RXE_VENDOR: u32 = 0xff_ffff;
+
 /// Kinds of device that the table names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Driver {

@@ -153,6 +153,19 @@ pub const CASES: &[Case] = &[
         long: false,
     },
     Case {
+        name: "api_refuses_what_corrupts",
+        script: "set -e; b=/sys/module/rdma_rxe/parameters/mr_backend; echo odp > $b\n\
+                 said=$(pingpong rxe0 1 20 2>&1) && { echo \"$said\"; exit 1; } || echo \"$said\"\n\
+                 echo emm > $b; pingpong rxe0 1 20",
+        seconds: 60,
+        wants: &[
+            "on demand None",
+            "Error: Corrupting",
+            "20 rounds of 100003 bytes, every byte right",
+        ],
+        long: false,
+    },
+    Case {
         name: "api_fetches_from_a_table_larger_than_memory",
         script: concat!(
             nobody!(),

@@ -4,7 +4,7 @@
 
 use std::{
     ffi::{CStr, c_void},
-    ptr,
+    fs, ptr,
     sync::Arc,
 };
 
@@ -13,6 +13,7 @@ use crate::{
     access::OnDemand,
     error::{AllocError, OpenError, last},
     ffi::{Verbs, verbs},
+    known::{self, Driver, RXE_VENDOR},
 };
 
 /// An open device. Clones are the same one; it is closed when the last of them and all that was made from
@@ -58,17 +59,30 @@ impl Context {
         opened
     }
 
-    /// What the device can do on demand; `None` if it has no on-demand paging.
+    /// What the device can do on demand; `None` if it has no on-demand paging, or one that corrupts data.
     #[must_use]
     pub fn on_demand(&self) -> Option<OnDemand> {
         // SAFETY: the context is open.
         let caps = unsafe { abi::says(self.as_raw().cast()) }?.odp;
-        if caps.general & ODP_SUPPORT == 0 {
+        if caps.general & ODP_SUPPORT == 0 || self.corrupts() {
             return None;
         }
         let mut all = OnDemand::from_bits_truncate(caps.rc) - OnDemand::IMPLICIT;
         all.set(OnDemand::IMPLICIT, caps.general & ODP_IMPLICIT != 0);
         Some(all)
+    }
+
+    /// Whether its on-demand paging is known to write to other memory than a region's, at this moment: `mr_backend` of rxe can be
+    /// set at any time.
+    pub(crate) fn corrupts(&self) -> bool {
+        // SAFETY: the context is open.
+        let says = unsafe { abi::says(self.as_raw().cast()) };
+        if says.is_none_or(|says| says.vendor != RXE_VENDOR) {
+            return false;
+        }
+        let backend = fs::read("/sys/module/rdma_rxe/parameters/mr_backend").ok();
+        let backend = backend.as_deref().map(<[u8]>::trim_ascii);
+        known::corrupting(Driver::Rxe, backend).is_some()
     }
 
     /// Makes a protection domain: regions and queue pairs of one work together.

@@ -56,6 +56,9 @@ verb_errors! {
     RegisterError: "ibv_reg_mr" {
         /// There is nothing to register.
         Empty = "an empty range can't be registered",
+        /// On-demand paging by this device's driver is known to write to other memory than the region's.
+        Corrupting = "the on-demand paging of in-tree rxe corrupts data; load ib_emm and set \
+                      /sys/module/rdma_rxe/parameters/mr_backend to emm",
     }
     /// A region could not be ended: a memory window may be bound to it.
     DeregisterError: "ibv_dereg_mr" {}

@@ -83,6 +83,9 @@
 //! # }
 //! ```
 //!
+//! On-demand paging that is known to write beside a region (that of in-tree rxe) is refused:
+//! [`RegisterError::Corrupting`].
+//!
 //! Posting is safe: a request names a [`Region`] and a range in it, and the HCA refuses a request whose
 //! region has ended by the time it is done. (Not so for [`Paging::Pinned`] in a program that is started by
 //! `verbs-shim run --audit --implicit`: there one region of the whole address space serves in its place, and ends later.)
@@ -101,6 +104,9 @@ mod access;
 mod device;
 mod error;
 mod ffi;
+#[path = "../../src/known.rs"]
+#[allow(dead_code, reason = "the preload library needs all of it")]
+mod known;
 mod memory;
 mod queue;
 mod region;

@@ -94,6 +94,10 @@ impl Domain {
             return Err(RegisterError::Empty);
         }
         let on_demand = match paging {
+            // Bytes beside the region may be anybody's: no safe program is to have them changed.
+            Paging::OnDemand if self.context().corrupts() => {
+                return Err(RegisterError::Corrupting);
+            }
             Paging::OnDemand => ON_DEMAND,
             Paging::Pinned => 0,
         };
