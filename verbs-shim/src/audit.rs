@@ -105,9 +105,10 @@ pub unsafe extern "C" fn la_objopen(
 fn classify(path: &CStr) -> Object {
     let path = path.to_bytes();
     let name = path.rsplit(|b| *b == b'/').next().unwrap_or(path);
-    if name.starts_with(b"libibverbs.so") {
+    // Python wheels bring copies with a hash in their names.
+    if name.starts_with(b"libibverbs.so") || name.starts_with(b"libibverbs-") {
         Object::Verbs
-    } else if name == b"libverbs_shim.so" {
+    } else if name.starts_with(b"libverbs_shim") {
         Object::Own
     } else {
         Object::Other

@@ -67,11 +67,6 @@ impl Warning {
         Self(AtomicBool::new(false))
     }
 
-    /// Whether it was given.
-    pub(crate) fn was_given(&self) -> bool {
-        self.0.load(Relaxed)
-    }
-
     /// Gives it, if it was not.
     pub(crate) fn give(&self, args: fmt::Arguments<'_>) {
         if !self.0.swap(true, Relaxed) {

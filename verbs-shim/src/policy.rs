@@ -105,11 +105,9 @@ pub(crate) fn choose(settings: &Settings, facts: &Facts, request: Request) -> Ch
     if settings.mode == Mode::Force {
         return Choice::OnDemand;
     }
-    if facts.corrupting.is_some() {
-        return Choice::Keep(Why::Corrupting);
-    }
     match facts.odp {
         Some(odp) if odp.general & ODP_SUPPORT == 0 => Choice::Keep(Why::NoPaging),
+        _ if facts.corrupting.is_some() => Choice::Keep(Why::Corrupting),
         Some(odp) if request.access & REMOTE_ATOMIC != 0 && odp.rc & ODP_ATOMIC == 0 => {
             Choice::Keep(Why::Flags)
         }

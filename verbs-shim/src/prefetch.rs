@@ -19,8 +19,10 @@ const FLUSH: u32 = 1;
 /// The most that one piece of advice covers: its length has 32 bits.
 const PIECE: u64 = 1 << 30;
 
-/// Set when advice was refused once: the device or libibverbs can't take it.
+/// Said once: the device or libibverbs takes no advice.
 static REFUSED: Warning = Warning::new();
+/// Said once: some advice failed.
+static FAILED: Warning = Warning::new();
 
 /// Gives advice for `length` bytes of `mr` from `iova` on, if the user wants that.
 ///
@@ -33,9 +35,6 @@ pub(crate) unsafe fn prefetch(mr: *mut Mr, iova: u64, length: usize, access: c_u
         Prefetch::Async => 0,
         Prefetch::Sync => FLUSH,
     };
-    if REFUSED.was_given() {
-        return;
-    }
     let advice = if access & LOCAL_WRITE == 0 {
         READ
     } else {
@@ -77,17 +76,21 @@ unsafe fn advise(mr: *mut Mr, advice: c_uint, flags: u32, addr: u64, length: u32
     unsafe { advise(pd, advice, flags, &mut range, 1) }
 }
 
-/// Says once why there is no prefetch. A range that is not mapped is the program's affair: the next
-/// region may be.
+/// Says once why there is no prefetch. A range that is not mapped is the program's affair, and what passes (too much advice at
+/// once, pages that are taken away meanwhile, a signal) is nobody's: the next region may have more luck, or be another device's.
 fn tell(status: c_int) {
-    if matches!(status, libc::EFAULT | libc::ENOMEM) {
-        return;
+    match status {
+        libc::EFAULT | libc::ENOMEM | libc::EAGAIN | libc::EINTR => {}
+        libc::EOPNOTSUPP | libc::ENOSYS => REFUSED.give(format_args!(
+            "no prefetch: ibv_advise_mr failed with {}; the device can't, or rdma-core is older than 59 \
+             and does not pass it on",
+            Errno(status)
+        )),
+        _ => FAILED.give(format_args!(
+            "a region was not prefetched: ibv_advise_mr failed with {}",
+            Errno(status)
+        )),
     }
-    REFUSED.give(format_args!(
-        "no prefetch: ibv_advise_mr failed with {}; the device can't, or rdma-core is older than 59 \
-         and does not pass it on",
-        Errno(status)
-    ));
 }
 
 #[cfg(test)]

@@ -142,13 +142,50 @@ impl Real {
         let library = unsafe { libc::dlopen(c"libibverbs.so.1".as_ptr(), flags) };
         // SAFETY: the name ends with a zero byte.
         let next = unsafe { libc::dlsym(libc::RTLD_NEXT, self.name.as_ptr()) };
-        if !next.is_null() || library.is_null() {
+        if !next.is_null() {
+            return next;
+        }
+        let library = if library.is_null() {
+            let Some(path) = renamed() else { return next };
+            // SAFETY: as above.
+            unsafe { libc::dlopen(path.as_ptr().cast(), flags) }
+        } else {
+            library
+        };
+        if library.is_null() {
             return next;
         }
         // Python and others load libibverbs locally: it is behind nobody then.
         // SAFETY: a valid handle, and a name that ends with a zero byte.
         unsafe { libc::dlsym(library, self.name.as_ptr()) }
     }
+}
+
+/// The path of a libibverbs with another name, which ends with a zero byte: Python wheels bring copies with a hash in it
+/// (`libibverbs-1de1263b.so.1.14`).
+fn renamed() -> Option<[u8; 512]> {
+    unsafe extern "C" fn look(
+        info: *mut libc::dl_phdr_info,
+        _size: usize,
+        found: *mut c_void,
+    ) -> c_int {
+        // SAFETY: the linker's own.
+        let path = unsafe { (*info).dlpi_name };
+        // SAFETY: its names end with a zero byte.
+        let path = unsafe { CStr::from_ptr(path) }.to_bytes_with_nul();
+        let name = path.rsplit(|b| *b == b'/').next().unwrap_or(path);
+        // SAFETY: what `renamed` passes.
+        let found = unsafe { &mut *found.cast::<[u8; 512]>() };
+        if !name.starts_with(b"libibverbs-") || path.len() > found.len() {
+            return 0;
+        }
+        found[..path.len()].copy_from_slice(path);
+        1
+    }
+    let mut found = [0; 512];
+    // SAFETY: `look` gets a place for the path that outlives the call.
+    let any = unsafe { libc::dl_iterate_phdr(Some(look), (&raw mut found).cast()) };
+    (any != 0).then_some(found)
 }
 
 /// The first bytes of a small file, without the end of the line.

@@ -43,13 +43,15 @@ impl Device {
         };
         match (mode, self.corrupting, &self.odp) {
             (Mode::Off, ..) => "unchanged (mode off)".into(),
-            (Mode::Force, Some(known), _) => format!("on demand, although {}", known.cause),
-            (Mode::Auto, Some(known), _) => format!("pinned: {}; {}", known.cause, known.remedy),
-            (_, None, Ok(odp)) if odp.general & ODP_SUPPORT != 0 => format!("on demand{by}"),
-            (Mode::Auto, None, Ok(_)) => "pinned: it has no on-demand paging".into(),
-            (Mode::Force, None, Ok(_)) => {
+            (Mode::Auto, _, Ok(odp)) if odp.general & ODP_SUPPORT == 0 => {
+                "pinned: it has no on-demand paging".into()
+            }
+            (Mode::Force, _, Ok(odp)) if odp.general & ODP_SUPPORT == 0 => {
                 "registrations will fail: it has no on-demand paging".into()
             }
+            (Mode::Force, Some(known), _) => format!("on demand, although {}", known.cause),
+            (Mode::Auto, Some(known), _) => format!("pinned: {}; {}", known.cause, known.remedy),
+            (_, None, Ok(_)) => format!("on demand{by}"),
             (_, None, Err(error)) => format!("on demand if it can ({error:#})"),
         }
     }
@@ -164,6 +166,11 @@ mod tests {
         assert!(
             none.outlook(Mode::Force)
                 .starts_with("registrations will fail")
+        );
+        let old = device(Ok(OdpCaps::default()), Driver::Rxe, None);
+        assert_eq!(
+            old.outlook(Mode::Auto),
+            "pinned: it has no on-demand paging"
         );
         let unknown = device(Err(anyhow::anyhow!("no library")), Driver::Other, None);
         assert_eq!(

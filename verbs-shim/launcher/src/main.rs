@@ -18,6 +18,7 @@ mod cli;
 mod device;
 mod pages;
 mod run;
+mod sigpipe;
 mod top;
 mod verbs;
 

@@ -15,7 +15,7 @@ use clap::ValueEnum as _;
 
 use crate::{
     cli::{Mode, RunArgs, word},
-    device,
+    device, sigpipe,
 };
 
 const LIBRARY: &str = "libverbs_shim.so";
@@ -55,12 +55,20 @@ pub fn run(args: &RunArgs) -> ExitCode {
         );
         return fail(125, &message);
     }
+    if args.audit && !audits(&library) {
+        let message = format!(
+            "{} can't be used with --audit, which knows it by its name: call it {LIBRARY}",
+            library.display()
+        );
+        return fail(125, &message);
+    }
     if !args.quiet {
         announce(mode(args));
     }
     let mut command = Command::new(&args.program[0]);
     command.args(&args.program[1..]);
     command.envs(environment(args, &library, |name| env::var_os(name)));
+    sigpipe::restore(&mut command);
     let error = command.exec();
     let status = if error.kind() == ErrorKind::NotFound {
         127
@@ -69,6 +77,12 @@ pub fn run(args: &RunArgs) -> ExitCode {
     };
     let program = args.program[0].to_string_lossy();
     fail(status, &format!("{program}: {error}"))
+}
+
+/// Whether the library knows itself by this name: see its `audit.rs`.
+fn audits(library: &Path) -> bool {
+    let name = library.file_name().unwrap_or_default();
+    name.as_bytes().starts_with(b"libverbs_shim")
 }
 
 /// Whether the loader would find the library: `LD_PRELOAD` and `LD_AUDIT` are lists without quotes (ld.so(8)).
@@ -158,6 +172,12 @@ mod tests {
             "/home/me/my tools/libverbs_shim.so"
         )));
         assert!(!preloadable(Path::new("/opt/a:b/libverbs_shim.so")));
+    }
+
+    #[test]
+    fn names_that_audit_does_not_know_are_refused() {
+        assert!(audits(Path::new("/usr/lib/libverbs_shim.so.0.1.0")));
+        assert!(!audits(Path::new("/tmp/shim.so")));
     }
 
     #[test]

@@ -15,6 +15,8 @@ pub struct Built {
     pub shim: PathBuf,
     /// The client.
     pub client: PathBuf,
+    /// The same as a library that needs a libibverbs of another name, and what opens it for itself: a Python wheel.
+    pub wheel: [PathBuf; 2],
     /// Where the fake is.
     pub folder: PathBuf,
 }
@@ -70,9 +72,22 @@ fn build() -> Built {
     let client = folder.join("client");
     let fake = fake.to_str().expect("the folder's name is text");
     cc("client.c", &client, &[fake, "-pthread"]);
+    let hashed = folder.join("libibverbs-1de1263b.so.1.14");
+    let soname = "-Wl,-soname,libibverbs-1de1263b.so.1.14";
+    let shared = ["-shared", "-fPIC", soname, version_script];
+    cc("fake.c", &hashed, &shared);
+    let (wheel, opener) = (folder.join("wheel.so"), folder.join("opener"));
+    let hashed = hashed.to_str().expect("the folder's name is text");
+    cc(
+        "client.c",
+        &wheel,
+        &["-shared", "-fPIC", hashed, "-pthread"],
+    );
+    cc("opener.c", &opener, &["-ldl"]);
     Built {
         shim: shim(&folder),
         client,
+        wheel: [opener, wheel],
         folder,
     }
 }

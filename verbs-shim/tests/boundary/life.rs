@@ -4,7 +4,7 @@
 
 use crate::{
     build::BUILT,
-    program::{ABLE, shimmed},
+    program::{ABLE, shimmed, wheel},
 };
 use std::process::Command;
 
@@ -34,6 +34,16 @@ fn a_child_counts_for_itself() {
         "length=200 access=0x41",
     ])
     .says(&["1 MRs on demand (100 bytes)", "2 MRs on demand (207 bytes)"]);
+}
+
+#[test]
+fn a_libibverbs_of_another_name() {
+    wheel(&[ABLE, STATS], &["reg:7:1"])
+        .has(&["length=7 access=0x41", "errno=0"])
+        .says(&["1 MRs on demand (7 bytes)"]);
+    wheel(&[ABLE, ("VERBS_SHIM", "off")], &["reg:7:1"])
+        .has(&["length=7 access=0x1", "errno=0"])
+        .is_quiet();
 }
 
 #[test]

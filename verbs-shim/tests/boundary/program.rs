@@ -56,9 +56,22 @@ impl Said {
 /// The client with these variables, without the shim.
 pub fn plain(variables: &[(&str, &str)], actions: &[&str]) -> Said {
     let mut command = Command::new(&BUILT.client);
+    command.env_clear();
+    said(command, variables, actions)
+}
+
+/// The client as a library that only its opener knows, with a libibverbs of another name, and the shim preloaded.
+pub fn wheel(variables: &[(&str, &str)], actions: &[&str]) -> Said {
+    let [opener, library] = &BUILT.wheel;
+    let mut command = Command::new(opener);
+    command.arg(library).env_clear();
+    command.env("LD_PRELOAD", &BUILT.shim);
+    said(command, variables, actions)
+}
+
+fn said(mut command: Command, variables: &[(&str, &str)], actions: &[&str]) -> Said {
     command
         .args(actions)
-        .env_clear()
         .env("LD_LIBRARY_PATH", &BUILT.folder)
         .env("FAKE_TRACE", "1")
         .envs(variables.iter().copied());
