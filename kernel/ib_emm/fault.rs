@@ -3,9 +3,9 @@
 //! One fault of a region: the VM is asked for pages, and what it answers is used if no invalidation
 //! came between.
 //!
-//! Most invalidations can't come between: the owner's mmap_lock is held meanwhile, and fork, munmap
-//! or mprotect need it for themselves. Others (reclaim, migration, MADV_DONTNEED) do, and a fault
-//! that lost to one begins again. It then asks for the page that it needs and no other, and if it
+//! Most invalidations can't come between: the owner's mmap_lock is held meanwhile (unless the VM has
+//! to wait for a disk), and fork, munmap or mprotect need it for themselves. Others (reclaim,
+//! migration, MADV_DONTNEED) do, and a fault that lost to one begins again. It then asks for the page that it needs and no other, and if it
 //! goes on losing, invalidations wait for it, longer and longer.
 
 use crate::{
