@@ -153,11 +153,15 @@ fn finish(
     context
         .ui
         .note(format!("the page is {}", written.display()));
-    Ok(if report.reached() {
-        ExitCode::SUCCESS
-    } else {
-        exit::NOT_HELD.into()
-    })
+    if report.reached() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let (missed, wrong) = report.failures();
+    context.ui.note(format!(
+        "{missed} cases miss their target by more than their noise, and {wrong} rows went wrong: the status is {}",
+        exit::NOT_HELD
+    ));
+    Ok(exit::NOT_HELD.into())
 }
 
 /// A family, and those of its rows that are measured.

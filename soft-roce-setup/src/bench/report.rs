@@ -171,8 +171,14 @@ impl Report {
 
     /// Whether no target is missed, and nothing went wrong.
     pub fn reached(&self) -> bool {
-        let missed = |case: &Case| case.target.as_ref().is_some_and(|t| !t.holds());
-        !self.cases().any(missed) && self.families.iter().all(|f| f.trouble.is_empty())
+        self.failures() == (0, 0)
+    }
+
+    /// Cases that miss their target, and what went wrong.
+    pub fn failures(&self) -> (usize, usize) {
+        let missed = |case: &&Case| case.target.as_ref().is_some_and(|t| !t.holds());
+        let wrong = self.families.iter().map(|f| f.trouble.len()).sum();
+        (self.cases().filter(missed).count(), wrong)
     }
 }
 
