@@ -49,7 +49,8 @@ pub fn one(plan: Plan, who: Who) -> Result<()> {
     let rig = Rig::open()?;
     let kind = who.kind().context("this row is about regions")?;
     // The first one of an address space sets its notifier up.
-    drop(register(&rig, kind, &small_pages(PAGE)?)?);
+    let first = small_pages(PAGE)?;
+    let _stays = register(&rig, kind, &first)?;
     for (round, count) in plan.turns(numbers(plan)) {
         let field = small_pages(count * PAGE)?;
         let (regions, begins) = timed(|| register(&rig, kind, &field));

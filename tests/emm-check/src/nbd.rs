@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -26,6 +26,10 @@ const NBD_DO_IT: libc::c_ulong = 0xab03;
 const NBD_CLEAR_SOCK: libc::c_ulong = 0xab04;
 const NBD_SET_SIZE_BLOCKS: libc::c_ulong = 0xab07;
 const NBD_DISCONNECT: libc::c_ulong = 0xab08;
+// include/uapi/linux/fs.h
+const BLKGETSIZE64: libc::c_ulong = 0x8008_1272;
+/// Longest time until the driver has begun.
+const STARTS: Duration = Duration::from_secs(20);
 const REQUEST: u32 = 0x2560_9513;
 const REPLY: u32 = 0x6744_6698;
 const READ: u32 = 0;
@@ -180,13 +184,31 @@ impl Nbd {
             }
             drop(kernels);
         }));
-        Ok(Self {
+        let nbd = Self {
             device,
             server,
             base,
             asked,
             threads,
-        })
+        };
+        nbd.has_size(base + len)?;
+        Ok(nbd)
+    }
+
+    /// Waits until the device is as long as it was told to be. The driver does that in `NBD_DO_IT`, and tells nobody.
+    fn has_size(&self, wanted: usize) -> Result<()> {
+        let end = Instant::now() + STARTS;
+        while Instant::now() < end {
+            let mut size = 0u64;
+            // SAFETY: the request writes a number of 64 bits.
+            let done =
+                unsafe { libc::ioctl(self.device.as_raw_fd(), BLKGETSIZE64 as _, &mut size) };
+            if done == 0 && size == wanted as u64 {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        bail!("{DEVICE} does not get its size");
     }
 
     /// A shared mapping of it. With `page_by_page` no page is read before it is needed.

@@ -1,8 +1,9 @@
 //! The device goes while a program waits in an ioctl: whoever removes it must not wait for what the program waits for.
 
 use std::io::{BufRead as _, BufReader};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -10,65 +11,84 @@ use crate::child::ends_within;
 use crate::report::Report;
 use crate::system::{Kind, add_link, netdev_of};
 
-/// Longest time until it is removed.
+/// Longest time until something happens that waits for nobody.
 const SOON: Duration = Duration::from_secs(20);
 
 /// Reports how it went; the device is there again afterwards.
 pub fn removal(report: &Report, device: &str, args: &[String]) {
-    let outcome = under_advice(device, args);
-    report.case(
-        "emm",
-        "removal",
-        "advice that waits for a userfaultfd",
-        true,
-        outcome,
-    );
+    let name = "advice that waits for a userfaultfd";
+    report.case("emm", "removal", name, true, under_advice(device, args));
 }
 
+/// A program, and the lines that it says.
+struct Program(Child, Receiver<String>);
+
+impl Program {
+    fn start(args: &[String]) -> Result<Self> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(args)
+            .args(["uffd-child", "--advised", "--mr", "ondemand"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("starting the program")?;
+        let said = BufReader::new(child.stdout.take().context("its output")?);
+        let (tell, told) = channel();
+        // Ends with the program.
+        std::thread::spawn(move || {
+            said.lines()
+                .map_while(Result::ok)
+                .try_for_each(|l| tell.send(l))
+        });
+        Ok(Self(child, told))
+    }
+
+    fn hear(&self, what: &str) -> Result<String> {
+        match self.1.recv_timeout(SOON) {
+            Ok(line) if line.starts_with(what) => Ok(line),
+            Ok(line) => bail!("it said `{line}`, not `{what} …`"),
+            Err(_) => bail!("it did not say `{what} …` within {} s", SOON.as_secs()),
+        }
+    }
+
+    fn end(&mut self) -> Result<()> {
+        self.0.kill().context("ending the program")?;
+        self.0.wait().context("waiting for the program").map(drop)
+    }
+}
+
+/// The advice ends at once. The device goes then, or if its driver can't take it from a program (Linux 7.2), with the program.
 fn under_advice(device: &str, args: &[String]) -> Result<String> {
+    const AT_ONCE: Duration = Duration::from_secs(3);
     Kind::Emm.select(false)?;
     let netdev = netdev_of(device)?;
-    let mut child = Command::new(std::env::current_exe()?)
-        .args(args)
-        .args(["uffd-child", "--advised", "--mr", "ondemand"])
-        .stdout(Stdio::piped())
+    let mut program = Program::start(args)?;
+    if let Err(why) = program.hear("blocked") {
+        program.end()?;
+        return Err(why);
+    }
+    let mut delete = Command::new("rdma")
+        .args(["link", "delete", device])
         .spawn()
-        .context("starting the program")?;
-    let said = BufReader::new(child.stdout.take().context("its output")?);
-    let mut said = said.lines();
-    let mut hear = |what: &str| -> Result<String> {
-        let line = said.next().context("it ended")??;
-        if !line.starts_with(what) {
-            bail!("it said `{line}`, not `{what} …`");
-        }
-        Ok(line)
-    };
-    let removed = hear("blocked").and_then(|_| {
-        let start = Instant::now();
-        let mut delete = Command::new("rdma")
-            .args(["link", "delete", device])
-            .spawn()
-            .context("starting rdma")?;
-        let Some(status) = ends_within(&mut delete, SOON)? else {
-            bail!("`rdma link delete` still waits after {} s", SOON.as_secs());
-        };
-        if !status.success() {
-            bail!("`rdma link delete`: {status}");
-        }
-        Ok(start.elapsed())
-    });
-    let advised = removed.and_then(|time| Ok((time, hear("advised")?)));
-    child
-        .kill()
-        .and_then(|()| child.wait())
-        .context("ending the program")?;
-    let (time, advised) = advised?;
+        .context("starting rdma")?;
+    let advised = program.hear("advised");
+    let at_once = ends_within(&mut delete, AT_ONCE)?.is_some();
+    program.end()?;
+    let status = ends_within(&mut delete, SOON)?;
+    let status = status.context("`rdma link delete` still waits, without a program")?;
+    add_link(device, &netdev)?;
+    let advised = advised?;
     if advised.contains("Ok") {
         bail!("the advice about a page that never came ended well");
     }
-    add_link(device, &netdev)?;
+    if !status.success() {
+        bail!("`rdma link delete`: {status}");
+    }
     Ok(format!(
-        "removed in {:.1} s, and made anew",
-        time.as_secs_f64()
+        "the advice ended, the device went {}, and was made anew",
+        if at_once {
+            "at once"
+        } else {
+            "with the program"
+        }
     ))
 }
