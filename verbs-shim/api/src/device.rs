@@ -4,7 +4,9 @@
 
 use std::{
     ffi::{CStr, c_void},
-    fs, ptr,
+    fs,
+    path::Path,
+    ptr,
     sync::Arc,
 };
 
@@ -24,6 +26,7 @@ pub struct Context(Arc<Opened>);
 struct Opened {
     raw: *mut abi::Context,
     verbs: &'static Verbs,
+    driver: Driver,
 }
 
 // SAFETY: libibverbs' contexts are made to be used by several threads.
@@ -53,7 +56,7 @@ impl Context {
         }
         let opened = find(verbs, list, name)
             .ok_or(OpenError::NoDevice)
-            .and_then(|device| open(verbs, device));
+            .and_then(|device| open(verbs, device, name));
         // SAFETY: the list made above; an open device does not need it.
         unsafe { (verbs.free_device_list)(list) };
         opened
@@ -75,14 +78,12 @@ impl Context {
     /// Whether its on-demand paging is known to write to other memory than a region's, at this moment: `mr_backend` of rxe can be
     /// set at any time.
     pub(crate) fn corrupts(&self) -> bool {
-        // SAFETY: the context is open.
-        let says = unsafe { abi::says(self.as_raw().cast()) };
-        if says.is_none_or(|says| says.vendor != RXE_VENDOR) {
+        if self.0.driver == Driver::Other {
             return false;
         }
         let backend = fs::read("/sys/module/rdma_rxe/parameters/mr_backend").ok();
         let backend = backend.as_deref().map(<[u8]>::trim_ascii);
-        known::corrupting(Driver::Rxe, backend).is_some()
+        known::corrupting(self.0.driver, backend).is_some()
     }
 
     /// Makes a protection domain: regions and queue pairs of one work together.
@@ -130,13 +131,21 @@ fn find(verbs: &Verbs, list: *mut *mut c_void, wanted: &str) -> Option<*mut c_vo
         })
 }
 
-fn open(verbs: &'static Verbs, device: *mut c_void) -> Result<Context, OpenError> {
+fn open(verbs: &'static Verbs, device: *mut c_void, name: &str) -> Result<Context, OpenError> {
     // SAFETY: a device of a list that was not given back.
     let raw = unsafe { (verbs.open_device)(device) };
     if raw.is_null() {
         return Err(last().into());
     }
-    Ok(Context(Arc::new(Opened { raw, verbs })))
+    // SAFETY: opened just now.
+    let says = unsafe { abi::says(raw) };
+    let driver = match says {
+        Some(says) if says.vendor == RXE_VENDOR => Driver::Rxe,
+        // Not all of its versions say so. Of the drivers in the tree, it alone has this attribute.
+        _ if Path::new(&format!("/sys/class/infiniband/{name}/parent")).exists() => Driver::Rxe,
+        _ => Driver::Other,
+    };
+    Ok(Context(Arc::new(Opened { raw, verbs, driver })))
 }
 
 /// A protection domain. Clones are the same one.
