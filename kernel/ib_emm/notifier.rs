@@ -25,6 +25,9 @@
 //     takes
 //
 // Nothing is allocated under 3, 4 or 5.
+//
+// Those of rxe (kernel/rxe) are outside of these: `modify_lock`, which sleeps, over a QP's
+// `state_lock`, over a task's lock; and `rxe_emm_awaited_lock` over the list of waits.
 
 use crate::emm::{HoldOff, PageRange, PAGE_SHIFT, PAGE_SIZE};
 use core::{

@@ -164,17 +164,20 @@ impl Real {
 /// The path of a libibverbs with another name, which ends with a zero byte: Python wheels bring copies with a hash in it
 /// (`libibverbs-1de1263b.so.1.14`).
 fn renamed() -> Option<[u8; 512]> {
+    /// # Safety
+    ///
+    /// Called by `dl_iterate_phdr`: `info` is the linker's, and `found` the place for the path that was passed to it.
     unsafe extern "C" fn look(
         info: *mut libc::dl_phdr_info,
         _size: usize,
         found: *mut c_void,
     ) -> c_int {
-        // SAFETY: the linker's own.
+        // SAFETY: by this function's contract.
         let path = unsafe { (*info).dlpi_name };
         // SAFETY: its names end with a zero byte.
         let path = unsafe { CStr::from_ptr(path) }.to_bytes_with_nul();
         let name = path.rsplit(|b| *b == b'/').next().unwrap_or(path);
-        // SAFETY: what `renamed` passes.
+        // SAFETY: by this function's contract.
         let found = unsafe { &mut *found.cast::<[u8; 512]>() };
         if !name.starts_with(b"libibverbs-") || path.len() > found.len() {
             return 0;

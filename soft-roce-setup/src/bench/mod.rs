@@ -47,8 +47,11 @@ pub fn run(context: &Context, args: &BenchArgs) -> Result<ExitCode> {
     }
     let families = wanted(&args.only)?;
     files::writable(&args.out)?;
-    let (report, _) = measured(context, args, &families, Some(&args.out))?;
-    finish(context, &report, &args.out, args.docs.as_deref())
+    let (report, _, kept) = measured(context, args, &families, Some(&args.out))?;
+    let status = finish(context, &report, &args.out, args.docs.as_deref())?;
+    // Not before the report is written.
+    kept.map_or(Ok(()), Kept::done)?;
+    Ok(status)
 }
 
 /// What a row took.
@@ -74,16 +77,17 @@ pub fn quick(context: &Context, kernel: &str, rows: &[&str]) -> Result<(Report, 
         .iter()
         .map(|family| (family, family.rows.iter().filter(named).collect()));
     let some: Vec<Wanted> = all.filter(|(_, rows): &Wanted| !rows.is_empty()).collect();
-    measured(context, &args, &some, None)
+    let (report, took, _) = measured(context, &args, &some, None)?;
+    Ok((report, took))
 }
 
-/// Measures everything that was asked for. What is done is kept in `out` until all is.
+/// Measures everything that was asked for. What is done is kept in `out`.
 fn measured(
     context: &Context,
     args: &BenchArgs,
     families: &[Wanted],
     out: Option<&Path>,
-) -> Result<(Report, Vec<Took>)> {
+) -> Result<(Report, Vec<Took>, Option<Kept>)> {
     let (date, start) = (SystemTime::now(), Instant::now());
     let options = BuildOptions {
         kernel: args.kernel.kernel.clone(),
@@ -110,9 +114,6 @@ fn measured(
         context.ui.note(words);
     }
     result?;
-    if let Some(kept) = kept {
-        kept.done()?;
-    }
     let report = Report {
         schema: SCHEMA.to_owned(),
         date: humantime::format_rfc3339_seconds(date).to_string(),
@@ -130,7 +131,7 @@ fn measured(
             .collect(),
         families: run.families(families),
     };
-    Ok((report, run.took()))
+    Ok((report, run.took(), kept))
 }
 
 /// Prints and writes everything that is made from a report.

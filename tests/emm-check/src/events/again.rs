@@ -20,7 +20,7 @@ const LATER: usize = THERE + 9 * PAGE;
 const LEN: usize = 100;
 
 /// What `pair` reads to and writes from.
-fn bounce(t: &Target, slot: usize) -> ffi::ibv_sge {
+pub(super) fn bounce(t: &Target, slot: usize) -> ffi::ibv_sge {
     let local = t.bounce_piece(slot * PAGE);
     ffi::ibv_sge {
         addr: local.addr,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use super::Ctx;
-use super::again::{after_empty_write, memory_gone};
+use super::again::{after_empty_write, bounce, memory_gone};
 use crate::child::ends_within;
 use crate::ffi;
 use crate::mem::{Map, PAGE, pattern};
@@ -247,12 +247,7 @@ fn peer_goes(c: &Ctx<'_>) -> Result<String> {
 fn reset(c: &Ctx<'_>) -> Result<String> {
     let (t, handler) = watched(c)?;
     let pair = Pair::new(&c.env.pd, c.env.mtu, None)?;
-    let local = t.bounce_piece(64);
-    let element = ffi::ibv_sge {
-        addr: local.addr,
-        length: 64,
-        lkey: local.key,
-    };
+    let element = bounce(&t, 0);
     let read = |off| {
         let work = Work::Read(t.remote(off));
         pair.near.post(&[(work, &[element])])
@@ -276,12 +271,7 @@ fn reset(c: &Ctx<'_>) -> Result<String> {
 fn modified(c: &Ctx<'_>) -> Result<String> {
     let (t, handler) = watched(c)?;
     let pair = Pair::new(&c.env.pd, c.env.mtu, None)?;
-    let local = t.bounce_piece(64);
-    let element = ffi::ibv_sge {
-        addr: local.addr,
-        length: 64,
-        lkey: local.key,
-    };
+    let element = bounce(&t, 0);
     let write = Work::Write(t.remote(THERE + 3 * PAGE + 5));
     pair.near.post(&[(write, &[element])])?;
     let Some(address) = handler.next(HEARD)? else {
