@@ -16,6 +16,8 @@ mod programs;
 mod reg;
 mod removal;
 mod report;
+mod spent;
+mod stall;
 mod stress;
 mod sweep;
 mod target;

@@ -14,6 +14,8 @@ use crate::counters::duplicates;
 use crate::ffi;
 use crate::mem::{Map, PAGE, Wrong};
 use crate::private::Advise;
+use crate::spent::{Account, Spent};
+use crate::stall::Watch;
 use crate::system::Kind;
 use crate::target::Target;
 use crate::trace::{Log, field};
@@ -168,7 +170,11 @@ fn against(
                 }
             });
         }
-        let result = Beat::beside(|beat| work(beat, |number| step(c, &t, number)));
+        let result = Beat::beside(|beat| {
+            Watch::beside(STALL / 2, |watch| {
+                work(beat, watch, |number| step(c, &t, number))
+            })
+        });
         over.store(true, Relaxed);
         result
     });
@@ -176,15 +182,20 @@ fn against(
         operations,
         net,
         gross,
+        spent,
+        stacks,
     } = worst?;
     let text = format!(
-        "{operations} operations against {} events, worst {:.1} ms, with what the host took {:.1} ms",
+        "{operations} operations against {} events, worst {:.1} ms, with what the host took {:.1} ms (on a CPU {:.1} ms, ready {:.1} ms, {} major faults)",
         events.into_inner(),
         net.as_secs_f64() * 1e3,
-        gross.as_secs_f64() * 1e3
+        gross.as_secs_f64() * 1e3,
+        spent.ran.as_secs_f64() * 1e3,
+        spent.queued.as_secs_f64() * 1e3,
+        spent.major
     );
     if net > STALL || gross > AT_ALL {
-        bail!("{text}");
+        bail!("{text}; after {} ms: {stacks}", (STALL / 2).as_millis());
     }
     let start = t.map.addr() as u64;
     let faults = log.map(|log| {
@@ -207,6 +218,10 @@ struct Worst {
     /// While the CPUs ran.
     net: Duration,
     gross: Duration,
+    /// What the operation with the longest `net` did with its time.
+    spent: Spent,
+    /// What everybody did meanwhile.
+    stacks: String,
 }
 
 /// One operation, given its number.
@@ -252,13 +267,18 @@ fn advice(c: &Ctx<'_>, t: &Target, number: usize) -> Result<()> {
 }
 
 /// Steps for a while: all must succeed.
-fn work(beat: &Beat, step: impl Fn(usize) -> Result<()>) -> Result<Worst> {
+fn work(beat: &Beat, watch: &Watch, step: impl Fn(usize) -> Result<()>) -> Result<Worst> {
     let begin = Instant::now();
     let mut worst = Worst::default();
+    let account = Account::open()?;
     while begin.elapsed() < TIME {
+        let before = account.now()?;
+        watch.begin();
         let start = Instant::now();
         step(worst.operations)?;
         let end = Instant::now();
+        let spent = account.now()?.since(before);
+        let stacks = watch.end();
         let took = end - start;
         worst.operations += 1;
         worst.gross = worst.gross.max(took);
@@ -267,7 +287,11 @@ fn work(beat: &Beat, step: impl Fn(usize) -> Result<()>) -> Result<Worst> {
         } else {
             Duration::ZERO
         };
-        worst.net = worst.net.max(took - lost);
+        if took - lost > worst.net {
+            worst.net = took - lost;
+            worst.spent = spent;
+            worst.stacks = stacks.unwrap_or_default();
+        }
     }
     Ok(worst)
 }
