@@ -18,6 +18,14 @@ const RECIPE: u32 = 1;
 pub const PLACE: &str = "userland";
 /// The place of the crates' sources in the cache.
 const VENDOR: &str = "vendor";
+/// What cargo keeps in the cache from build to build.
+const TARGET: &str = "target";
+/// The place of the unit tests' programs in the cache.
+const TESTS: &str = "unit-tests";
+/// Crates that build in the root only and have unit tests.
+const TESTED: [&str; 2] = ["emm-check", "emm-bench"];
+/// Their libraries and programs, as cargo names them.
+pub const UNITS: [&str; 3] = ["emm_check", "emm-check", "emm-bench"];
 /// One call of cargo.
 struct Part {
     profile: &'static str,
@@ -110,10 +118,98 @@ pub fn ensure(context: &Context) -> Result<PathBuf> {
     )
 }
 
+/// Builds the unit tests of [`UNITS`] inside the root, which is there: programs of the same names, to be run in the root.
+pub fn ensure_tests(context: &Context) -> Result<PathBuf> {
+    let key = key()?;
+    if context.cache.is_fresh(TESTS, &key) {
+        return Ok(context.cache.path(TESTS));
+    }
+    let _lock = context.cache.lock_exclusive(&context.ui)?;
+    let vendor = ensure_vendor(context)?;
+    context.cache.ensure(
+        &context.ui,
+        TESTS,
+        &key,
+        "unit tests of emm-check and emm-bench",
+        |dir, _| {
+            let log = context.cache.fresh_log("unit-tests");
+            let source = dir.join("source");
+            let enter = workshop(context, &vendor, &source)?;
+            let told = cargo(&enter, "test", "release", &TESTED)
+                .args([
+                    "--lib",
+                    "--bins",
+                    "--no-run",
+                    "--message-format",
+                    "json-render-diagnostics",
+                ])
+                .output(&log)?;
+            for name in UNITS {
+                let built = executable(&told, name)
+                    .with_context(|| format!("cargo did not say where the tests of {name} are"))?;
+                let built = built
+                    .strip_prefix("/mnt/target/")
+                    .context("a foreign path")?;
+                fs::copy(context.cache.path(TARGET).join(built), dir.join(name))
+                    .with_context(|| format!("cannot copy the tests of {name}"))?;
+            }
+            crate::cache::remove_tree(&source)
+        },
+    )
+}
+
+/// The test program of the unit `name`, by what cargo told of its build (`--message-format json-render-diagnostics`).
+fn executable(told: &str, name: &str) -> Option<String> {
+    let messages = told
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    messages
+        .filter(|message| message["target"]["name"] == name && message["profile"]["test"] == true)
+        .find_map(|message| Some(message["executable"].as_str()?.to_owned()))
+}
+
 fn make(context: &Context, vendor: &Path, dir: &Path, step: &Step) -> Result<()> {
-    let repo = sources::repository();
     let log = context.cache.fresh_log("userland");
     let source = dir.join("source");
+    let enter = workshop(context, vendor, &source)?;
+    let target = context.cache.path(TARGET);
+    for part in &PARTS {
+        let kinds = ["--lib", "--bins", "--examples"];
+        cargo(&enter, "build", part.profile, part.crates)
+            .args(kinds)
+            .run(&log, step)?;
+        for file in part.files {
+            let built = target.join(part.profile).join(file);
+            let name = built.file_name().context("a built file has a name")?;
+            fs::copy(&built, dir.join(name))
+                .with_context(|| format!("the build did not make {}", built.display()))?;
+        }
+    }
+    for (folder, program) in MPI_PROGRAMS {
+        Enter::new(&root::tree(context))
+            .bind_ro(&source, "/mnt/source")
+            .bind(dir, "/mnt/out")
+            .cmd("mpicc")
+            .args(["-O2", "-Wall", "-Wextra", "-Werror", "-o"])
+            .arg(format!("/mnt/out/{program}"))
+            .arg(format!("/mnt/source/{folder}/{program}.c"))
+            .run(&log, step)?;
+    }
+    crate::cache::remove_tree(&source)
+}
+
+/// A call of the root's cargo.
+fn cargo(enter: &Enter, what: &str, profile: &str, crates: &[&str]) -> Cmd {
+    enter
+        .cmd("cargo")
+        .args([what, "--profile", profile, "--locked", "--offline"])
+        .args(["--target-dir", "/mnt/target"])
+        .args(crates.iter().flat_map(|name| ["-p", name]))
+}
+
+/// The root with the crates' sources, copied to `source`, and with what cargo kept of earlier builds.
+fn workshop(context: &Context, vendor: &Path, source: &Path) -> Result<Enter> {
+    let repo = sources::repository();
     for part in ["ib-emm", "verbs-shim", "tests", "benches"] {
         sources::copy_tree(&repo.join(part), &source.join(part))?;
     }
@@ -140,47 +236,30 @@ fn make(context: &Context, vendor: &Path, dir: &Path, step: &Step) -> Result<()>
     )
     .context("cannot write cargo's configuration")?;
     // Kept from build to build: cargo finds out itself what has changed.
-    let target = context.cache.path("target");
+    let target = context.cache.path(TARGET);
     fs::create_dir_all(&target).with_context(|| format!("cannot create {}", target.display()))?;
-    let enter = Enter::new(&root::tree(context))
-        .bind_ro(&source, "/mnt/source")
+    Ok(Enter::new(&root::tree(context))
+        .bind_ro(source, "/mnt/source")
         .bind_ro(vendor, "/mnt/vendor")
         .bind(&target, "/mnt/target")
         .env("CARGO_HOME", "/tmp/cargo")
-        .dir("/mnt/source");
-    for part in &PARTS {
-        let mut cmd = enter.cmd("cargo").args([
-            "build",
-            "--profile",
-            part.profile,
-            "--locked",
-            "--offline",
-            "--target-dir",
-            "/mnt/target",
-            "--lib",
-            "--bins",
-            "--examples",
-        ]);
-        for name in part.crates {
-            cmd = cmd.args(["-p", name]);
-        }
-        cmd.run(&log, step)?;
-        for file in part.files {
-            let built = target.join(part.profile).join(file);
-            let name = built.file_name().context("a built file has a name")?;
-            fs::copy(&built, dir.join(name))
-                .with_context(|| format!("the build did not make {}", built.display()))?;
-        }
+        .dir("/mnt/source"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cargo_says_where_tests_are() {
+        let told = r#"{"reason":"compiler-artifact","target":{"name":"libc"},"profile":{"test":false},"executable":null}
+{"reason":"compiler-artifact","target":{"name":"emm-check"},"profile":{"test":false},"executable":"/mnt/target/release/emm-check"}
+{"reason":"compiler-artifact","target":{"name":"emm-check"},"profile":{"test":true},"executable":"/mnt/target/release/deps/emm_check-1f"}
+{"reason":"build-finished","success":true}"#;
+        assert_eq!(
+            executable(told, "emm-check").as_deref(),
+            Some("/mnt/target/release/deps/emm_check-1f")
+        );
+        assert_eq!(executable(told, "emm-bench"), None);
     }
-    for (folder, program) in MPI_PROGRAMS {
-        Enter::new(&root::tree(context))
-            .bind_ro(&source, "/mnt/source")
-            .bind(dir, "/mnt/out")
-            .cmd("mpicc")
-            .args(["-O2", "-Wall", "-Wextra", "-Werror", "-o"])
-            .arg(format!("/mnt/out/{program}"))
-            .arg(format!("/mnt/source/{folder}/{program}.c"))
-            .run(&log, step)?;
-    }
-    crate::cache::remove_tree(&source)
 }

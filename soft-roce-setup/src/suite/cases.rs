@@ -33,6 +33,9 @@ pub(super) const fn case(name: &'static str, seconds: u64, script: &'static str)
     }
 }
 
+/// Cases about what others do, beside which a region is seen: on the first kernel only, but for `--long`.
+pub const CONTROLS: &[&str] = &["matrix_pinned"];
+
 /// All cases, in order.
 pub const CASES: &[Case] = &[
     Case {

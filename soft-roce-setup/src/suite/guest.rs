@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::cases::{CASES, Case};
+use super::SERIES;
+use super::cases::{CASES, CONTROLS, Case};
 use super::report::Said;
 use super::shim_cases;
 use super::tally::{Outcome, Tally};
@@ -47,10 +48,12 @@ pub fn run(
     said: &mut Said,
 ) -> Result<Option<String>> {
     let name = |case: &Case| format!("guest::{series}::{}", case.name);
+    let first = series == SERIES[0];
     let wanted: Vec<&Case> = CASES
         .iter()
         .chain(shim_cases::CASES)
-        .filter(|c| (long || !c.long) && tally.wants(&name(c)))
+        .filter(|c| long || !c.long && (first || !CONTROLS.contains(&c.name)))
+        .filter(|c| tally.wants(&name(c)))
         .collect();
     if wanted.is_empty() {
         return Ok(None);

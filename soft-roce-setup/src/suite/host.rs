@@ -1,7 +1,7 @@
 //! Tests that run on the host: `cargo test` of the crates that build there, rustfmt, and clippy.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -52,10 +52,16 @@ fn cargo_test(context: &Context, workspace: &Path, name: &str, tally: &mut Tally
         .output()
         .context("cannot run `cargo test`")?;
     step.done();
+    tell(tally, &format!("host::{name}"), &output, start.elapsed());
+    Ok(())
+}
+
+/// Counts each test that libtest's `output` reports, as one of `group`; what ended without a report is a failure of the group.
+pub(super) fn tell(tally: &mut Tally, group: &str, output: &Output, took: Duration) {
     let text = String::from_utf8_lossy(&output.stdout);
     let results = parse(&text);
     for (test, outcome) in &results {
-        let full = format!("host::{name}::{test}");
+        let full = format!("{group}::{test}");
         if tally.wants(&full) {
             let outcome = match outcome {
                 Outcome::Failed(_) => Outcome::Failed(excerpt(&text, test)),
@@ -65,12 +71,10 @@ fn cargo_test(context: &Context, workspace: &Path, name: &str, tally: &mut Tally
         }
     }
     let failed = results.iter().any(|r| matches!(r.1, Outcome::Failed(_)));
-    let full = format!("host::{name}");
     if !output.status.success() && !failed {
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
-        tally.add(&full, start.elapsed(), Outcome::Failed(error));
+        tally.add(group, took, Outcome::Failed(error));
     }
-    Ok(())
 }
 
 /// The lines `test NAME ... RESULT` of libtest.

@@ -8,6 +8,7 @@ mod cases;
 mod debug;
 mod guest;
 mod host;
+mod inner;
 mod peers;
 mod planted;
 mod programs;
@@ -85,6 +86,9 @@ fn groups(
         Some(one) => vec![one],
         None => SERIES.to_vec(),
     };
+    if let Some(first) = series.first() {
+        inner::run(context, first, tally)?;
+    }
     for series in &series {
         kernels.extend(guest::run(context, series, args.long, tally, said)?);
         if args.long {

@@ -199,10 +199,11 @@ fn document(results: &Results) -> String {
     }
     shown(&mut out, results);
     out.push_str("## Tests\n\n| test | outcome | run |\n|---|---|---|\n");
-    for test in results
-        .tests()
-        .filter(|test| !test.name.starts_with("host::"))
-    {
+    for test in results.tests().filter(|test| {
+        !["host::", "root::"]
+            .iter()
+            .any(|group| test.name.starts_with(group))
+    }) {
         let said = match &test.outcome {
             Outcome::Passed => "passed".to_owned(),
             Outcome::Failed(_) => "**failed**".to_owned(),

@@ -45,9 +45,16 @@ impl Tally {
     pub fn wants_group(&self, group: &str) -> bool {
         self.filter.as_deref().is_none_or(|filter| {
             filter.starts_with(group)
-                || !["host::", "guest::", "planted::", "bench::", "tool::"]
-                    .iter()
-                    .any(|other| filter.starts_with(other))
+                || ![
+                    "host::",
+                    "root::",
+                    "guest::",
+                    "planted::",
+                    "bench::",
+                    "tool::",
+                ]
+                .iter()
+                .any(|other| filter.starts_with(other))
         })
     }
 

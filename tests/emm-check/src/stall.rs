@@ -96,7 +96,8 @@ fn stack(task: &Path, wanted: impl Fn(&str) -> bool) -> Option<String> {
     if !wanted(state) {
         return None;
     }
-    let stack = read("stack")?;
+    // Only root may look.
+    let stack = read("stack").unwrap_or_default();
     let frames = stack.lines().take(FRAMES).filter_map(frame);
     let frames = frames.collect::<Vec<_>>().join(" < ");
     Some(format!("{name} {state}: {frames}"))
@@ -123,7 +124,7 @@ mod tests {
         let second = Duration::from_secs(1);
         assert!(watch(second, Duration::from_millis(1)).is_none());
         let seen = watch(Duration::from_millis(10), second).unwrap();
-        assert!(seen.contains(": ") || !Path::new("/proc/self/stack").exists());
+        assert!(seen.contains(" S: "), "{seen}");
         assert_eq!(
             frame("[<0>] hrtimer_nanosleep+0xc7/0x1b0"),
             Some("hrtimer_nanosleep")
