@@ -72,10 +72,16 @@ impl Watch {
     }
 }
 
+/// The modules whose threads are told of even while they sleep: a fault may wait for an invalidation.
+const OURS: [&str; 2] = ["[ib_emm]", "[rdma_rxe]"];
+
 /// The stacks of this process's threads, and of all others that are not just asleep.
 fn stacks() -> String {
-    let own = threads("/proc/self/task").filter_map(|task| stack(&task, |_| true));
-    let others = threads("/proc").filter_map(|task| stack(&task, |state| "DR".contains(state)));
+    let own = threads("/proc/self/task").filter_map(|task| stack(&task, |_, _| true));
+    let busy = |state: &str, stack: &str| {
+        "DR".contains(state) || OURS.iter().any(|module| stack.contains(module))
+    };
+    let others = threads("/proc").filter_map(|task| stack(&task, busy));
     own.chain(others).collect::<Vec<_>>().join("; ")
 }
 
@@ -88,16 +94,16 @@ fn threads(of: &str) -> impl Iterator<Item = std::path::PathBuf> {
 }
 
 /// `NAME STATE: INNERMOST < ... < OUTERMOST`, if its state is wanted. A thread that is gone meanwhile has none.
-fn stack(task: &Path, wanted: impl Fn(&str) -> bool) -> Option<String> {
+fn stack(task: &Path, wanted: impl Fn(&str, &str) -> bool) -> Option<String> {
     let read = |name| fs::read_to_string(task.join(name)).ok();
     let stat = read("stat")?;
     let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
     let state = rest.split_whitespace().next()?;
-    if !wanted(state) {
-        return None;
-    }
     // Only root may look.
     let stack = read("stack").unwrap_or_default();
+    if !wanted(state, &stack) {
+        return None;
+    }
     let frames = stack.lines().take(FRAMES).filter_map(frame);
     let frames = frames.collect::<Vec<_>>().join(" < ");
     Some(format!("{name} {state}: {frames}"))
