@@ -56,7 +56,7 @@ fn cargo_test(context: &Context, workspace: &Path, name: &str, tally: &mut Tally
     Ok(())
 }
 
-/// Counts each test that libtest's `output` reports, as one of `group`; what ended without a report is a failure of the group.
+/// Counts each test that libtest's `output` reports, as one of `group`; what reports none, or fails without saying which, is a failure of the group.
 pub(super) fn tell(tally: &mut Tally, group: &str, output: &Output, took: Duration) {
     let text = String::from_utf8_lossy(&output.stdout);
     let results = parse(&text);
@@ -71,7 +71,7 @@ pub(super) fn tell(tally: &mut Tally, group: &str, output: &Output, took: Durati
         }
     }
     let failed = results.iter().any(|r| matches!(r.1, Outcome::Failed(_)));
-    if !output.status.success() && !failed {
+    if results.is_empty() || !output.status.success() && !failed {
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         tally.add(group, took, Outcome::Failed(error));
     }

@@ -1,12 +1,12 @@
 //! What is seen of a completion that does not come: where the driver's work items and our threads are, and what the driver
 //! counts and ib_emm traces meanwhile. Printed once, to stderr: those who wait beside the first one wait for the same.
 
-use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use crate::counters::{counters, folders};
+use crate::counters::counters;
 use crate::qp::OpError;
+use crate::stacks;
 use crate::trace::Log;
 
 /// Counters are read twice, so far apart: what still moves is alive.
@@ -44,25 +44,11 @@ fn state() -> String {
         }
         Err(error) => text.push_str(&format!("no trace: {error:#}\n")),
     }
-    // A work item that sleeps is in a thread of the pool, which has the queue's name as long as it does.
-    for dir in folders("/proc") {
-        let comm = fs::read_to_string(format!("{dir}/comm")).unwrap_or_default();
-        if comm.contains("rxe") {
-            text.push_str(&stack(comm.trim(), &dir));
+    for stack in stacks::all() {
+        text.push_str(&format!("{}:\n", stack.name));
+        for frame in &stack.frames {
+            text.push_str(&format!("  {frame}\n"));
         }
-    }
-    for dir in folders("/proc/self/task") {
-        text.push_str(&stack("a thread of ours", &dir));
-    }
-    text
-}
-
-/// A thread's kernel stack, which root may read.
-fn stack(name: &str, dir: &str) -> String {
-    let frames = fs::read_to_string(format!("{dir}/stack")).unwrap_or_default();
-    let mut text = format!("{name} ({dir}):\n");
-    for frame in frames.lines() {
-        text.push_str(&format!("  {}\n", frame.trim_start_matches("[<0>] ")));
     }
     text
 }

@@ -11,6 +11,7 @@ pub mod mem;
 pub mod nbd;
 pub mod private;
 pub mod qp;
+pub mod stacks;
 pub mod swap;
 pub mod system;
 pub mod trace;

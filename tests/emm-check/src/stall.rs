@@ -1,15 +1,13 @@
 //! What everybody waits for while an operation takes too long: the kernel's stacks, taken meanwhile.
 
-use std::fs;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::stacks::{self, Stack};
+
 /// How often the operation's age is looked at.
 const EVERY: Duration = Duration::from_millis(5);
-/// Frames of a stack that are told: the innermost.
-const FRAMES: usize = 8;
 
 /// Looks at operations that go on for long.
 pub struct Watch {
@@ -66,52 +64,11 @@ impl Watch {
                 last = begun;
                 // Who ends the operation waits here until all was seen.
                 let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-                *seen = (begun, stacks());
+                let lines: Vec<String> = stacks::all().iter().map(Stack::line).collect();
+                *seen = (begun, lines.join("; "));
             }
         }
     }
-}
-
-/// The modules whose threads are told of even while they sleep: a fault may wait for an invalidation.
-const OURS: [&str; 2] = ["[ib_emm]", "[rdma_rxe]"];
-
-/// The stacks of this process's threads, and of all others that are not just asleep.
-fn stacks() -> String {
-    let own = threads("/proc/self/task").filter_map(|task| stack(&task, |_, _| true));
-    let busy = |state: &str, stack: &str| {
-        "DR".contains(state) || OURS.iter().any(|module| stack.contains(module))
-    };
-    let others = threads("/proc").filter_map(|task| stack(&task, busy));
-    own.chain(others).collect::<Vec<_>>().join("; ")
-}
-
-fn threads(of: &str) -> impl Iterator<Item = std::path::PathBuf> {
-    let entries = fs::read_dir(of).into_iter().flatten().flatten();
-    let is_number = |name: &str| name.bytes().all(|byte| byte.is_ascii_digit());
-    entries
-        .filter(move |entry| entry.file_name().to_str().is_some_and(is_number))
-        .map(|entry| entry.path())
-}
-
-/// `NAME STATE: INNERMOST < ... < OUTERMOST`, if its state is wanted. A thread that is gone meanwhile has none.
-fn stack(task: &Path, wanted: impl Fn(&str, &str) -> bool) -> Option<String> {
-    let read = |name| fs::read_to_string(task.join(name)).ok();
-    let stat = read("stat")?;
-    let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
-    let state = rest.split_whitespace().next()?;
-    // Only root may look.
-    let stack = read("stack").unwrap_or_default();
-    if !wanted(state, &stack) {
-        return None;
-    }
-    let frames = stack.lines().take(FRAMES).filter_map(frame);
-    let frames = frames.collect::<Vec<_>>().join(" < ");
-    Some(format!("{name} {state}: {frames}"))
-}
-
-/// The function of `[<0>] name+0x12/0x34 [module]`.
-fn frame(line: &str) -> Option<&str> {
-    line.split_whitespace().nth(1)?.split('+').next()
 }
 
 #[cfg(test)]
@@ -131,13 +88,5 @@ mod tests {
         assert!(watch(second, Duration::from_millis(1)).is_none());
         let seen = watch(Duration::from_millis(10), second).unwrap();
         assert!(seen.contains(" S: "), "{seen}");
-        assert_eq!(
-            frame("[<0>] hrtimer_nanosleep+0xc7/0x1b0"),
-            Some("hrtimer_nanosleep")
-        );
-        assert_eq!(
-            frame("[<0>] emm_gate_wait+0x60/0x90 [ib_emm]"),
-            Some("emm_gate_wait")
-        );
     }
 }
