@@ -44,7 +44,7 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(invalidation, change)| Op::End { invalidation, change }),
         120 => (page.clone(), any::<bool>()).prop_map(|(page, write)| Op::Access { page, write }),
         5 => page.prop_map(|page| Op::Starve { page }),
-        30 => Just(Op::Lose),
+        30 => any::<bool>().prop_map(|held_off| Op::Lose { held_off }),
         1 => Just(Op::Exit { sure: u8::MAX }),
     ]
 }

@@ -5,11 +5,12 @@
 //!
 //! Most invalidations can't come between: the owner's mmap_lock is held meanwhile (unless the VM has
 //! to wait for a disk), and fork, munmap or mprotect need it for themselves. Others (reclaim,
-//! migration, MADV_DONTNEED) do, and a fault that lost to one begins again. It then asks for the page that it needs and no other, and if it
-//! goes on losing, invalidations wait for it, longer and longer.
+//! migration, MADV_DONTNEED) do, and a fault that lost to one begins again. It then asks for the
+//! page that it needs and no other, and if it goes on losing, or goes on finding its page held off,
+//! invalidations wait for it, longer and longer.
 
 use crate::{
-    emm::{Begin, Finish, PageRange, Pool, Window},
+    emm::{Begin, Finish, Losses, PageRange, Pool, Window},
     gate::WriteGuard,
     mem::{self, Found, How, KernelNodes, MmLock},
     region::{Region, State},
@@ -21,8 +22,8 @@ use kernel::{pr_warn_once, prelude::*};
 
 /// How often a fault is begun again because the VM took the pages away meanwhile.
 const MAX_TRIES: u32 = 10_000;
-/// After how many of them invalidations that can sleep let it pass first.
-const STARVED_TRIES: u32 = 8;
+/// After how many of them it asks for no huge page any more.
+const HUGE_TRIES: u32 = 8;
 
 /// What a fault is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -52,8 +53,7 @@ pub(crate) struct Fault<'a, 'p> {
     want: PageRange,
     asks: Asks,
     pool: Pool<'p, KernelNodes>,
-    tries: u32,
-    starving: bool,
+    losses: Losses,
     /// A huge page did not come out as one: no more of them.
     small: bool,
 }
@@ -71,8 +71,7 @@ impl<'a, 'p> Fault<'a, 'p> {
             want,
             asks,
             pool: Pool::new(nodes),
-            tries: 0,
-            starving: false,
+            losses: Losses::new(),
             small: false,
         }
     }
@@ -85,20 +84,21 @@ impl<'a, 'p> Fault<'a, 'p> {
     pub(crate) fn run(mut self) -> Result<WriteGuard<'a, State>> {
         let mut wait = pin!(Wait::new());
         let result = self.try_often(wait.as_mut());
-        if !self.starving {
+        if !self.losses.starving() {
             return result;
         }
         let (mut state, result) = match result {
             Ok(state) => (state, Ok(())),
             Err(error) => (self.region.state().write(), Err(error)),
         };
-        state.sated();
-        state.wake();
+        if state.sated(self.losses) {
+            state.wake();
+        }
         result.map(|()| state)
     }
 
     fn try_often(&mut self, mut wait: Pin<&mut Wait>) -> Result<WriteGuard<'a, State>> {
-        while self.tries < MAX_TRIES {
+        while self.losses.stale() < MAX_TRIES {
             if let Some(state) = self.try_once(wait.as_mut())? {
                 return Ok(state);
             }
@@ -107,7 +107,7 @@ impl<'a, 'p> Fault<'a, 'p> {
         pr_warn_once!(
             "page at {:#x} was taken away {} times while it was faulted in; giving up\n",
             self.region.geometry().address(self.want.start),
-            self.tries
+            self.losses.stale()
         );
         Err(EAGAIN)
     }
@@ -125,21 +125,24 @@ impl<'a, 'p> Fault<'a, 'p> {
         }
         let mut mm = self.lock_mm()?;
         let mut state = self.region.state().write();
-        if self.tries >= STARVED_TRIES && !self.starving {
-            self.starving = state.starve(first.start, mem::thread());
+        if !self.losses.starving() {
+            state.contend(&mut self.losses, first.start, mem::thread());
         }
-        let (write, ahead) = (self.asks.writes(), self.tries == 0);
+        let (write, ahead) = (self.asks.writes(), self.losses.stale() == 0);
         // SAFETY: `finish`, or `abandon_fault` below, closes the window.
         match unsafe { state.begin_fault(self.want, write, ahead, window.as_mut()) } {
             Begin::Ready => Ok(Some(state)),
             Begin::Dead => Err(ESRCH),
-            Begin::Wait if self.want != first => {
+            Begin::HeldOff | Begin::Wait if self.want != first => {
                 self.want = first;
                 Ok(None)
             }
-            Begin::Wait if self.asks == Asks::Present => Err(EFAULT),
-            Begin::Wait => {
+            Begin::HeldOff | Begin::Wait if self.asks == Asks::Present => Err(EFAULT),
+            begun @ (Begin::HeldOff | Begin::Wait) => {
                 drop(mm);
+                if begun == Begin::HeldOff {
+                    state.held_off(&mut self.losses);
+                }
                 state.wait()?;
                 Ok(None)
             }
@@ -292,12 +295,9 @@ impl<'a, 'p> Fault<'a, 'p> {
             Finish::Installed if state.has(first, self.asks.writes()) => Ok(Some(state)),
             Finish::Dead => Err(ESRCH),
             Finish::Installed | Finish::Stale => {
-                if self.starving {
-                    state.lost_again();
-                }
-                self.tries += 1;
+                state.lost(&mut self.losses);
                 self.want = PageRange::one(first);
-                self.small |= self.tries >= STARVED_TRIES;
+                self.small |= self.losses.stale() >= HUGE_TRIES;
                 Ok(None)
             }
         }

@@ -9,6 +9,7 @@
 //! - [`table`]: the sparse translation table.
 //! - [`hold`]: ranges between `invalidate_start` and `invalidate_end`.
 //! - [`window`]: faults in flight, and which of them an invalidation made stale.
+//! - [`starve`]: faults that lose against invalidations, and the turn that they get.
 //! - [`ahead`]: how many pages a fault asks for.
 //! - [`region`]: the parts above, put together; what the kernel module calls.
 //!
@@ -22,6 +23,7 @@ pub mod hold;
 pub mod node;
 pub mod range;
 pub mod region;
+pub mod starve;
 pub mod table;
 pub mod window;
 
@@ -31,7 +33,8 @@ pub use self::{
     hold::HoldOff,
     node::{Node, NodeMem, Pool},
     range::PageRange,
-    region::{Begin, Finish, Geometry, MOST_PATIENCE, RegionState, Stats},
+    region::{Begin, Finish, Geometry, RegionState, Stats},
+    starve::{Losses, MOST_PATIENCE},
     table::Table,
     window::{Window, Windows},
 };

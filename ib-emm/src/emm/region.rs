@@ -7,8 +7,8 @@
 //! that no copy runs, and that none begins on a page whose translation it took away.
 
 use super::{
-    Entry, HoldOff, NodeMem, PAGE_SHIFT, PAGE_SIZE, PART_BYTES, PART_PAGES, PageRange, Pool,
-    ReadAhead, Table, Window, Windows,
+    Entry, HoldOff, Losses, NodeMem, PAGE_SHIFT, PAGE_SIZE, PART_BYTES, PART_PAGES, PageRange,
+    Pool, ReadAhead, Table, Window, Windows, starve::Starved,
 };
 use core::pin::Pin;
 
@@ -116,8 +116,9 @@ pub enum Begin {
     Go(PageRange, usize),
     /// Another thread was faster: look again.
     Ready,
-    /// Held off, or another fault on these pages is in flight: wait for a wake-up, then begin
-    /// again.
+    /// An invalidation is between its start and its end: wait for a wake-up, then begin again.
+    HeldOff,
+    /// Another fault on these pages is in flight: wait for a wake-up, then begin again.
     Wait,
     /// The owner's address space is gone.
     Dead,
@@ -133,23 +134,6 @@ pub enum Finish {
     Stale,
     /// The owner's address space is gone.
     Dead,
-}
-
-/// The longest [`RegionState::patience`].
-pub const MOST_PATIENCE: u32 = 32;
-
-/// Losses of a starved fault that double the patience with it.
-const LOSSES_TO_DOUBLE: u32 = 8;
-
-/// A fault that lost against invalidations too often.
-#[derive(Debug, Default)]
-struct Starved {
-    /// What it needs; empty if there is no such fault.
-    page: PageRange,
-    /// The thread, by a number that no other one has now.
-    who: usize,
-    /// How often it lost since.
-    losses: u32,
 }
 
 /// The state of one region.
@@ -238,7 +222,10 @@ impl<M: NodeMem> RegionState<M> {
             return Begin::Ready;
         };
         let want = PageRange::new(first, want.end);
-        if self.holds.blocks(&want) || self.windows.busy(&want) {
+        if self.holds.blocks(&want) {
+            return Begin::HeldOff;
+        }
+        if self.windows.busy(&want) {
             return Begin::Wait;
         }
         let plan = if ahead {
@@ -363,48 +350,48 @@ impl<M: NodeMem> RegionState<M> {
         let _fresh = self.windows.close(window);
     }
 
-    /// The fault for `page` by thread `who` lost against invalidations again and again: those that
-    /// can sleep let it pass from now on ([`patience`](Self::patience)). One fault a region at a
-    /// time.
+    /// The fault for `page` by thread `who` begins, or begins again: if it lost too often,
+    /// invalidations that can sleep let it pass from now on ([`patience`](Self::patience)). One
+    /// fault a region at a time.
+    ///
+    /// When the fault is over, well or not, [`sated`](Self::sated) follows.
+    pub fn contend(&mut self, losses: &mut Losses, page: u64, who: usize) {
+        self.starved.admit(losses, page, who);
+    }
+
+    /// The fault of `losses` got [`Finish::Stale`].
+    pub fn lost(&mut self, losses: &mut Losses) {
+        self.starved.stale(losses);
+    }
+
+    /// The fault of `losses` got [`Begin::HeldOff`], and waits.
+    pub fn held_off(&mut self, losses: &mut Losses) {
+        self.starved.held_off(losses);
+    }
+
+    /// The fault of `losses` is over.
     ///
     /// # Returns
     ///
-    /// Whether this fault is the one; then [`sated`](Self::sated) follows.
+    /// Whether invalidations may wait for it: they are to be woken.
     #[must_use]
-    pub fn starve(&mut self, page: u64, who: usize) -> bool {
-        let free = self.starved.page.is_empty();
-        if free {
-            self.starved.page = PageRange::one(page);
-            self.starved.who = who;
-        }
-        free
-    }
-
-    /// The starved fault lost once more.
-    pub fn lost_again(&mut self) {
-        self.starved.losses = self.starved.losses.saturating_add(1);
-    }
-
-    /// The starved fault is over, well or not.
-    pub fn sated(&mut self) {
-        self.starved = Starved::default();
+    pub fn sated(&mut self, losses: Losses) -> bool {
+        self.starved.sated(losses)
     }
 
     /// How long an invalidation of `range` by thread `who` should let a starved fault pass first,
     /// in units of the environment's: not at all if there is no such fault, or if this is part of
-    /// it (a copy on write); one, if it has yet to ask the VM, as it may be waiting for a lock that
-    /// this very thread holds; and while it asks, longer the more often it lost, up to
-    /// [`MOST_PATIENCE`]. What is long enough depends on the machine, and nobody knows it before.
+    /// it (a copy on write); one, if the fault lost while it asked and has yet to ask again, as it
+    /// may be waiting for a lock that this very thread holds; and while it asks or waits for its
+    /// page, longer the more often it lost, up to [`MOST_PATIENCE`](super::MOST_PATIENCE). What is
+    /// long enough depends on the machine, and nobody knows it before.
     #[must_use]
     pub fn patience(&self, range: &PageRange, who: usize) -> u32 {
-        if !self.starved.page.overlaps(range) || self.starved.who == who {
+        let page = self.starved.page();
+        if !page.overlaps(range) {
             return 0;
         }
-        if !self.windows.busy(&self.starved.page) {
-            return 1;
-        }
-        let doublings = self.starved.losses / LOSSES_TO_DOUBLE;
-        1 << doublings.min(MOST_PATIENCE.ilog2())
+        self.starved.patience(who, self.windows.busy(&page))
     }
 
     /// An invalidation of `range` begins: nothing is established there until its end. The

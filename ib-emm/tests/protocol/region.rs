@@ -178,11 +178,11 @@ impl Region {
                     return Ok((state, entry.expect("present, and still locked").pfn()));
                 }
                 Begin::Dead => return Err(Failed::Dead),
-                Begin::Wait if want != first => {
+                Begin::HeldOff | Begin::Wait if want != first => {
                     want = first;
                     continue;
                 }
-                Begin::Wait => {
+                Begin::HeldOff | Begin::Wait => {
                     self.gate.wait(state, self.has(Bug::LateWaiter));
                     continue;
                 }

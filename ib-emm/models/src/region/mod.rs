@@ -12,7 +12,7 @@ pub use self::op::{Change, Op};
 
 use super::HostNodes;
 use ib_emm::emm::{
-    Begin, Entry, Finish, Geometry, MOST_PATIENCE, PAGE_SIZE, PART_PAGES, PageRange, Pool,
+    Begin, Entry, Finish, Geometry, Losses, MOST_PATIENCE, PAGE_SIZE, PART_PAGES, PageRange, Pool,
     RegionState, Stats, Window,
 };
 use std::pin::Pin;
@@ -67,6 +67,16 @@ struct Fault {
     nodes: usize,
 }
 
+/// The fault that starves.
+struct Starved {
+    page: u64,
+    losses: Losses,
+    /// How often it lost since.
+    since: u32,
+    /// The last time because its page was held off.
+    held_off: bool,
+}
+
 /// A region, its VM, and what should be translated.
 pub struct Model {
     state: RegionState<HostNodes>,
@@ -79,8 +89,7 @@ pub struct Model {
     /// More were in flight at once than are told apart, and some still are.
     crowded: bool,
     faults: Vec<Fault>,
-    /// The page of a fault that starves, and how often it lost since.
-    starved: Option<(u64, u32)>,
+    starved: Option<Starved>,
     dead: bool,
     stats: Stats,
 }
@@ -156,7 +165,7 @@ impl Model {
             Op::Install { .. } | Op::End { .. } | Op::Narrow { .. } => (),
             Op::Access { page, write } => self.access(self.page(page), write),
             Op::Starve { page } => self.starve(self.page(page)),
-            Op::Lose => self.lose(),
+            Op::Lose { held_off } => self.lose(held_off),
             Op::Exit { sure } if sure == u8::MAX => self.exit(),
             Op::Exit { .. } => (),
         }
@@ -218,10 +227,14 @@ impl Model {
         match begun {
             Begin::Dead => assert!(self.dead),
             Begin::Ready => assert!(!self.dead && needed.is_empty()),
+            Begin::HeldOff => {
+                assert!(!self.dead && !needed.is_empty());
+                let reason = self.is_held(&needed);
+                assert!(reason || self.crowded, "nobody waits without a reason");
+            }
             Begin::Wait => {
                 assert!(!self.dead && !needed.is_empty());
-                let reason = self.is_held(&needed) || self.is_busy(&needed);
-                assert!(reason || self.crowded, "nobody waits without a reason");
+                assert!(self.is_busy(&needed) && !self.is_held(&needed));
             }
             Begin::Go(range, nodes) => {
                 assert!(!self.dead && !needed.is_empty());
@@ -411,11 +424,12 @@ impl Model {
     }
 
     fn start(&mut self, range: PageRange) {
-        let starved = self.starved.filter(|(page, _)| range.contains(*page));
-        let asks = starved.is_some_and(|(page, _)| self.is_busy(&PageRange::one(page)));
-        let patience = match starved {
+        let starved = self.starved.as_ref();
+        let patience = match starved.filter(|s| range.contains(s.page)) {
             None => 0,
-            Some((_, losses)) if asks => (1 << (losses / 8).min(5)).min(MOST_PATIENCE),
+            Some(s) if s.held_off || self.is_busy(&PageRange::one(s.page)) => {
+                (1 << (s.since / 8).min(5)).min(MOST_PATIENCE)
+            }
             Some(_) => 1,
         };
         assert_eq!(self.state.patience(&range, OTHER), patience);
@@ -491,18 +505,44 @@ impl Model {
     }
 
     fn starve(&mut self, page: u64) {
-        let first = self.state.starve(page, FAULT);
-        assert_eq!(first, self.starved.is_none(), "one at a time");
-        self.starved = first.then_some((page, 0));
-        if !first {
-            self.state.sated();
+        let mut losses = Losses::new();
+        for number in 0..8 {
+            self.state.contend(&mut losses, page, FAULT);
+            assert!(!losses.starving(), "lost {number} times only");
+            if number % 2 == 0 {
+                self.state.lost(&mut losses);
+            } else {
+                self.state.held_off(&mut losses);
+            }
+        }
+        self.state.contend(&mut losses, page, FAULT);
+        match self.starved.take() {
+            None => {
+                assert!(losses.starving());
+                self.starved = Some(Starved {
+                    page,
+                    losses,
+                    since: 0,
+                    held_off: false,
+                });
+            }
+            Some(first) => {
+                assert!(!losses.starving(), "one at a time");
+                assert!(!self.state.sated(losses));
+                assert!(self.state.sated(first.losses));
+            }
         }
     }
 
-    fn lose(&mut self) {
-        if let Some((_, losses)) = &mut self.starved {
-            *losses += 1;
-            self.state.lost_again();
+    fn lose(&mut self, held_off: bool) {
+        if let Some(starved) = &mut self.starved {
+            starved.since += 1;
+            starved.held_off = held_off;
+            if held_off {
+                self.state.held_off(&mut starved.losses);
+            } else {
+                self.state.lost(&mut starved.losses);
+            }
         }
     }
 

@@ -68,7 +68,10 @@ pub enum Op {
         page: u16,
     },
     /// The fault that starves loses again.
-    Lose,
+    Lose {
+        /// As its page is held off.
+        held_off: bool,
+    },
     /// The owner exits, if `sure` is the highest number: seldom.
     Exit {
         /// Whether it happens: only at the highest number.

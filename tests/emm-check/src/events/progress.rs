@@ -40,10 +40,14 @@ const SHORT: Duration = Duration::from_millis(20);
 
 /// The cases.
 pub fn progress(c: &Ctx<'_>) -> Result<()> {
+    let _calm = NoHugePages::new();
     let own = against(c, 1, first_page, throw(0..1));
     c.case("the page of each operation", own.map(|seen| seen.text));
     let some = against(c, 2, first_page, throw(0..SOME));
     c.case("64 pages, two threads", some.map(|seen| seen.text));
+    // Some of them are always between an invalidation's start and its end.
+    let many = against(c, 16, first_page, throw(0..SOME));
+    c.case("64 pages, sixteen threads", many.map(|seen| seen.text));
     c.case("a page that is read ahead", read_ahead(c));
     let forks = against(c, 1, in_a_row, |_| child::short());
     c.case("forks", forks.and_then(Seen::never_lost));
@@ -53,6 +57,28 @@ pub fn progress(c: &Ctx<'_>) -> Result<()> {
         advised.and_then(Seen::never_lost),
     );
     Ok(())
+}
+
+/// Keeps khugepaged away from this process. It holds the mmap_lock for writing while it copies two megabytes, at the lowest
+/// priority: while other threads want all CPUs, whoever needs the lock waits for a second or more, a fault as well as mmap(2).
+struct NoHugePages;
+
+impl NoHugePages {
+    fn new() -> Self {
+        Self::set(1);
+        Self
+    }
+
+    fn set(off: libc::c_ulong) {
+        // SAFETY: numbers only. Fails only for others.
+        unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, off, 0, 0, 0) };
+    }
+}
+
+impl Drop for NoHugePages {
+    fn drop(&mut self) {
+        Self::set(0);
+    }
 }
 
 /// A busy host may run the guest's CPUs one after the other for so long that nothing comes between.
@@ -151,8 +177,6 @@ fn against(
     event: impl Fn(&Target) + Sync,
 ) -> Result<Seen> {
     let map = Map::anon_huge_aligned(ALL * PAGE)?;
-    // With huge pages nothing is read ahead.
-    map.advise(0, ALL * PAGE, libc::MADV_NOHUGEPAGE)?;
     // Memory without a page of its own is not copied by fork, which then invalidates nothing.
     map.set((ALL - 1) * PAGE, 1, 1);
     let t = Target::new(c.env, c.kind, map)?;
