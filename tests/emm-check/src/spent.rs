@@ -1,5 +1,6 @@
 //! What a thread's time went for, so that a stall says what it waited for.
 
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -7,54 +8,85 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-/// The calling thread's account of its time.
-pub struct Account(File);
+/// The calling thread's account of its time; of its faults only, if the kernel is built without CONFIG_SCHED_INFO.
+pub struct Account(Option<File>);
 
 /// What a thread has used up until now, or between two looks.
 #[derive(Clone, Copy, Default)]
 pub struct Spent {
-    /// On a CPU.
-    pub ran: Duration,
-    /// Ready to run, while others did.
-    pub queued: Duration,
+    times: Option<Times>,
     /// Page faults of its own that waited for a disk.
-    pub major: u64,
+    major: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Times {
+    /// On a CPU.
+    ran: Duration,
+    /// Ready to run, while others did.
+    queued: Duration,
 }
 
 impl Account {
     pub fn open() -> Result<Self> {
         let path = "/proc/thread-self/schedstat";
-        Ok(Self(File::open(path).context(path)?))
+        match File::open(path) {
+            Ok(file) => Ok(Self(Some(file))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self(None)),
+            Err(error) => Err(error).context(path),
+        }
     }
 
     /// Until now. The thread that opened the account calls this.
     pub fn now(&self) -> Result<Spent> {
-        let mut text = [0; 96];
-        let read = self.0.read_at(&mut text, 0)?;
-        let (ran, queued) = parse(&text[..read]).context("/proc/thread-self/schedstat")?;
+        let times = self.0.as_ref().map(|file| {
+            let mut text = [0; 96];
+            let read = file.read_at(&mut text, 0)?;
+            parse(&text[..read]).context("/proc/thread-self/schedstat")
+        });
         Ok(Spent {
-            ran,
-            queued,
+            times: times.transpose()?,
             major: major()?,
         })
     }
 }
 
 impl Spent {
+    /// In a CPU's queue; none if that is not known.
+    pub fn queued(self) -> Duration {
+        self.times.map_or(Duration::ZERO, |times| times.queued)
+    }
+
     pub fn since(self, before: Self) -> Self {
+        let both = self.times.zip(before.times);
         Self {
-            ran: self.ran.saturating_sub(before.ran),
-            queued: self.queued.saturating_sub(before.queued),
+            times: both.map(|(now, before)| Times {
+                ran: now.ran.saturating_sub(before.ran),
+                queued: now.queued.saturating_sub(before.queued),
+            }),
             major: self.major.saturating_sub(before.major),
         }
     }
 }
 
+impl fmt::Display for Spent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(Times { ran, queued }) = self.times {
+            let [ran, queued] = [ran, queued].map(|time| time.as_secs_f64() * 1e3);
+            write!(f, "on a CPU {ran:.1} ms, ready {queued:.1} ms, ")?;
+        }
+        write!(f, "{} major faults", self.major)
+    }
+}
+
 /// Nanoseconds on a CPU and in its queue, and how often it ran (Documentation/scheduler/sched-stats.rst).
-fn parse(text: &[u8]) -> Option<(Duration, Duration)> {
+fn parse(text: &[u8]) -> Option<Times> {
     let mut fields = std::str::from_utf8(text).ok()?.split_whitespace();
     let mut next = || Some(Duration::from_nanos(fields.next()?.parse().ok()?));
-    Some((next()?, next()?))
+    Some(Times {
+        ran: next()?,
+        queued: next()?,
+    })
 }
 
 fn major() -> io::Result<u64> {
@@ -73,13 +105,19 @@ mod tests {
 
     #[test]
     fn account_of_a_thread() {
-        let (ran, queued) = parse(b"1500000 20 7\n").unwrap();
-        assert_eq!(ran, Duration::from_micros(1500));
-        assert_eq!(queued, Duration::from_nanos(20));
-        assert!(parse(b"1500000").is_none());
+        let times = parse(b"1500000 20300 7\n");
+        assert!(times.is_some() && parse(b"1500000").is_none());
+        let spent = Spent { times, major: 2 };
+        assert_eq!(
+            spent.to_string(),
+            "on a CPU 1.5 ms, ready 0.0 ms, 2 major faults"
+        );
+        assert_eq!(spent.queued(), Duration::from_nanos(20300));
+        let none = Spent::default();
+        assert_eq!(spent.since(none).to_string(), "2 major faults");
         let account = Account::open().unwrap();
         let before = account.now().unwrap();
         let spent = account.now().unwrap().since(before);
-        assert!(spent.ran < Duration::from_secs(1));
+        assert!(spent.times.is_none_or(|t| t.ran < Duration::from_secs(1)));
     }
 }
