@@ -21,7 +21,8 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Does `work` while an operation that takes longer than `limit` is looked at once.
+    /// Does `work` while an operation that takes longer than `limit` is looked at once. On a slow machine many do, and looking
+    /// takes its time as well: each look doubles the limit.
     pub fn beside<T>(limit: Duration, work: impl FnOnce(&Self) -> T) -> T {
         let watch = Self {
             zero: Instant::now(),
@@ -55,17 +56,19 @@ impl Watch {
     }
 
     fn look(&self) {
-        let mut last = 0;
+        let (mut last, mut limit) = (0, self.limit);
         while !self.over.load(Relaxed) {
             std::thread::sleep(EVERY);
             let begun = self.begun.load(Relaxed);
-            let late = begun + self.limit.as_nanos() as u64;
+            let late = begun + limit.as_nanos() as u64;
             if begun != 0 && begun != last && self.age() > late {
                 last = begun;
                 // Who ends the operation waits here until all was seen.
                 let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
                 let lines: Vec<String> = stacks::all().iter().map(Stack::line).collect();
-                *seen = (begun, lines.join("; "));
+                let text = format!("after {} ms: {}", limit.as_millis(), lines.join("; "));
+                *seen = (begun, text);
+                limit *= 2;
             }
         }
     }
@@ -87,6 +90,9 @@ mod tests {
         let second = Duration::from_secs(1);
         assert!(watch(second, Duration::from_millis(1)).is_none());
         let seen = watch(Duration::from_millis(10), second).unwrap();
-        assert!(seen.contains(" S: "), "{seen}");
+        assert!(
+            seen.contains("after 10 ms: ") && seen.contains(" S: "),
+            "{seen}"
+        );
     }
 }
