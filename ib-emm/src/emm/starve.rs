@@ -66,7 +66,7 @@ impl Starved {
     /// Makes the fault for `page` by thread `who` the one, if it lost often enough and there is
     /// none.
     pub(super) fn admit(&mut self, losses: &mut Losses, page: u64, who: usize) {
-        let enough = losses.stale + losses.held_off >= STARVED_LOSSES;
+        let enough = losses.stale.saturating_add(losses.held_off) >= STARVED_LOSSES;
         if enough && self.page.is_empty() {
             *self = Self {
                 page: PageRange::one(page),
