@@ -117,7 +117,7 @@ fn run(cli: &Cli) -> Result<()> {
         (Row::Munmap, None) => many::munmap_all(plan),
         (Row::Munmap, Some(who)) => many::munmap_one(plan, who),
         (Row::Many, None) => many::all(plan),
-        (Row::Many, Some(who)) => many::one(plan, who),
+        (Row::Many, Some(who)) => many::one(plan, who, cli.case),
         (Row::Pressure, None) => pressure::all(plan),
         (Row::Pressure, Some(who)) => pressure::one(plan, who),
         (Row::Overcommit, None) => overcommit::all(plan),

@@ -18,6 +18,7 @@ pub const MUNMAP: &str = "munmap";
 const REGIONS: (&[usize], &[usize]) = (&[100, 1_000, 10_000], &[10, 100, 1_000, 10_000, 100_000]);
 /// Times that an unrelated page is unmapped: quick, full.
 const UNMAPS: (usize, usize) = (100, 500);
+const STEPS: [&str; 2] = ["register", "deregister"];
 const WHOS: [Who; 3] = [Who::Pinned, Who::Odp, Who::Emm];
 
 fn numbers(plan: Plan) -> &'static [usize] {
@@ -34,29 +35,36 @@ fn munmap_case(count: usize) -> String {
     format!("munmap of a page beside {count} regions")
 }
 
-/// Registers and deregisters, with each kind.
+/// Registers and deregisters, with each kind, each number in a process of its own: in one that has freed 10^5 regions each of the
+/// next ones takes 0.5 ms longer, however long the kernel is left to itself before. (The C library's allocator, by all signs.)
 pub fn all(plan: Plan) -> Result<()> {
-    let cases: Vec<String> = numbers(plan)
+    let names: Vec<[String; 2]> = numbers(plan)
         .iter()
-        .flat_map(|count| ["register", "deregister"].map(|step| many_case(step, *count)))
+        .map(|count| STEPS.map(|step| many_case(step, *count)))
         .collect();
-    let subjects: Vec<_> = cases.iter().map(|c| Subject::new(MANY, c, "µs")).collect();
-    isolated::each(MANY, plan, &WHOS, &subjects)
+    let cases: Vec<Vec<_>> = names
+        .iter()
+        .map(|pair| pair.iter().map(|c| Subject::new(MANY, c, "µs")).collect())
+        .collect();
+    isolated::each_case(MANY, plan, &WHOS, &cases)
 }
 
-/// The same with one kind.
-pub fn one(plan: Plan, who: Who) -> Result<()> {
+/// The same with one kind, and the number of regions that has the number `case`.
+pub fn one(plan: Plan, who: Who, case: usize) -> Result<()> {
+    let count = *numbers(plan)
+        .get(case)
+        .with_context(|| format!("there is no case {case}"))?;
     let rig = Rig::open()?;
     let kind = who.kind().context("this row is about regions")?;
     // The first one of an address space sets its notifier up.
     let first = small_pages(PAGE)?;
     let _stays = register(&rig, kind, &first)?;
-    for (round, count) in plan.turns(numbers(plan)) {
+    for round in plan.rounds() {
         let field = small_pages(count * PAGE)?;
         let (regions, begins) = timed(|| register(&rig, kind, &field));
         let regions = regions?;
         let ((), ends) = timed(|| drop(regions));
-        for (step, time) in [("register", begins), ("deregister", ends)] {
+        for (step, time) in STEPS.into_iter().zip([begins, ends]) {
             Subject::new(MANY, &many_case(step, count), "µs")
                 .on(step, count)
                 .tell(who.label(), round, Ok(micros(time) / count as f64));
