@@ -18,6 +18,8 @@ pub const MUNMAP: &str = "munmap";
 const REGIONS: (&[usize], &[usize]) = (&[100, 1_000, 10_000], &[10, 100, 1_000, 10_000, 100_000]);
 /// Times that an unrelated page is unmapped: quick, full.
 const UNMAPS: (usize, usize) = (100, 500);
+/// Bytes that one page table maps.
+const TABLE: usize = 2 << 20;
 const STEPS: [&str; 2] = ["register", "deregister"];
 const WHOS: [Who; 3] = [Who::Pinned, Who::Odp, Who::Emm];
 
@@ -117,14 +119,22 @@ fn register(rig: &Rig, kind: Kind, field: &Map) -> Result<Vec<Mr>> {
     Ok(regions)
 }
 
-/// Microseconds to unmap a touched page, `times` times.
+/// Microseconds to unmap a touched page, `times` times. Another one that stays keeps their page table: else what chance has laid
+/// beside them decides whether that goes too, which takes as long again.
 fn unmap(times: usize) -> Result<Vec<f64>> {
-    (0..times)
+    let around = small_pages(TABLE)?;
+    around.write(0, &[1]);
+    let page = around.addr() + TABLE / 2;
+    let times = (0..times)
         .map(|_| {
-            let map = small_pages(PAGE)?;
+            let access = libc::PROT_READ | libc::PROT_WRITE;
+            let map = Map::with(page, PAGE, access, 0, -1).context("mapping a page")?;
             touch(&map);
             let ((), time) = timed(|| drop(map));
             Ok(micros(time))
         })
-        .collect()
+        .collect();
+    // Never unmapped: by now something else can lie in its hole.
+    std::mem::forget(around);
+    times
 }
