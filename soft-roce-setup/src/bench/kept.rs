@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,9 @@ pub struct Measured {
     pub accel: Option<String>,
     pub seconds: f64,
     pub facts: Facts,
+    /// Seconds since the run began, without what lay between an interruption and `--resume`.
+    #[serde(default)]
+    pub elapsed: f64,
 }
 
 /// The file, and what was in it.
@@ -37,6 +41,7 @@ pub struct Kept {
     path: PathBuf,
     file: Mutex<File>,
     before: Vec<Measured>,
+    begun: Instant,
 }
 
 impl Kept {
@@ -49,6 +54,7 @@ impl Kept {
             path,
             file: Mutex::new(file),
             before: Vec::new(),
+            begun: Instant::now(),
         };
         kept.line(run)?;
         Ok(kept)
@@ -95,6 +101,7 @@ impl Kept {
             path,
             file: Mutex::new(file),
             before,
+            begun: Instant::now(),
         })
     }
 
@@ -104,9 +111,16 @@ impl Kept {
         before.find(|m| (m.row.as_str(), m.machine.as_str(), m.boot) == (row, machine, boot))
     }
 
-    /// Keeps a row.
-    pub fn add(&self, measured: &Measured) -> Result<()> {
-        self.line(measured)
+    /// What it took before it was interrupted.
+    pub fn earlier(&self) -> Duration {
+        let last = self.before.iter().map(|m| m.elapsed).fold(0.0, f64::max);
+        Duration::try_from_secs_f64(last).unwrap_or_default()
+    }
+
+    /// Keeps a row, and when it was done.
+    pub fn add(&self, mut measured: Measured) -> Result<()> {
+        measured.elapsed = (self.earlier() + self.begun.elapsed()).as_secs_f64();
+        self.line(&measured)
     }
 
     fn line(&self, what: &impl Serialize) -> Result<()> {
@@ -147,6 +161,7 @@ mod tests {
             accel: None,
             seconds: 1.5,
             facts,
+            elapsed: 0.0,
         }
     }
 
@@ -155,7 +170,7 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("bench-kept-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
         let kept = Kept::begin(&dir, &run()).unwrap();
-        kept.add(&measured("cold")).unwrap();
+        kept.add(measured("cold")).unwrap();
         drop(kept);
         // Interrupted in the middle of a line.
         let path = dir.join(NAME);
@@ -165,9 +180,12 @@ mod tests {
         let kept = Kept::resume(&dir, &run()).unwrap();
         assert_eq!(kept.find("cold", "m", 1).unwrap().facts.all().len(), 1);
         assert!(kept.find("cold", "m", 0).is_none());
-        kept.add(&measured("hot")).unwrap();
+        let earlier = kept.earlier();
+        assert!(earlier > Duration::ZERO);
+        kept.add(measured("hot")).unwrap();
         drop(kept);
         let again = Kept::resume(&dir, &run()).unwrap();
+        assert!(again.earlier() > earlier, "both parts count");
         assert!(again.find("cold", "m", 1).is_some() && again.find("hot", "m", 1).is_some());
         let other = Run {
             commit: "def".into(),

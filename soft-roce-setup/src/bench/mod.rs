@@ -108,6 +108,7 @@ fn measured(
         Some(out) => Some(Kept::begin(out, &same)?),
         None => None,
     };
+    let earlier = kept.as_ref().map_or(Duration::ZERO, Kept::earlier);
     let result = run.measure(context, &artifacts, &mut host.accel, kept.as_ref());
     if result.is_err() && kept.is_some() {
         let words = "what was measured is kept: the same command with --resume goes on from there";
@@ -119,7 +120,7 @@ fn measured(
         date: humantime::format_rfc3339_seconds(date).to_string(),
         command: command(args),
         quick: args.quick,
-        seconds: start.elapsed().as_secs_f64().round(),
+        seconds: (earlier + start.elapsed()).as_secs_f64().round(),
         commit,
         host,
         kernel: artifacts.kernel.version.clone(),

@@ -149,13 +149,14 @@ impl Run {
                 let done = self.job(context, artifacts, guest, job, boots, count)?;
                 // What went wrong is tried again.
                 if let Some(kept) = kept.filter(|_| done.trouble.is_none()) {
-                    kept.add(&Measured {
+                    kept.add(Measured {
                         row: row.name.to_owned(),
                         machine,
                         boot: job.boot,
                         accel: done.accel.clone(),
                         seconds: done.took.as_secs_f64(),
                         facts: done.facts.clone(),
+                        elapsed: 0.0,
                     })?;
                 }
                 Ok(done)
