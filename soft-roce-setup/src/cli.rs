@@ -222,7 +222,7 @@ pub struct BenchArgs {
     /// Write bench.json, bench.csv, index.html and plots/*.svg to this directory
     #[arg(long, value_name = "DIR", default_value = "bench-out")]
     pub out: PathBuf,
-    /// Also write benchmarks.md and scaling.md to this directory
+    /// Also write benchmarks.md, scaling.md and, for `bench compare`, benchmarks.json to this directory
     #[arg(long, value_name = "DIR")]
     pub docs: Option<PathBuf>,
 }
@@ -244,7 +244,7 @@ pub enum BenchCommand {
         /// Where everything is written
         #[arg(long, value_name = "DIR", default_value = "bench-out")]
         out: PathBuf,
-        /// Also write benchmarks.md and scaling.md to this directory
+        /// Also write benchmarks.md, scaling.md and, for `bench compare`, benchmarks.json to this directory
         #[arg(long, value_name = "DIR")]
         docs: Option<PathBuf>,
     },

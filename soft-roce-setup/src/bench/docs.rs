@@ -1,4 +1,4 @@
-//! docs/benchmarks.md and docs/scaling.md, written from a run.
+//! docs/benchmarks.md, docs/scaling.md and docs/benchmarks.json, written from a run.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -12,7 +12,7 @@ use super::report::{KINDS, Report, TITLES};
 use super::table;
 use crate::measure::{aligned, number};
 
-/// Writes both to `dir`.
+/// Writes all three to `dir`.
 ///
 /// # Errors
 /// A file can't be written.
@@ -21,11 +21,18 @@ pub fn write(dir: &Path, report: &Report) -> Result<()> {
     for (name, text) in [
         ("benchmarks.md", benchmarks(report)),
         ("scaling.md", scaling(report)),
+        ("benchmarks.json", summary(report)?),
     ] {
         let path = dir.join(name);
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())
+}
+
+/// The report without what it was computed from, a line for each family: for `bench compare`, and small enough to be kept.
+fn summary(report: &Report) -> Result<String> {
+    let text = serde_json::to_string(&report.without_rounds())?;
+    Ok(text.replace(r#"{"name":"#, "\n{\"name\":") + "\n")
 }
 
 fn origin(report: &Report) -> String {
@@ -51,7 +58,8 @@ fn benchmarks(report: &Report) -> String {
          meant where no ± stands, and five times that for a single round. Kinds that differ by no more than the noise of both are\n\
          *equal*; a target is *within its noise* if it is missed by no more than that of its own rounds. Where no CPUs are named, the clock counts one\n\
          nanosecond an instruction: such times compare costs, and are no hardware's times. ✗: it can't be done, for the reason below.\n\
-         The fields of bench.json are in [benchmarks-schema.md](benchmarks-schema.md), growth in [scaling.md](scaling.md).\n\n",
+         The fields of bench.json are in [benchmarks-schema.md](benchmarks-schema.md), growth in [scaling.md](scaling.md).\n\
+         A run of your own beside this one: `cargo run -r -- bench compare docs/benchmarks.json bench-out/bench.json`.\n\n",
     );
     out.push_str(&missed(report));
     for family in &report.families {
@@ -237,6 +245,21 @@ fn seconds(micros: f64) -> String {
 mod tests {
     use super::super::report::tests::{case, report};
     use super::*;
+
+    #[test]
+    fn the_summary_can_be_compared() {
+        let report = report(vec![case(&[("odp", &[10.0, 10.0]), ("emm", &[9.0, 9.0])])]);
+        let text = summary(&report).unwrap();
+        assert_eq!(text.lines().count(), 1 + report.families.len());
+        let read: Report = serde_json::from_str(&text).unwrap();
+        assert_eq!(read, report.without_rounds());
+        let kinds = &read.families[0].cases[0].kinds;
+        assert!(
+            kinds
+                .iter()
+                .all(|o| o.rounds.is_empty() && o.median.is_some())
+        );
+    }
 
     #[test]
     fn both_documents_name_their_command() {

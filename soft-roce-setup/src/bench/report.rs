@@ -169,6 +169,16 @@ impl Report {
         self.families.iter().flat_map(|family| &family.cases)
     }
 
+    /// The same without the rounds' values, which everything else was computed from.
+    pub fn without_rounds(&self) -> Self {
+        let mut report = self.clone();
+        let cases = report.families.iter_mut().flat_map(|f| &mut f.cases);
+        for outcome in cases.flat_map(|case| &mut case.kinds) {
+            outcome.rounds.clear();
+        }
+        report
+    }
+
     /// Whether no target is missed, and nothing went wrong.
     pub fn reached(&self) -> bool {
         self.failures() == (0, 0)
