@@ -132,9 +132,10 @@ impl Run {
         for machine in machines {
             let of_it = |task: &usize| self.tasks[*task].machine == machine;
             let tasks = (0..self.tasks.len()).filter(of_it);
-            let jobs: Vec<Job> = (0..boots)
+            let mut jobs: Vec<Job> = (0..boots)
                 .flat_map(|boot| tasks.clone().map(move |task| Job { boot, task }))
                 .collect();
+            jobs.sort_by_key(|job| !self.tasks[job.task].row.long);
             let at_once = match machine.clock {
                 Clock::Icount => host::room_for_guests(machine.spec().mem.0),
                 Clock::Wall => 1,
@@ -334,6 +335,7 @@ mod tests {
             machines: &[],
             rounds: (3, 5),
             alone: false,
+            long: false,
         };
         assert_eq!(
             options(&row, true, 0, 1),
