@@ -68,8 +68,11 @@ pub fn plots(family: &FamilyReport) -> Result<Vec<Plot>> {
     let mut plots = Vec::new();
     for (group, cases) in groups {
         plots.extend(plot(&group, &cases)?);
-        // What lies far off (a copy by the CPU) must not hide how the kinds differ.
-        if group.row == "throughput" {
+        // What lies far off (a copy by the CPU, the longest messages) must not hide how the kinds differ.
+        if matches!(
+            (group.row, group.unit),
+            ("throughput", _) | ("latency", "µs")
+        ) {
             let ratios: Vec<Case> = cases.iter().filter_map(|case| of_pinned(case)).collect();
             if let Some(first) = ratios.first() {
                 let group = Group::of(first, group.series);
@@ -80,8 +83,12 @@ pub fn plots(family: &FamilyReport) -> Result<Vec<Plot>> {
     Ok(plots)
 }
 
-/// One plot; None if there is nothing to draw.
+/// One plot; None if there is nothing to draw: no value, or nothing but zeros.
 fn plot(group: &Group<'_>, cases: &[&Case]) -> Result<Option<Plot>> {
+    let mut medians = cases.iter().flat_map(|c| &c.kinds).map(|o| o.median);
+    if medians.all(|median| median.is_none_or(|median| median == 0.0)) {
+        return Ok(None);
+    }
     let series = group.series.map_or(String::new(), |s| format!(": {s}"));
     let name = format!("{}{series}", group.row);
     let unit = super::table::unit(cases[0]);
@@ -183,5 +190,7 @@ mod tests {
             ..Outcome::default()
         };
         assert!(plots(&report(vec![lost]).families[0]).unwrap().is_empty());
+        let zeros = case(&[("odp", &[0.0, 0.0]), ("emm", &[0.0, 0.0])]);
+        assert!(plots(&report(vec![zeros]).families[0]).unwrap().is_empty());
     }
 }
