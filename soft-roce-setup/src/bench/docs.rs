@@ -21,18 +21,12 @@ pub fn write(dir: &Path, report: &Report) -> Result<()> {
     for (name, text) in [
         ("benchmarks.md", benchmarks(report)),
         ("scaling.md", scaling(report)),
-        ("benchmarks.json", summary(report)?),
+        ("benchmarks.json", report.without_rounds().json()?),
     ] {
         let path = dir.join(name);
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())
-}
-
-/// The report without what it was computed from, a line for each family: for `bench compare`, and small enough to be kept.
-fn summary(report: &Report) -> Result<String> {
-    let text = serde_json::to_string(&report.without_rounds())?;
-    Ok(text.replace(r#"{"name":"#, "\n{\"name\":") + "\n")
 }
 
 fn origin(report: &Report) -> String {
@@ -249,7 +243,7 @@ mod tests {
     #[test]
     fn the_summary_can_be_compared() {
         let report = report(vec![case(&[("odp", &[10.0, 10.0]), ("emm", &[9.0, 9.0])])]);
-        let text = summary(&report).unwrap();
+        let text = report.without_rounds().json().unwrap();
         assert_eq!(text.lines().count(), 1 + report.families.len());
         let read: Report = serde_json::from_str(&text).unwrap();
         assert_eq!(read, report.without_rounds());

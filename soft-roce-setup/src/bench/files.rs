@@ -23,10 +23,7 @@ pub fn writable(dir: &Path) -> Result<()> {
 /// Writes everything to `dir`. Returns the page's place.
 pub fn write(dir: &Path, report: &Report) -> Result<PathBuf> {
     writable(dir)?;
-    put(
-        &dir.join("bench.json"),
-        format!("{}\n", serde_json::to_string_pretty(report)?),
-    )?;
+    put(&dir.join("bench.json"), report.json()?)?;
     put(&dir.join("bench.csv"), csv(report)?)?;
     let mut drawn: Vec<Vec<Plot>> = Vec::new();
     for family in &report.families {
