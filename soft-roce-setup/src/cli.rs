@@ -1,5 +1,6 @@
 //! The command line: what can be asked for, and what the exit status means.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -188,6 +189,9 @@ pub struct TestArgs {
     /// Also on the debug kernel, which is built if it is not in the cache (if it is, its tests run anyway)
     #[arg(long)]
     pub debug: bool,
+    /// Groups of tests that run side by side [default: one for each CPU, if memory is enough]
+    #[arg(long, short, value_name = "N")]
+    pub jobs: Option<NonZeroUsize>,
     /// Keep the results in this file, as JSON; what it has of other tests stays, so that runs add up
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,

@@ -13,6 +13,7 @@ mod guest;
 mod host;
 mod measure;
 mod proc;
+mod side_by_side;
 mod signal;
 mod status;
 mod suite;

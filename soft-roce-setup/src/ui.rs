@@ -30,6 +30,11 @@ impl Ui {
             .suspend(|| eprintln!("soft-roce-setup: {}", text.as_ref()));
     }
 
+    /// Prints a line of what the user asked for, to standard output.
+    pub fn print(&self, line: impl AsRef<str>) {
+        self.bars.suspend(|| println!("{}", line.as_ref()));
+    }
+
     /// Begins a step. Its line ends with [`Step::done`]; dropped before, it is shown as failed.
     pub fn step(&self, title: impl Into<String>) -> Step {
         let title = title.into();

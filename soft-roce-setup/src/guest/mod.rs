@@ -17,6 +17,7 @@ use std::fs::File;
 use std::io::{IsTerminal, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -182,10 +183,10 @@ fn scratch_file(bytes: &[u8]) -> Result<File> {
 
 /// A sparse file on the cache's disk that is gone when the guest is.
 fn scratch_disk(context: &Context, size: Size) -> Result<OwnedFd> {
-    let path = context
-        .cache
-        .path("tmp")
-        .join(format!("disk-{}", std::process::id()));
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let name = format!("disk-{}-{number}", std::process::id());
+    let path = context.cache.path("tmp").join(name);
     let make = || -> std::io::Result<File> {
         let file = File::options()
             .read(true)

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -56,6 +56,9 @@ const DRAIN: Duration = Duration::from_secs(10);
 const HUNG_TASK_SECONDS: u32 = 30;
 /// The same on the debug kernel, which is several times slower.
 const HUNG_TASK_SECONDS_DEBUG: u32 = 120;
+
+/// Held while a kernel's first guest makes what all of them boot from.
+static PREPARING: Mutex<()> = Mutex::new(());
 
 /// How a guest is made.
 #[derive(Debug, Clone)]
@@ -114,8 +117,12 @@ impl Guest {
     /// kernel reported a problem on the way, [`TIMEOUT`] if the guest did not come up.
     pub fn boot(context: &Context, artifacts: &Artifacts, spec: &Spec) -> Result<Self> {
         host::guest_memory(spec.mem.0)?;
-        let kernel = prepare::kernel(context, artifacts)?;
-        let accel = accel::choose(context, artifacts, &kernel, spec.clock)?;
+        let (kernel, accel) = {
+            let _one = PREPARING.lock().unwrap_or_else(PoisonError::into_inner);
+            let kernel = prepare::kernel(context, artifacts)?;
+            let accel = accel::choose(context, artifacts, &kernel, spec.clock)?;
+            (kernel, accel)
+        };
         let how = accel.describe(spec.clock);
         context.ui.note(&how);
         let (log, log_file) = open_log(context)?;

@@ -12,7 +12,7 @@ use crate::measure::number;
 use crate::targets::rows::{Known, ROWS, Row};
 
 /// Measures the rows that are wanted on the kernel `series`.
-pub fn run(context: &Context, series: &str, tally: &mut Tally) -> Result<()> {
+pub fn run(context: &Context, series: &str, tally: &Tally) -> Result<()> {
     let name = |row: &Row| format!("bench::{}", row.name);
     let wanted: Vec<&Row> = ROWS.iter().filter(|row| tally.wants(&name(row))).collect();
     if wanted.is_empty() {

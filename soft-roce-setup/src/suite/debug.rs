@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::cases::{Case, case};
+use super::group::Group;
 use super::guest::{self, spec};
 use super::planted;
 use super::report::Said;
@@ -106,18 +107,14 @@ fn with_leaks(script: &str) -> String {
     format!("(\n{script}\n)\nstatus=$?\n[ $status = 0 ] || exit $status\nexec emm-check leaks")
 }
 
-/// Runs the cases. `asked` builds the kernel for them if it is not there.
-///
-/// # Returns
-///
-/// The kernel's release, if a guest was needed.
-pub fn run(
-    context: &Context,
+/// The cases that are wanted, and the faults planted for this kernel. `asked` builds the kernel for them if it is not there.
+pub fn groups<'a>(
+    context: &'a Context,
     asked: bool,
     long: bool,
-    tally: &mut Tally,
-    said: &mut Said,
-) -> Result<Option<String>> {
+    tally: &'a Tally,
+    said: &'a Said,
+) -> Result<Vec<Group<'a>>> {
     let name = |case: &Case| format!("{GROUP}::{}", case.name);
     let wanted: Vec<&Case> = CASES
         .iter()
@@ -125,7 +122,7 @@ pub fn run(
         .collect();
     let plants = long && planted::wanted(debug::NAME, tally);
     if wanted.is_empty() && !plants {
-        return Ok(None);
+        return Ok(Vec::new());
     }
     if !asked && !build::has_kernel(context, Some(debug::NAME)) {
         let why = format!(
@@ -134,24 +131,28 @@ pub fn run(
             wanted.len() + usize::from(plants)
         );
         tally.add(GROUP, Duration::ZERO, Outcome::Skipped(why));
-        return Ok(None);
+        return Ok(Vec::new());
     }
-    let version = match wanted.is_empty() {
-        true => None,
-        false => Some(guest::all(
-            context,
-            debug::NAME,
-            &wanted,
-            &roomy(),
-            with_leaks,
-            tally,
-            said,
-        )?),
-    };
+    let mut groups = Vec::new();
+    if !wanted.is_empty() {
+        let work = move || {
+            let spec = roomy();
+            guest::all(
+                context,
+                debug::NAME,
+                &wanted,
+                &spec,
+                with_leaks,
+                tally,
+                said,
+            )
+        };
+        groups.push(Group::of_kernel(context, debug::NAME, work)?);
+    }
     if plants {
-        planted::run(context, debug::NAME, tally)?;
+        groups.extend(planted::group(context, debug::NAME, tally)?);
     }
-    Ok(version)
+    Ok(groups)
 }
 
 /// Whether the command line names these tests, so that the kernel is to be built for them.

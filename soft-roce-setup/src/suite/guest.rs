@@ -9,10 +9,11 @@ use anyhow::Result;
 
 use super::SERIES;
 use super::cases::{CASES, CONTROLS, Case};
+use super::group::{Group, options};
 use super::report::Said;
 use super::shim_cases;
 use super::tally::{Outcome, Tally};
-use crate::build::{self, BuildOptions};
+use crate::build;
 use crate::cli::{Backend, Clock, Size};
 use crate::context::Context;
 use crate::guest::{End, Guest, Job, Spec};
@@ -35,18 +36,14 @@ pub(super) fn spec() -> Spec {
     }
 }
 
-/// Runs the cases on the kernel `series`.
-///
-/// # Returns
-///
-/// The kernel's release, if a guest was needed.
-pub fn run(
-    context: &Context,
-    series: &str,
+/// The cases on the kernel `series`, if some are wanted.
+pub fn group<'a>(
+    context: &'a Context,
+    series: &'a str,
     long: bool,
-    tally: &mut Tally,
-    said: &mut Said,
-) -> Result<Option<String>> {
+    tally: &'a Tally,
+    said: &'a Said,
+) -> Result<Option<Group<'a>>> {
     let name = |case: &Case| format!("guest::{series}::{}", case.name);
     let first = series == SERIES[0];
     let wanted: Vec<&Case> = CASES
@@ -58,37 +55,22 @@ pub fn run(
     if wanted.is_empty() {
         return Ok(None);
     }
-    all(
-        context,
-        series,
-        &wanted,
-        &spec(),
-        str::to_owned,
-        tally,
-        said,
-    )
-    .map(Some)
+    let script = str::to_owned;
+    let work = move || all(context, series, &wanted, &spec(), script, tally, said);
+    Group::of_kernel(context, series, work).map(Some)
 }
 
 /// Runs these cases on the kernel `kernel`, in guests made by `spec`, each script as `wrap` makes it.
-///
-/// # Returns
-///
-/// The kernel's release.
 pub(super) fn all(
     context: &Context,
     kernel: &str,
     cases: &[&Case],
     spec: &Spec,
     wrap: fn(&str) -> String,
-    tally: &mut Tally,
-    said: &mut Said,
-) -> Result<String> {
-    let options = BuildOptions {
-        kernel: Some(kernel.to_owned()),
-        ..BuildOptions::default()
-    };
-    let artifacts = build::ensure(context, &options)?;
+    tally: &Tally,
+    said: &Said,
+) -> Result<()> {
+    let artifacts = build::ensure(context, &options(kernel))?;
     let mut guest: Option<Guest> = None;
     for case in cases {
         signal::check()?;
@@ -105,7 +87,7 @@ pub(super) fn all(
         guest = (!matches!(outcome, Outcome::Failed(_))).then_some(usable);
         tally.add(&name, start.elapsed(), outcome);
     }
-    Ok(artifacts.kernel.version)
+    Ok(())
 }
 
 /// How a script ended that has `seconds` and must print all of `wants`, and what it printed.

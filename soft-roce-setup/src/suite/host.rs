@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
+use super::group::Group;
 use super::tally::{Outcome, Tally};
 use crate::context::Context;
 use crate::signal;
@@ -22,8 +23,14 @@ const CRATES: [&str; 5] = [
 /// What the core's tests compare it with; it has none of its own.
 const MODELS: &str = "ib-emm-models";
 
+/// Those that are wanted.
+pub fn group<'a>(context: &'a Context, tally: &'a Tally) -> Option<Group<'a>> {
+    let wanted = tally.wants_group("host::");
+    wanted.then(|| Group::of_host(move || run(context, tally)))
+}
+
 /// Runs them.
-pub fn run(context: &Context, tally: &mut Tally) -> Result<()> {
+fn run(context: &Context, tally: &Tally) -> Result<()> {
     let workspace = crate::build::workspace();
     for name in CRATES {
         signal::check()?;
@@ -43,7 +50,7 @@ pub fn run(context: &Context, tally: &mut Tally) -> Result<()> {
 }
 
 /// Counts each test that the crate's test programs report.
-fn cargo_test(context: &Context, workspace: &Path, name: &str, tally: &mut Tally) -> Result<()> {
+fn cargo_test(context: &Context, workspace: &Path, name: &str, tally: &Tally) -> Result<()> {
     let step = context.ui.step(format!("host tests of {name}"));
     let start = Instant::now();
     let output = Command::new("cargo")
@@ -57,7 +64,7 @@ fn cargo_test(context: &Context, workspace: &Path, name: &str, tally: &mut Tally
 }
 
 /// Counts each test that libtest's `output` reports, as one of `group`; what reports none, or fails without saying which, is a failure of the group.
-pub(super) fn tell(tally: &mut Tally, group: &str, output: &Output, took: Duration) {
+pub(super) fn tell(tally: &Tally, group: &str, output: &Output, took: Duration) {
     let text = String::from_utf8_lossy(&output.stdout);
     let results = parse(&text);
     for (test, outcome) in &results {
@@ -104,7 +111,7 @@ fn excerpt(text: &str, test: &str) -> String {
 }
 
 /// A cargo tool that may be missing on this host.
-fn tool(workspace: &Path, tally: &mut Tally, name: &str, args: &[&str]) -> Result<()> {
+fn tool(workspace: &Path, tally: &Tally, name: &str, args: &[&str]) -> Result<()> {
     if !tally.wants(name) {
         return Ok(());
     }

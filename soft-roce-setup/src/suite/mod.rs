@@ -1,11 +1,13 @@
 //! The tests: on the host, in guests of each kernel, and of this tool itself.
 //!
-//! One line a test, and a last line that counts them.
+//! What they need is built first. Then groups of tests run side by side, since a guest under TCG keeps 1.0 to 1.4
+//! of two CPUs busy; what measures runs after them, by itself. One line a test, and a last line that counts them.
 
 mod bench;
 mod brief;
 mod cases;
 mod debug;
+mod group;
 mod guest;
 mod host;
 mod inner;
@@ -23,10 +25,13 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
+use crate::build::debug::NAME as DEBUG;
 use crate::cli::TestArgs;
 use crate::context::Context;
-use crate::exit;
+use crate::side_by_side::side_by_side;
+use crate::{exit, host as machine};
 
+use self::group::Group;
 use self::report::Said;
 use self::results::{Results, Run};
 pub use self::tally::Tally;
@@ -40,9 +45,9 @@ pub fn run(context: &Context, args: &TestArgs) -> Result<ExitCode> {
     if let Some(path) = &args.json {
         Results::read(path)?.write(path)?;
     }
-    let mut tally = Tally::new(args.filter.clone());
-    let (mut kernels, mut said) = (Vec::new(), Said::default());
-    let ended = groups(context, args, &mut tally, &mut said, &mut kernels);
+    let tally = Tally::new(args.filter.clone(), context.ui.clone());
+    let (mut kernels, said) = (Vec::new(), Said::default());
+    let ended = run_all(context, args, &tally, &said, &mut kernels);
     let mut seen = BTreeSet::new();
     kernels.retain(|kernel| seen.insert(kernel.clone()));
     // What ended is kept, whatever stopped the others. Another run may have written the file meanwhile.
@@ -68,48 +73,65 @@ pub fn run(context: &Context, args: &TestArgs) -> Result<ExitCode> {
     })
 }
 
-/// Runs all groups, in order.
-fn groups(
+/// Builds all that the wanted tests need, then runs them: groups side by side, and at last what measures, by itself.
+fn run_all(
     context: &Context,
     args: &TestArgs,
-    tally: &mut Tally,
-    said: &mut Said,
+    tally: &Tally,
+    said: &Said,
     kernels: &mut Vec<String>,
 ) -> Result<()> {
-    if tally.wants_group("host::") {
-        host::run(context, tally)?;
-    }
-    let only_debug = args.kernel.kernel.as_deref() == Some(crate::build::debug::NAME);
-    let series: Vec<&str> = match &args.kernel.kernel {
+    let series: Vec<&str> = match args.kernel.kernel.as_deref() {
         // Its tests are others.
-        Some(_) if only_debug => Vec::new(),
+        Some(DEBUG) => Vec::new(),
         Some(one) => vec![one],
         None => SERIES.to_vec(),
     };
-    if let Some(first) = series.first() {
-        inner::run(context, first, tally)?;
+    let groups = groups(context, args, &series, tally, said)?;
+    kernels.extend(groups.iter().filter_map(|group| group.kernel.clone()));
+    let at_once = match args.jobs {
+        Some(jobs) => jobs.get(),
+        None => machine::room_for_guests(debug::roomy().mem.0),
+    };
+    side_by_side(groups, at_once, |(): &mut (), group| group.run())?;
+    match series.first() {
+        Some(first) => bench::run(context, first, tally),
+        None => Ok(()),
     }
-    for series in &series {
-        kernels.extend(guest::run(context, series, args.long, tally, said)?);
+}
+
+/// The groups that have wanted tests. Those on the debug kernel take longest, so they are the first to begin.
+fn groups<'a>(
+    context: &'a Context,
+    args: &TestArgs,
+    series: &[&'a str],
+    tally: &'a Tally,
+    said: &'a Said,
+) -> Result<Vec<Group<'a>>> {
+    let mut groups = Vec::new();
+    groups.extend(host::group(context, tally));
+    for series in series {
+        groups.extend(guest::group(context, series, args.long, tally, said)?);
         if args.long {
-            kernels.extend(peers::run(context, series, tally, said)?);
+            groups.extend(peers::group(context, series, tally, said)?);
         }
     }
-    if let Some(first) = series.first().copied() {
-        kernels.extend(programs::run(context, first, tally, said)?);
-        planted::run(context, first, tally)?;
-        bench::run(context, first, tally)?;
-        tool::run(context, Some(first), tally)?;
+    if let Some(first) = series.first() {
+        groups.extend(programs::group(context, first, tally, said)?);
+        groups.extend(planted::group(context, first, tally)?);
+        groups.extend(inner::group(context, first, tally)?);
+        groups.extend(tool::group(context, first, tally)?);
     }
+    let only_debug = series.is_empty();
     if args.kernel.kernel.is_none() || only_debug {
         let asked = only_debug || args.debug || args.long || debug::named(args.filter.as_deref());
-        kernels.extend(debug::run(context, asked, args.long, tally, said)?);
+        let mut slowest = debug::groups(context, asked, args.long, tally, said)?;
         if args.long {
-            let name = crate::build::debug::NAME;
-            kernels.extend(peers::run(context, name, tally, said)?);
+            slowest.extend(peers::group(context, DEBUG, tally, said)?);
         }
+        groups.splice(0..0, slowest);
     }
-    Ok(())
+    Ok(groups)
 }
 
 /// The command line that these arguments came from.
@@ -121,6 +143,7 @@ fn command(args: &TestArgs) -> String {
     if args.debug {
         words.push("--debug".to_owned());
     }
+    words.extend(args.jobs.map(|jobs| format!("--jobs {jobs}")));
     for (option, path) in [("--json", &args.json), ("--report", &args.report)] {
         words.extend(
             path.as_ref()

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::debug::roomy;
+use super::group::{Group, options};
 use super::guest::{Collected, spec, tail};
 use super::tally::{Outcome, Tally};
 use crate::build::{self, BuildOptions};
@@ -23,6 +24,21 @@ struct Planted {
     catcher: &'static str,
     /// The check needs the debug kernel, and so `--long`: to build for it and to boot it takes minutes.
     debug: bool,
+}
+
+impl Planted {
+    /// The test's name.
+    fn test(&self) -> String {
+        format!("planted::{}", self.name)
+    }
+
+    /// The kernel `kernel` and an `ib_emm` with the fault.
+    fn options(&self, kernel: &str) -> BuildOptions {
+        BuildOptions {
+            plant: Some(format!("{}.patch", self.name)),
+            ..options(kernel)
+        }
+    }
 }
 
 const PLANTED: &[Planted] = &[
@@ -98,13 +114,38 @@ const PLANTED: &[Planted] = &[
 /// Longest time of one.
 const LIMIT: Duration = Duration::from_secs(240);
 
-/// Plants each fault into the modules of the kernel `kernel` that is for such a kernel, and sees it caught.
-pub fn run(context: &Context, kernel: &str, tally: &mut Tally) -> Result<()> {
-    for planted in of(kernel, tally) {
+/// The faults for the kernel `kernel` that are wanted. Each is planted here: its modules are built.
+pub fn group<'a>(
+    context: &'a Context,
+    kernel: &'a str,
+    tally: &'a Tally,
+) -> Result<Option<Group<'a>>> {
+    let mut built = of(kernel, tally);
+    built.retain(|planted| {
+        let start = Instant::now();
+        let why = build::ensure(context, &planted.options(kernel)).err();
+        let failed = why.filter(|_| !signal::interrupted());
+        if let Some(error) = &failed {
+            let why = Outcome::Failed(format!("{error:#}"));
+            tally.add(&planted.test(), start.elapsed(), why);
+        }
+        failed.is_none()
+    });
+    signal::check()?;
+    if built.is_empty() {
+        return Ok(None);
+    }
+    let work = move || run(context, kernel, &built, tally);
+    Group::of_kernel(context, kernel, work).map(Some)
+}
+
+/// Sees each caught.
+fn run(context: &Context, kernel: &str, all: &[&'static Planted], tally: &Tally) -> Result<()> {
+    for planted in all {
         signal::check()?;
         let start = Instant::now();
         let outcome = caught(context, kernel, planted)?;
-        tally.add(&name(planted), start.elapsed(), outcome);
+        tally.add(&planted.test(), start.elapsed(), outcome);
     }
     Ok(())
 }
@@ -116,27 +157,12 @@ pub fn wanted(kernel: &str, tally: &Tally) -> bool {
 
 fn of(kernel: &str, tally: &Tally) -> Vec<&'static Planted> {
     let debug = kernel == build::debug::NAME;
-    let fits = |p: &&Planted| p.debug == debug && tally.wants(&name(p));
+    let fits = |p: &&Planted| p.debug == debug && tally.wants(&p.test());
     PLANTED.iter().filter(fits).collect()
 }
 
-fn name(planted: &Planted) -> String {
-    format!("planted::{}", planted.name)
-}
-
 fn caught(context: &Context, kernel: &str, planted: &Planted) -> Result<Outcome> {
-    let options = BuildOptions {
-        kernel: Some(kernel.to_owned()),
-        plant: Some(format!("{}.patch", planted.name)),
-        ..BuildOptions::default()
-    };
-    let artifacts = match build::ensure(context, &options) {
-        Ok(artifacts) => artifacts,
-        Err(error) => {
-            signal::check()?;
-            return Ok(Outcome::Failed(format!("{error:#}")));
-        }
-    };
+    let artifacts = build::ensure(context, &planted.options(kernel))?;
     let spec = if planted.debug { roomy() } else { spec() };
     let mut guest = Guest::boot(context, &artifacts, &spec)?;
     let output = Collected::default();

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use serde_json::Value;
 
+use super::group::{Group, options};
 use super::guest::{Collected, spec, tail};
 use super::report::Said;
 use super::tally::{Outcome, Tally};
-use crate::build::{self, BuildOptions};
+use crate::build;
 use crate::context::Context;
 use crate::guest::{End, Guest, Job};
 use crate::proc::quote;
@@ -16,30 +17,35 @@ use crate::proc::quote;
 /// Longest time of all programs.
 const LIMIT: Duration = Duration::from_secs(900);
 
-/// Runs them on the kernel `series`: all, or those that the filter names behind `programs::`.
-///
-/// # Returns
-///
-/// The kernel's release, if a guest was needed.
-pub fn run(
-    context: &Context,
-    series: &str,
-    tally: &mut Tally,
-    said: &mut Said,
-) -> Result<Option<String>> {
-    let group = format!("guest::{series}::programs");
-    let Some(only) = tally.inside(&group) else {
+/// Those on the kernel `series` that are wanted: all, or what the filter names behind `programs::`.
+pub fn group<'a>(
+    context: &'a Context,
+    series: &'a str,
+    tally: &'a Tally,
+    said: &'a Said,
+) -> Result<Option<Group<'a>>> {
+    let name = format!("guest::{series}::programs");
+    let Some(only) = tally.inside(&name) else {
         return Ok(None);
     };
-    let options = BuildOptions {
-        kernel: Some(series.to_owned()),
-        ..BuildOptions::default()
-    };
-    let artifacts = build::ensure(context, &options)?;
+    let work = move || run(context, series, name, &only, tally, said);
+    Group::of_kernel(context, series, work).map(Some)
+}
+
+/// Runs those of the group `group` whose names contain `only`.
+fn run(
+    context: &Context,
+    series: &str,
+    group: String,
+    only: &str,
+    tally: &Tally,
+    said: &Said,
+) -> Result<()> {
+    let artifacts = build::ensure(context, &options(series))?;
     let mut guest = Guest::boot(context, &artifacts, &spec())?;
     let output = Collected::default();
     let job = Job {
-        script: format!("exec emm-check --json programs {}\n", quote(&only)),
+        script: format!("exec emm-check --json programs {}\n", quote(only)),
         stdin: false,
         silence: LIMIT,
         limit: Some(LIMIT),
@@ -63,7 +69,7 @@ pub fn run(
         tally.add(&group, start.elapsed(), Outcome::Failed(why));
     }
     said.keep(group, text);
-    Ok(Some(artifacts.kernel.version))
+    Ok(())
 }
 
 /// The test of a fact.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
@@ -123,17 +124,18 @@ fn without_numbers(detail: &str) -> String {
 
 /// What guests printed, by the names of their tests.
 #[derive(Debug, Default)]
-pub struct Said(BTreeMap<String, String>);
+pub struct Said(Mutex<BTreeMap<String, String>>);
 
 impl Said {
     /// Keeps what the test `name` printed.
-    pub fn keep(&mut self, name: String, text: String) {
-        self.0.insert(name, text);
+    pub fn keep(&self, name: String, text: String) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(name, text);
     }
 
     /// All of it.
     pub fn into_outputs(self) -> BTreeMap<String, String> {
-        self.0
+        self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -322,6 +324,7 @@ mod tests {
     use super::super::results::Run;
     use super::super::tally::Tally;
     use super::*;
+    use crate::ui::Ui;
     use std::time::Duration;
 
     #[test]
@@ -335,13 +338,13 @@ mod tests {
 
     #[test]
     fn cells() {
-        let mut said = Said::default();
+        let said = Said::default();
         let text = "ok    emm    matrix: WRITE x dontneed: 6 ranges: fine (0.1 s)\n\
                     known emm    matrix: READ x dontneed: the stage: 7 wrong bytes, first at offset 0x10 (1 s)\n\
                     known emm    matrix: READ x remap: the stage: 9 wrong bytes, first at offset 0x20 (1 s)\n\
                     skip  WRITE x remap: there is no disk\nPASS: 1 passed\n";
         said.keep("guest::7.3::matrix".into(), text.into());
-        let mut tally = Tally::new(None);
+        let tally = Tally::new(None, Ui::new(false));
         tally.add("guest::7.3::matrix", Duration::ZERO, Outcome::Passed);
         let run = Run {
             command: "cargo x".into(),

@@ -20,7 +20,7 @@ pub struct Run {
     pub command: String,
     /// The day, in UTC: `2026-11-25`.
     pub date: String,
-    /// Releases of the kernels that it booted.
+    /// Releases of the kernels that it was to boot.
     pub kernels: Vec<String>,
 }
 
@@ -73,14 +73,14 @@ impl Results {
     pub fn add(&mut self, run: Run, said: Said, tally: &Tally) {
         let index = self.runs.len();
         self.runs.push(run);
-        for (name, took, outcome) in tally.results() {
+        for (name, took, outcome) in tally.results().iter() {
             let test = Test {
-                name: name.to_owned(),
+                name: name.clone(),
                 seconds: took.as_secs_f64(),
                 outcome: outcome.clone(),
                 run: index,
             };
-            match self.tests.iter_mut().find(|known| known.name == name) {
+            match self.tests.iter_mut().find(|known| known.name == *name) {
                 Some(known) => *known = test,
                 None => self.tests.push(test),
             }
@@ -126,10 +126,11 @@ impl Results {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ui::Ui;
     use std::time::Duration;
 
     fn results(all: &mut Results, command: &str, tests: &[(&str, Outcome)]) {
-        let mut tally = Tally::new(None);
+        let tally = Tally::new(None, Ui::new(false));
         for (name, outcome) in tests {
             tally.add(name, Duration::from_secs(2), outcome.clone());
         }

@@ -1,8 +1,11 @@
-//! Results, a line each.
+//! Results, a line each, from tests that run side by side.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+
+use crate::ui::Ui;
 
 /// What became of one test.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,20 +19,25 @@ pub enum Outcome {
     Skipped(String),
 }
 
+/// A test, the time it took, and what became of it.
+pub type Tested = (String, Duration, Outcome);
+
 /// Counts and prints results.
 #[derive(Debug)]
 pub struct Tally {
     filter: Option<String>,
-    results: Vec<(String, Duration, Outcome)>,
+    ui: Ui,
+    results: Mutex<Vec<Tested>>,
     start: Instant,
 }
 
 impl Tally {
     /// Nothing run yet. Only tests whose name contains `filter` are wanted.
-    pub fn new(filter: Option<String>) -> Self {
+    pub fn new(filter: Option<String>, ui: Ui) -> Self {
         Self {
             filter,
-            results: Vec::new(),
+            ui,
+            results: Mutex::default(),
             start: Instant::now(),
         }
     }
@@ -73,47 +81,46 @@ impl Tally {
     }
 
     /// Prints and counts one result.
-    pub fn add(&mut self, name: &str, took: Duration, outcome: Outcome) {
+    pub fn add(&self, name: &str, took: Duration, outcome: Outcome) {
         let secs = took.as_secs_f64();
-        match &outcome {
-            Outcome::Passed => println!("test {name} ... ok ({secs:.1} s)"),
+        let line = match &outcome {
+            Outcome::Passed => format!("test {name} ... ok ({secs:.1} s)"),
             Outcome::Failed(why) => {
-                println!("test {name} ... FAILED ({secs:.1} s)");
-                for line in why.lines() {
-                    println!("    {line}");
-                }
+                let why: String = why.lines().map(|line| format!("\n    {line}")).collect();
+                format!("test {name} ... FAILED ({secs:.1} s){why}")
             }
-            Outcome::Skipped(why) => println!("test {name} ... skipped: {why}"),
-        }
-        self.results.push((name.to_owned(), took, outcome));
+            Outcome::Skipped(why) => format!("test {name} ... skipped: {why}"),
+        };
+        self.ui.print(line);
+        self.results().push((name.to_owned(), took, outcome));
     }
 
-    /// All results so far, in order.
-    pub fn results(&self) -> impl Iterator<Item = (&str, Duration, &Outcome)> {
-        self.results
-            .iter()
-            .map(|(name, took, outcome)| (name.as_str(), *took, outcome))
+    /// All results so far, in the order they came.
+    pub fn results(&self) -> MutexGuard<'_, Vec<Tested>> {
+        self.results.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Prints the sum. Returns whether there was a test, and none failed.
     pub fn close(self) -> bool {
+        let results = self.results();
         let count = |wanted: fn(&Outcome) -> bool| {
-            self.results()
+            results
+                .iter()
                 .filter(|(.., outcome)| wanted(outcome))
                 .count()
         };
         let passed = count(|o| *o == Outcome::Passed);
         let failed = count(|o| matches!(o, Outcome::Failed(_)));
         let skipped = count(|o| matches!(o, Outcome::Skipped(_)));
-        if self.results.is_empty() {
+        if results.is_empty() {
             println!(
                 "no test has a name with `{}`",
-                self.filter.unwrap_or_default()
+                self.filter.as_deref().unwrap_or_default()
             );
             return false;
         }
         println!("tests took {:.0} s", self.start.elapsed().as_secs_f64());
-        for (name, _, outcome) in self.results() {
+        for (name, _, outcome) in results.iter() {
             if matches!(outcome, Outcome::Failed(_)) {
                 println!("failed: {name}");
             }
@@ -127,10 +134,14 @@ impl Tally {
 mod tests {
     use super::*;
 
+    fn tally(filter: Option<&str>) -> Tally {
+        Tally::new(filter.map(str::to_owned), Ui::new(false))
+    }
+
     #[test]
     fn filters_of_groups() {
-        let inside = |filter: &str| Tally::new(Some(filter.into())).inside("guest::7.3::programs");
-        assert_eq!(Tally::new(None).inside("a"), Some(String::new()));
+        let inside = |filter: &str| tally(Some(filter)).inside("guest::7.3::programs");
+        assert_eq!(tally(None).inside("a"), Some(String::new()));
         for whole in ["guest::", "guest::7.3", "programs", "7.3::programs::"] {
             assert_eq!(inside(whole), Some(String::new()), "{whole}");
         }
@@ -149,8 +160,8 @@ mod tests {
 
     #[test]
     fn a_test_that_was_skipped_was_there() {
-        assert!(!Tally::new(Some("nothing".into())).close());
-        let mut tally = Tally::new(Some("bench::cold".into()));
+        assert!(!tally(Some("nothing")).close());
+        let tally = tally(Some("bench::cold"));
         let why = Outcome::Skipped("known to be missed".into());
         tally.add("bench::cold", Duration::ZERO, why);
         assert!(tally.close());

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use rustix::process::{Pid, Signal};
 
+use super::group::Group;
 use super::tally::{Outcome, Tally};
 use crate::context::Context;
 use crate::{exit, signal};
@@ -123,8 +124,30 @@ const WRONG: &[(&str, &[&str], &str)] = &[
     ),
 ];
 
-/// Runs them, on the kernel `series` or the newest.
-pub fn run(context: &Context, series: Option<&str>, tally: &mut Tally) -> Result<()> {
+/// Tests of their own kind.
+const OTHERS: [&str; 4] = [
+    "tool::archive_out_of_reach",
+    "tool::demo",
+    "tool::share_is_writable",
+    "tool::ctrl_c_leaves_nothing",
+];
+
+/// Those that are wanted, on the kernel `series`.
+pub fn group<'a>(
+    context: &'a Context,
+    series: &'a str,
+    tally: &'a Tally,
+) -> Result<Option<Group<'a>>> {
+    let names = CASES.iter().map(|case| case.name);
+    let mut names = names.chain(WRONG.iter().map(|w| w.0)).chain(OTHERS);
+    if !names.any(|name| tally.wants(name)) {
+        return Ok(None);
+    }
+    let work = move || run(context, series, tally);
+    Group::of_kernel(context, series, work).map(Some)
+}
+
+fn run(context: &Context, series: &str, tally: &Tally) -> Result<()> {
     let tool = Tool::new(context, series)?;
     for case in CASES {
         if !tally.wants(case.name) {
@@ -150,25 +173,16 @@ pub fn run(context: &Context, series: Option<&str>, tally: &mut Tally) -> Result
         };
         tally.add(name, start.elapsed(), outcome);
     }
-    if tally.wants("tool::archive_out_of_reach") {
+    for name in OTHERS.into_iter().filter(|name| tally.wants(name)) {
+        signal::check()?;
         let start = Instant::now();
-        let outcome = out_of_reach(context, &tool)?;
-        tally.add("tool::archive_out_of_reach", start.elapsed(), outcome);
-    }
-    if tally.wants("tool::demo") {
-        let start = Instant::now();
-        let outcome = demo(context, &tool)?;
-        tally.add("tool::demo", start.elapsed(), outcome);
-    }
-    if tally.wants("tool::share_is_writable") {
-        let start = Instant::now();
-        let outcome = share(context, &tool)?;
-        tally.add("tool::share_is_writable", start.elapsed(), outcome);
-    }
-    if tally.wants("tool::ctrl_c_leaves_nothing") {
-        let start = Instant::now();
-        let outcome = ctrl_c(&tool)?;
-        tally.add("tool::ctrl_c_leaves_nothing", start.elapsed(), outcome);
+        let outcome = match name {
+            "tool::archive_out_of_reach" => out_of_reach(context, &tool)?,
+            "tool::demo" => demo(context, &tool)?,
+            "tool::share_is_writable" => share(context, &tool)?,
+            _ => ctrl_c(&tool)?,
+        };
+        tally.add(name, start.elapsed(), outcome);
     }
     Ok(())
 }
@@ -219,9 +233,7 @@ fn demo(context: &Context, tool: &Tool) -> Result<Outcome> {
         .join(format!("facts-{}.json", std::process::id()));
     let mut command = tool.command(&["demo", "--json"]);
     command.arg(&file);
-    if let Some(series) = &tool.series {
-        command.args(["--kernel", series]);
-    }
+    command.args(["--kernel", &tool.series]);
     let output = command.output().context("cannot run myself")?;
     let text = fs::read_to_string(&file).unwrap_or_default();
     let _ = fs::remove_file(&file);
@@ -333,15 +345,15 @@ fn descendants(parent: u32) -> Vec<PathBuf> {
 struct Tool {
     program: PathBuf,
     cache: PathBuf,
-    series: Option<String>,
+    series: String,
 }
 
 impl Tool {
-    fn new(context: &Context, series: Option<&str>) -> Result<Self> {
+    fn new(context: &Context, series: &str) -> Result<Self> {
         Ok(Self {
             program: std::env::current_exe().context("cannot find my own program")?,
             cache: context.cache.path(""),
-            series: series.map(str::to_owned),
+            series: series.to_owned(),
         })
     }
 
@@ -354,9 +366,7 @@ impl Tool {
 
     fn run(&self, options: &[&str], script: &str) -> Result<Output> {
         let mut command = self.command(&["run"]);
-        if let Some(series) = &self.series {
-            command.args(["--kernel", series]);
-        }
+        command.args(["--kernel", &self.series]);
         command
             .args(options)
             .args(["--", script])

@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use self::pyverbs::Run;
+use super::cases::Case;
+use super::group::{Group, options};
 use super::guest::{self, Collected};
 use super::report::Said;
 use super::tally::{Outcome, Tally};
-use crate::build::{self, BuildOptions, debug, forky, selftests};
+use crate::build::{self, debug, forky, selftests};
 use crate::cli::{Backend, Clock, Share, Size};
 use crate::context::Context;
 use crate::guest::{End, Guest, Job, Spec};
@@ -84,50 +86,76 @@ enum Comparison {
     Whole,
 }
 
-/// Runs the suites on the kernel `series`. On the debug kernel these are rdma-core's own tests of on-demand regions, on
-/// EMM only: nobody here answers for what it would report of others.
-///
-/// # Returns
-///
-/// The kernel's release, if a guest was needed.
-pub fn run(
-    context: &Context,
-    series: &str,
-    tally: &mut Tally,
-    said: &mut Said,
-) -> Result<Option<String>> {
-    let name = |what: &str| format!("guest::{series}::peers::{what}");
-    let mut comparisons = Vec::new();
-    for space in Space::ALL {
-        for (what, comparison) in [("test_odp", Comparison::Odp), ("all", Comparison::Whole)] {
-            if series == debug::NAME && matches!(comparison, Comparison::Whole) {
-                continue;
-            }
-            comparisons.push((
-                name(&format!("pyverbs_{}_{what}", space.name())),
-                space,
-                comparison,
-            ));
-        }
-    }
-    comparisons.retain(|c| tally.wants(&c.0));
-    let cases: Vec<_> = cases::CASES
-        .iter()
-        .filter(|case| series != debug::NAME && tally.wants(&name(case.name)))
-        .collect();
-    if comparisons.is_empty() && cases.is_empty() {
+/// The suites that are wanted on the kernel `series`. On the debug kernel these are rdma-core's own tests of on-demand regions,
+/// on EMM only: nobody here answers for what it would report of others.
+pub fn group<'a>(
+    context: &'a Context,
+    series: &'a str,
+    tally: &'a Tally,
+    said: &'a Said,
+) -> Result<Option<Group<'a>>> {
+    let wanted = Wanted::of(series, tally);
+    if wanted.comparisons.is_empty() && wanted.cases.is_empty() {
         return Ok(None);
     }
-    let selftests = cases.iter().any(|case| case.script.contains("/selftests"));
-    let mut guests = Guests::new(context, series, selftests)?;
-    for (name, space, comparison) in comparisons {
+    forky::ensure(context)?;
+    // The kernel's own tests come out of its packages, which come with the kernel.
+    let selftests = wanted.selftests();
+    let work = move || run(context, series, wanted, tally, said);
+    let group = Group::of_kernel(context, series, work)?;
+    if selftests {
+        selftests::ensure(context, series)?;
+    }
+    Ok(Some(group))
+}
+
+/// Names and what is compared, and cases.
+struct Wanted {
+    comparisons: Vec<(String, Space, Comparison)>,
+    cases: Vec<&'static Case>,
+}
+
+impl Wanted {
+    fn of(series: &str, tally: &Tally) -> Self {
+        let mut comparisons = Vec::new();
+        for space in Space::ALL {
+            for (what, comparison) in [("test_odp", Comparison::Odp), ("all", Comparison::Whole)] {
+                if series == debug::NAME && matches!(comparison, Comparison::Whole) {
+                    continue;
+                }
+                let what = format!("pyverbs_{}_{what}", space.name());
+                comparisons.push((name(series, &what), space, comparison));
+            }
+        }
+        comparisons.retain(|c| tally.wants(&c.0));
+        let cases = cases::CASES
+            .iter()
+            .filter(|case| series != debug::NAME && tally.wants(&name(series, case.name)))
+            .collect();
+        Self { comparisons, cases }
+    }
+
+    /// Whether the kernel's own tests are needed.
+    fn selftests(&self) -> bool {
+        self.cases.iter().any(|c| c.script.contains("/selftests"))
+    }
+}
+
+fn name(series: &str, what: &str) -> String {
+    format!("guest::{series}::peers::{what}")
+}
+
+/// Runs them.
+fn run(context: &Context, series: &str, wanted: Wanted, tally: &Tally, said: &Said) -> Result<()> {
+    let mut guests = Guests::new(context, series, wanted.selftests())?;
+    for (name, space, comparison) in wanted.comparisons {
         signal::check()?;
         let start = Instant::now();
         let (outcome, text) = guests.compare(space, comparison)?;
         said.keep(name.clone(), text);
         tally.add(&name, start.elapsed(), outcome);
     }
-    for case in cases {
+    for case in wanted.cases {
         signal::check()?;
         let start = Instant::now();
         let mut usable = guests.take()?;
@@ -135,10 +163,11 @@ pub fn run(
         let script = format!("{PROLOGUE}backend emm\n{}", case.script);
         let (outcome, text) = guest::script(&mut usable, &script, case.seconds, case.wants)?;
         guests.give_back(usable, !matches!(outcome, Outcome::Failed(_)));
-        said.keep(name(case.name), text);
-        tally.add(&name(case.name), start.elapsed(), outcome);
+        let name = name(series, case.name);
+        said.keep(name.clone(), text);
+        tally.add(&name, start.elapsed(), outcome);
     }
-    Ok(Some(guests.artifacts.kernel.version))
+    Ok(())
 }
 
 /// The guest of the suites: with forky's tree.
@@ -153,17 +182,11 @@ struct Guests<'a> {
 
 impl<'a> Guests<'a> {
     fn new(context: &'a Context, series: &str, selftests: bool) -> Result<Self> {
-        let options = BuildOptions {
-            kernel: Some(series.to_owned()),
-            ..BuildOptions::default()
-        };
         let mut shares = vec![Share {
             host: forky::ensure(context)?,
             guest: "/forky".into(),
         }];
         if selftests {
-            // They come out of the kernel's packages.
-            drop(build::ensure(context, &options)?);
             shares.push(Share {
                 host: selftests::ensure(context, series)?,
                 guest: "/selftests".into(),
@@ -172,7 +195,7 @@ impl<'a> Guests<'a> {
         let debug = series == debug::NAME;
         Ok(Self {
             context,
-            artifacts: build::ensure(context, &options)?,
+            artifacts: build::ensure(context, &options(series))?,
             spec: Spec {
                 backend: Backend::Emm,
                 clock: Clock::Wall,
