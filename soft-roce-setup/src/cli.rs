@@ -189,7 +189,7 @@ pub struct TestArgs {
     /// Also on the debug kernel, which is built if it is not in the cache (if it is, its tests run anyway)
     #[arg(long)]
     pub debug: bool,
-    /// Groups of tests that run side by side [default: one for each CPU, if memory is enough]
+    /// Groups of tests that run side by side [default: one for each two CPUs, if memory is enough]
     #[arg(long, short, value_name = "N")]
     pub jobs: Option<NonZeroUsize>,
     /// Keep the results in this file, as JSON; what it has of other tests stays, so that runs add up

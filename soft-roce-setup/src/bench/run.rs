@@ -133,7 +133,7 @@ impl Run {
                 .collect();
             jobs.sort_by_key(|job| !self.tasks[job.task].row.long);
             let at_once = match machine.clock {
-                Clock::Icount => host::room_for_guests(machine.spec().mem.0),
+                Clock::Icount => host::room_for_guests(machine.spec().mem.0, machine.smp),
                 Clock::Wall => 1,
             };
             let count = (&begun, self.tasks.len() * boots as usize);

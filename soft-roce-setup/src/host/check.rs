@@ -320,14 +320,17 @@ pub fn guest_memory(bytes: u64) -> Result<()> {
     }
 }
 
-/// Guests of `bytes`, of one CPU, that fit in here at once; one at least.
-pub fn room_for_guests(bytes: u64) -> usize {
+/// Guests of `bytes` and of `cpus` CPUs that fit in here at once; one at least.
+pub fn room_for_guests(bytes: u64, cpus: u32) -> usize {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let own = std::thread::available_parallelism().map_or(1, usize::from);
+    let served = own / usize::try_from(cpus).unwrap_or(usize::MAX).max(1);
     let available = meminfo_mib(&text, "MemAvailable:").unwrap_or(0);
     let available = cgroup_mib(Path::new("/")).map_or(available, |mib| mib.min(available));
     let fit = available / ((bytes >> 20) + QEMU_MIB);
-    cpus.min(usize::try_from(fit).unwrap_or(usize::MAX)).max(1)
+    served
+        .min(usize::try_from(fit).unwrap_or(usize::MAX))
+        .max(1)
 }
 
 /// What the memory cgroups that this process is in leave it, in the file system at `root`; None without a limit.

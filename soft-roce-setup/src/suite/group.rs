@@ -10,6 +10,8 @@ use crate::context::Context;
 pub struct Group<'a> {
     /// The release of the kernel that it boots.
     pub kernel: Option<String>,
+    /// Beside others it is to begin first, or it would be the last one, alone.
+    pub slow: bool,
     work: Box<dyn FnOnce() -> Result<()> + Send + 'a>,
 }
 
@@ -18,6 +20,7 @@ impl<'a> Group<'a> {
     pub fn of_host(work: impl FnOnce() -> Result<()> + Send + 'a) -> Self {
         Self {
             kernel: None,
+            slow: false,
             work: Box::new(work),
         }
     }
@@ -31,8 +34,14 @@ impl<'a> Group<'a> {
         let artifacts = build::ensure(context, &options(kernel))?;
         Ok(Self {
             kernel: Some(artifacts.kernel.version),
+            slow: false,
             work: Box::new(work),
         })
+    }
+
+    /// The same, as one that takes long.
+    pub fn slow(self) -> Self {
+        Self { slow: true, ..self }
     }
 
     /// Runs the tests. What fails is in their tally; an error ends the whole run.

@@ -1,7 +1,7 @@
 //! The tests: on the host, in guests of each kernel, and of this tool itself.
 //!
-//! What they need is built first. Then groups of tests run side by side, since a guest under TCG keeps 1.0 to 1.4
-//! of two CPUs busy; what measures runs after them, by itself. One line a test, and a last line that counts them.
+//! What they need is built first. Then groups of tests run side by side, as many as the host has CPUs for; what measures runs
+//! after them, by itself. One line a test, and a last line that counts them.
 
 mod bench;
 mod brief;
@@ -28,6 +28,7 @@ use anyhow::Result;
 use crate::build::debug::NAME as DEBUG;
 use crate::cli::TestArgs;
 use crate::context::Context;
+use crate::guest::Spec;
 use crate::side_by_side::side_by_side;
 use crate::{exit, host as machine};
 
@@ -87,12 +88,18 @@ fn run_all(
         Some(one) => vec![one],
         None => SERIES.to_vec(),
     };
-    let groups = groups(context, args, &series, tally, said)?;
+    let mut groups = groups(context, args, &series, tally, said)?;
     kernels.extend(groups.iter().filter_map(|group| group.kernel.clone()));
     let at_once = match args.jobs {
         Some(jobs) => jobs.get(),
-        None => machine::room_for_guests(debug::roomy().mem.0),
+        None => {
+            let Spec { mem, smp, .. } = debug::roomy();
+            machine::room_for_guests(mem.0, smp)
+        }
     };
+    if at_once > 1 {
+        groups.sort_by_key(|group| !group.slow);
+    }
     side_by_side(groups, at_once, |(): &mut (), group| group.run())?;
     match series.first() {
         Some(first) => bench::run(context, first, tally),
@@ -100,7 +107,7 @@ fn run_all(
     }
 }
 
-/// The groups that have wanted tests. Those on the debug kernel take longest, so they are the first to begin.
+/// The groups that have wanted tests.
 fn groups<'a>(
     context: &'a Context,
     args: &TestArgs,
@@ -125,11 +132,11 @@ fn groups<'a>(
     let only_debug = series.is_empty();
     if args.kernel.kernel.is_none() || only_debug {
         let asked = only_debug || args.debug || args.long || debug::named(args.filter.as_deref());
-        let mut slowest = debug::groups(context, asked, args.long, tally, said)?;
+        let slow = debug::groups(context, asked, args.long, tally, said)?;
+        groups.extend(slow.into_iter().map(Group::slow));
         if args.long {
-            slowest.extend(peers::group(context, DEBUG, tally, said)?);
+            groups.extend(peers::group(context, DEBUG, tally, said)?.map(Group::slow));
         }
-        groups.splice(0..0, slowest);
     }
     Ok(groups)
 }
