@@ -63,7 +63,7 @@ const CASES: &[Case] = &[
     // Wrong arguments, and a range that userfaultfd watches: the kernel warned of that once.
     case(
         "verbs_input",
-        400,
+        900,
         "emm-check verbs input ring responder --mr emm && emm-check removal",
     ),
     case(
