@@ -99,8 +99,8 @@ fn key(kernel: &KernelArtifacts, order: &[&str]) -> Result<String> {
         .collect())
 }
 
-/// Makes the files of a kernel beside their place and renames them when they are complete: two guests
-/// that start at once each make them, and one wins.
+/// Makes the files of a kernel beside their place and renames them when they are complete: two processes
+/// that start at once each make them, and one wins. In one process the caller lets one in at a time.
 fn make(context: &Context, artifacts: &Artifacts, order: &[&str], place: &Path) -> Result<()> {
     let kernel = &artifacts.kernel;
     let step = context

@@ -324,7 +324,7 @@ pub fn guest_memory(bytes: u64) -> Result<()> {
 pub fn room_for_guests(bytes: u64, cpus: u32) -> usize {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let own = std::thread::available_parallelism().map_or(1, usize::from);
-    let served = own / usize::try_from(cpus).unwrap_or(usize::MAX).max(1);
+    let served = own / cpus.max(1) as usize;
     let available = meminfo_mib(&text, "MemAvailable:").unwrap_or(0);
     let available = cgroup_mib(Path::new("/")).map_or(available, |mib| mib.min(available));
     let fit = available / ((bytes >> 20) + QEMU_MIB);

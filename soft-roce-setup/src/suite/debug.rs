@@ -126,7 +126,7 @@ pub fn groups<'a>(
     }
     if !asked && !build::has_kernel(context, Some(debug::NAME)) {
         let why = format!(
-            "{} tests: the debug kernel is not in the cache; `cargo run -r -- build --kernel debug` builds it (a quarter of an hour), \
+            "{} tests: the debug kernel is not in the cache; `cargo run -r -- build --kernel debug` builds it (a quarter to half an hour), \
              and so does `test --debug`",
             wanted.len() + usize::from(plants)
         );
