@@ -19,11 +19,19 @@ pub fn each(row: &str, plan: Plan, whos: &[Who], subjects: &[Subject<'_>]) -> Re
     Ok(())
 }
 
+/// A case that is measured in processes of its own.
+pub struct Case<'a> {
+    /// What such a process is to say something about.
+    pub subjects: Vec<Subject<'a>>,
+    /// For each round of the plan, how many of this case.
+    pub rounds: u32,
+}
+
 /// The same with a process for each of the row's cases, `--case NUMBER`: what ends one of them says nothing of the next.
-pub fn each_case(row: &str, plan: Plan, whos: &[Who], cases: &[Vec<Subject<'_>>]) -> Result<()> {
-    for (number, subjects) in cases.iter().enumerate() {
-        for (round, who) in plan.turns(whos) {
-            one(row, plan, who, round, Some(number), subjects)?;
+pub fn each_case(row: &str, plan: Plan, whos: &[Who], cases: &[Case<'_>]) -> Result<()> {
+    for (number, case) in cases.iter().enumerate() {
+        for (round, who) in plan.times(case.rounds).turns(whos) {
+            one(row, plan, who, round, Some(number), &case.subjects)?;
         }
     }
     Ok(())

@@ -5,7 +5,7 @@ use emm_check::mem::{Map, PAGE};
 use emm_check::verbs::Mr;
 
 use crate::facts::Subject;
-use crate::isolated;
+use crate::isolated::{self, Case};
 use crate::plan::Plan;
 use crate::rig::{Rig, micros, small_pages, timed, touch};
 use crate::who::{Kind, Who};
@@ -44,9 +44,12 @@ pub fn all(plan: Plan) -> Result<()> {
         .iter()
         .map(|count| STEPS.map(|step| many_case(step, *count)))
         .collect();
-    let cases: Vec<Vec<_>> = names
+    let cases: Vec<Case<'_>> = names
         .iter()
-        .map(|pair| pair.iter().map(|c| Subject::new(MANY, c, "µs")).collect())
+        .map(|pair| Case {
+            subjects: pair.iter().map(|c| Subject::new(MANY, c, "µs")).collect(),
+            rounds: 1,
+        })
         .collect();
     isolated::each_case(MANY, plan, &WHOS, &cases)
 }

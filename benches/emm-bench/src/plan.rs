@@ -22,6 +22,15 @@ impl Plan {
         self.first..self.first + self.rounds
     }
 
+    /// As many times the rounds, for what differs much from one to the next.
+    pub fn times(self, times: u32) -> Self {
+        Self {
+            rounds: self.rounds * times,
+            first: self.first * times,
+            ..self
+        }
+    }
+
     /// Each round's turns, each time another one first: what drifts in the guest meets all alike.
     pub fn turns<T: Copy>(self, all: &[T]) -> Vec<(u32, T)> {
         let turn = |round: u32| {
@@ -48,6 +57,17 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn more_rounds_of_two_guests_have_numbers_of_their_own() {
+        let plan = |first| Plan {
+            rounds: 2,
+            first,
+            quick: false,
+        };
+        assert_eq!(plan(0).times(3).rounds(), 0..6);
+        assert_eq!(plan(2).times(3).rounds(), 6..12);
+    }
 
     #[test]
     fn everyone_is_first_in_turn() {
