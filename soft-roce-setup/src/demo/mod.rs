@@ -19,7 +19,7 @@ use crate::build::{self, BuildOptions};
 use crate::cli::{Backend, Clock, DemoArgs, Size};
 use crate::context::Context;
 use crate::exit;
-use crate::guest::{End, Guest, Job, Spec};
+use crate::guest::{Cpu, End, Guest, Job, Spec};
 
 /// Longest time of the guest's part.
 const LIMIT: Duration = Duration::from_secs(900);
@@ -38,6 +38,7 @@ pub fn run(context: &Context, args: &DemoArgs) -> Result<ExitCode> {
     let spec = Spec {
         backend: Backend::Emm,
         clock: Clock::Wall,
+        cpu: Cpu::Max,
         smp: 2,
         mem: Size(3 << 30),
         shares: Vec::new(),

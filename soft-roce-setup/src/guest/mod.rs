@@ -23,6 +23,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use rustix::fs::{FileType, MemfdFlags};
 
+pub use self::accel::Cpu;
 pub use self::ending::End;
 pub use self::session::{Guest, Job, Spec};
 use crate::artifacts::Artifacts;
@@ -107,6 +108,7 @@ fn spec(args: &GuestArgs, terminal: bool) -> Result<Spec> {
     Ok(Spec {
         backend: args.backend,
         clock: args.clock,
+        cpu: Cpu::Max,
         smp: match (args.clock, args.smp) {
             (Clock::Icount, Some(smp)) if smp > 1 => {
                 return Err(exit::coded(

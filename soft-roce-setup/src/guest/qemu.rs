@@ -10,7 +10,7 @@ use std::process::Stdio;
 use anyhow::{Context, Result};
 use rustix::io::FdFlags;
 
-use super::accel::Accel;
+use super::accel::{Accel, Cpu};
 use crate::artifacts::Artifacts;
 use crate::cli::{Clock, Share, Size};
 use crate::enter::Enter;
@@ -47,6 +47,7 @@ pub struct Machine<'a> {
     pub artifacts: &'a Artifacts,
     pub accel: &'a Accel,
     pub clock: Clock,
+    pub cpu: Cpu,
     pub smp: u32,
     pub mem: Size,
     pub image: &'a Path,
@@ -181,7 +182,7 @@ impl Machine<'_> {
             "-no-reboot",
         ])
         .args(NOTHING_IS_PLUGGED_IN)
-        .args(self.accel.args(self.clock))
+        .args(self.accel.args(self.clock, self.cpu))
         .args(["-smp".to_owned(), self.smp.to_string()])
         .args([
             "-m".to_owned(),

@@ -20,7 +20,7 @@ use super::initramfs::{self, Settings};
 use super::prepare::{self, GuestKernel};
 use super::qemu::{Channels, Machine};
 use super::report::{self, Collector};
-use super::{accel, scratch_disk, scratch_file};
+use super::{Cpu, accel, scratch_disk, scratch_file};
 use crate::artifacts::Artifacts;
 use crate::cli::{Backend, Clock, Share, Size};
 use crate::context::Context;
@@ -65,6 +65,7 @@ static PREPARING: Mutex<()> = Mutex::new(());
 pub struct Spec {
     pub backend: Backend,
     pub clock: Clock,
+    pub cpu: Cpu,
     pub smp: u32,
     pub mem: Size,
     pub shares: Vec<Share>,
@@ -149,6 +150,7 @@ impl Guest {
             artifacts,
             accel: &accel,
             clock: spec.clock,
+            cpu: spec.cpu,
             smp: spec.smp,
             mem: spec.mem,
             image: &kernel.image,

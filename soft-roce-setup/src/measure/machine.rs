@@ -1,7 +1,7 @@
 //! The guests that rows are measured in.
 
 use crate::cli::{Backend, Clock, Size};
-use crate::guest::Spec;
+use crate::guest::{Cpu, Spec};
 
 /// Memory of the guests: a GiB of a region is resident in one row.
 const MEMORY: Size = Size(3 << 30);
@@ -42,6 +42,7 @@ impl Machine {
         Spec {
             backend: Backend::Emm,
             clock: self.clock,
+            cpu: Cpu::Max,
             smp: self.smp,
             mem: MEMORY,
             shares: Vec::new(),

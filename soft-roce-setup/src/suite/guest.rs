@@ -16,7 +16,7 @@ use super::tally::{Outcome, Tally};
 use crate::build;
 use crate::cli::{Backend, Clock, Size};
 use crate::context::Context;
-use crate::guest::{End, Guest, Job, Spec};
+use crate::guest::{Cpu, End, Guest, Job, Spec};
 use crate::signal;
 
 /// Lines of a failed test's output that are shown.
@@ -27,6 +27,7 @@ pub(super) fn spec() -> Spec {
     Spec {
         backend: Backend::Emm,
         clock: Clock::Wall,
+        cpu: Cpu::PlainCopies,
         smp: 2,
         mem: Size(2 << 30),
         shares: Vec::new(),

@@ -18,7 +18,7 @@ use super::tally::{Outcome, Tally};
 use crate::build::{self, debug, forky, selftests};
 use crate::cli::{Backend, Clock, Share, Size};
 use crate::context::Context;
-use crate::guest::{End, Guest, Job, Spec};
+use crate::guest::{Cpu, End, Guest, Job, Spec};
 use crate::signal;
 
 const PROLOGUE: &str = include_str!("prologue.sh");
@@ -199,6 +199,7 @@ impl<'a> Guests<'a> {
             spec: Spec {
                 backend: Backend::Emm,
                 clock: Clock::Wall,
+                cpu: Cpu::PlainCopies,
                 smp: 2,
                 mem: Size(if debug { 3 << 30 } else { 2 << 30 }),
                 shares,
