@@ -23,7 +23,7 @@ const LIMIT: (usize, usize) = (4 << 20, 16 << 20);
 /// How many times that the region is: quick, full. The target is about four times. The biggest comes first: after it, rounds of the
 /// smallest one differ as much in a run as between two. Begun with, they agree too well in each run, and two runs lie apart.
 const TIMES: (&[usize], &[usize]) = (&[4, 1], &[8, 4, 2, 1]);
-/// Rounds of a region that just fits, for each of a bigger one: which pages reclaim happens to take first moves its rate by a fifth.
+/// Rounds of a region that just fits, for each of a bigger one: an explicit one has 58 or 77 MiB/s, why is not known.
 const ROUNDS_OF_FITTING: (u32, u32) = (1, 4);
 const SEED: u64 = 7;
 

@@ -49,7 +49,7 @@ pub enum Cpu {
     /// All that QEMU has.
     Max,
     /// Not that `rep movsb` is fast: QEMU does it a byte at a time, and kernel and C library copy everything with it if they are told so.
-    /// Tests that copy much take a fifth less time. For tests, not for benchmarks: it moves the cost of a byte, not that of a fault.
+    /// What copies much takes a fifth less time. For our own tests, not for benchmarks: it moves the cost of a byte, not that of a fault.
     PlainCopies,
 }
 

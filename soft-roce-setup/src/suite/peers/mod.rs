@@ -199,7 +199,7 @@ impl<'a> Guests<'a> {
             spec: Spec {
                 backend: Backend::Emm,
                 clock: Clock::Wall,
-                cpu: Cpu::PlainCopies,
+                cpu: Cpu::Max,
                 smp: 2,
                 mem: Size(if debug { 3 << 30 } else { 2 << 30 }),
                 shares,
