@@ -34,7 +34,7 @@ pub(super) const fn case(name: &'static str, seconds: u64, script: &'static str)
 }
 
 /// Cases about what others do, beside which a region is seen: on the first kernel only, but for `--long`.
-pub const CONTROLS: &[&str] = &["matrix_pinned"];
+pub const CONTROLS: &[&str] = &["eight_queue_pairs_every_mtu_in_tree", "matrix_pinned"];
 
 /// All cases, in order.
 pub const CASES: &[Case] = &[
@@ -88,10 +88,15 @@ pub const CASES: &[Case] = &[
         200,
         "emm-check verify --mr emm --op write,read,send,atomic",
     ),
+    case(
+        "eight_queue_pairs_every_mtu",
+        400,
+        "emm-check verify --mr emm --qps 8 --every-mtu",
+    ),
     Case {
-        name: "eight_queue_pairs_every_mtu",
-        script: "emm-check verify --mr emm,odp --qps 8 --every-mtu",
-        seconds: 600,
+        name: "eight_queue_pairs_every_mtu_in_tree",
+        script: "emm-check verify --mr odp --qps 8 --every-mtu",
+        seconds: 400,
         wants: &["known odp    verify write [8 QPs, MTU 256]"],
         long: false,
     },

@@ -86,9 +86,9 @@ const CASES: &[Case] = &[
     )
     .long(),
     case(
-        "modules_unload_and_load_8_times",
+        "modules_unload_and_load_4_times",
         900,
-        "set -e; for i in $(seq 8); do rdma link delete rxe0; rmmod rdma_rxe; rmmod ib_emm\n\
+        "set -e; for i in $(seq 4); do rdma link delete rxe0; rmmod rdma_rxe; rmmod ib_emm\n\
          insmod /emm/modules/ib_emm.ko; insmod /emm/modules/rdma_rxe.ko mr_backend=emm\n\
          rdma link add rxe0 type rxe netdev eth9; done; echo $i; rdma link show rxe0/1",
     ),

@@ -12,6 +12,8 @@ pub struct Group<'a> {
     pub kernel: Option<String>,
     /// Beside others it is to begin first, or it would be the last one, alone.
     pub slow: bool,
+    /// It keeps one CPU busy rather than two: most of its time guests boot.
+    pub boots: bool,
     work: Box<dyn FnOnce() -> Result<()> + Send + 'a>,
 }
 
@@ -21,6 +23,7 @@ impl<'a> Group<'a> {
         Self {
             kernel: None,
             slow: false,
+            boots: false,
             work: Box::new(work),
         }
     }
@@ -35,6 +38,7 @@ impl<'a> Group<'a> {
         Ok(Self {
             kernel: Some(artifacts.kernel.version),
             slow: false,
+            boots: false,
             work: Box::new(work),
         })
     }
@@ -42,6 +46,14 @@ impl<'a> Group<'a> {
     /// The same, as one that takes long.
     pub fn slow(self) -> Self {
         Self { slow: true, ..self }
+    }
+
+    /// The same, as one whose guests do little but boot.
+    pub fn boots(self) -> Self {
+        Self {
+            boots: true,
+            ..self
+        }
     }
 
     /// Runs the tests. What fails is in their tally; an error ends the whole run.

@@ -1,7 +1,8 @@
 //! The tests: on the host, in guests of each kernel, and of this tool itself.
 //!
-//! What they need is built first. Then groups of tests run side by side, as many as the host has CPUs for; what measures runs
-//! after them, by itself. One line a test, and a last line that counts them.
+//! What they need is built first. Then groups of tests run side by side, as many as the host has CPUs for: one for each two of
+//! them, then one for each of those whose guests mostly boot. What measures runs after them, by itself. One line a test, and a
+//! last line that counts them.
 
 mod bench;
 mod brief;
@@ -88,19 +89,24 @@ fn run_all(
         Some(one) => vec![one],
         None => SERIES.to_vec(),
     };
-    let mut groups = groups(context, args, &series, tally, said)?;
+    let groups = groups(context, args, &series, tally, said)?;
     kernels.extend(groups.iter().filter_map(|group| group.kernel.clone()));
-    let at_once = match args.jobs {
+    let Spec { mem, smp, .. } = debug::roomy();
+    let at_once = |cpus| match args.jobs {
         Some(jobs) => jobs.get(),
-        None => {
-            let Spec { mem, smp, .. } = debug::roomy();
-            machine::room_for_guests(mem.0, smp)
-        }
+        None => machine::room_for_guests(mem.0, cpus),
     };
-    if at_once > 1 {
-        groups.sort_by_key(|group| !group.slow);
+    // Guests that work gain nothing beside each other on fewer CPUs than they have: where not all fit, they come first.
+    let (mut last, mut first) = (Vec::new(), groups);
+    if at_once(smp) < first.len() {
+        (last, first) = first.into_iter().partition(|group| group.boots);
     }
-    side_by_side(groups, at_once, |(): &mut (), group| group.run())?;
+    if at_once(smp) > 1 {
+        first.sort_by_key(|group| !group.slow);
+    }
+    let run = |(): &mut (), group: Group<'_>| group.run();
+    side_by_side(first, at_once(smp), run)?;
+    side_by_side(last, at_once(1), run)?;
     match series.first() {
         Some(first) => bench::run(context, first, tally),
         None => Ok(()),

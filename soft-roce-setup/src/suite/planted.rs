@@ -136,7 +136,7 @@ pub fn group<'a>(
         return Ok(None);
     }
     let work = move || run(context, kernel, &built, tally);
-    Group::of_kernel(context, kernel, work).map(Some)
+    Group::of_kernel(context, kernel, work).map(|group| Some(group.boots()))
 }
 
 /// Sees each caught.

@@ -144,7 +144,7 @@ pub fn group<'a>(
         return Ok(None);
     }
     let work = move || run(context, series, tally);
-    Group::of_kernel(context, series, work).map(Some)
+    Group::of_kernel(context, series, work).map(|group| Some(group.boots()))
 }
 
 fn run(context: &Context, series: &str, tally: &Tally) -> Result<()> {
