@@ -32,9 +32,13 @@ impl Area {
         })
     }
 
-    /// Its pages stay small, so that they can be counted. To be called before they are touched.
+    /// Its pages stay small and its translations stay, so that they can be counted. To be called before they are touched.
     pub fn small_pages(self) -> Result<Self> {
         self.map.advise(0, self.size(), libc::MADV_NOHUGEPAGE)?;
+        // No other mapping has this flag, so none beside it is merged with it. A stack, also without huge pages, would be: the
+        // one that a child is started on, for one. When it goes the VM splits the mapping, and says that 2 MiB around the place
+        // change, if the mapping spans them, whether or not there is a huge page (vma_adjust_trans_huge() in mm/huge_memory.c).
+        self.map.advise(0, self.size(), libc::MADV_DONTDUMP)?;
         Ok(self)
     }
 
