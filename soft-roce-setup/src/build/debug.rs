@@ -1,7 +1,7 @@
 //! The debug kernel: built from the same source package as the stock one, by clang, with every check that the kernel has for
 //! memory, locks and leaks, and with fault injection. `debug.config` says what is in it.
 //!
-//! Its build takes a quarter to half an hour on two CPUs. What it has done stays when it is interrupted, and the next run goes on.
+//! Its build takes 8 to 30 minutes on two CPUs, by the machine. What it has done stays when it is interrupted, and the next run goes on.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -59,7 +59,7 @@ pub fn ensure(context: &Context, stock: &Chosen) -> Result<Prepared> {
             &context.ui,
             &chosen.place(),
             &key,
-            &format!("kernel {} (a quarter to half an hour)", chosen.release),
+            &format!("kernel {} (8 to 30 minutes)", chosen.release),
             |dir, step| make(context, stock, &chosen, &debs, dir, step),
         )?;
     }
