@@ -1,7 +1,7 @@
 //! Protections: what the CPU may not write, RDMA may not write either.
 
 use std::fs::{self, File};
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::os::fd::AsRawFd as _;
 
 use anyhow::{Context as _, Result};
@@ -15,6 +15,7 @@ use crate::target::Target;
 use crate::verbs::Mr;
 
 const SIZE: usize = 1 << 20;
+const HUGE: usize = 2 << 20;
 
 pub fn mprotect(c: &Ctx<'_>) -> Result<()> {
     let mut t = c.target(SIZE)?;
@@ -78,30 +79,41 @@ pub fn readonly(c: &Ctx<'_>) -> Result<()> {
     fs::remove_file(&path).ok();
     c.case("file mapping registered for reading", outcome);
 
-    if c.kind == Kind::Pinned {
-        return Ok(());
+    if c.kind != Kind::Pinned {
+        let small = || zero_page(c, || Map::anon(SIZE), libc::MADV_NOHUGEPAGE);
+        c.case("read, then write of untouched memory", small());
+        let huge = || zero_page(c, || Map::anon_huge_aligned(2 * HUGE), libc::MADV_HUGEPAGE);
+        c.case("read, then write of untouched huge pages", huge());
     }
-    let t = c.target(SIZE)?;
-    let other = Map::anon(SIZE)?;
-    let work = || {
-        // Reading by RDMA maps the shared zero page; the writes that follow must get pages of their own.
-        t.read_cmp(0, SIZE, |_, out| out.fill(0))?;
-        t.write(1, SIZE / 2, c.seed(2))?;
-        t.cpu_check(1, SIZE / 2, c.seed(2))?;
-        let rest = 1 + SIZE / 2;
-        t.map
-            .check_byte(rest, SIZE - rest, 0)
-            .ok("untouched half")?;
-        other
-            .check_byte(0, SIZE, 0)
-            .ok("another untouched mapping")?;
-        t.cpu_fill(rest, SIZE - rest, c.seed(2));
-        t.read(1, SIZE - 1, c.seed(2))?;
-        Ok(
-            "READ of untouched memory, then RDMA and CPU writes: 0 wrong bytes, zero page intact"
-                .into(),
-        )
-    };
-    c.case("read, then write of untouched memory", work());
     Ok(())
+}
+
+/// Reading by RDMA maps a zero page, small or huge as `advice` has it: the writes that follow must get pages of their own.
+///
+/// What is written to a small zero page shows in every other page. What is written to a huge one shows at the same place of other
+/// huge pages only, so that both mappings must have some, whole.
+fn zero_page(c: &Ctx<'_>, map: impl Fn() -> io::Result<Map>, advice: i32) -> Result<String> {
+    let map = || -> Result<Map> {
+        let map = map()?;
+        let what = "madvise about huge pages";
+        map.advise(0, map.len(), advice).context(what)?;
+        Ok(map)
+    };
+    let other = map()?;
+    let t = Target::new(c.env, c.kind, map()?)?;
+    let len = t.map.len();
+    t.read_cmp(0, len, |_, out| out.fill(0))?;
+    t.write(1, len / 2, c.seed(2))?;
+    t.cpu_check(1, len / 2, c.seed(2))?;
+    let rest = 1 + len / 2;
+    t.map.check_byte(rest, len - rest, 0).ok("untouched half")?;
+    other
+        .check_byte(0, len, 0)
+        .ok("another untouched mapping")?;
+    t.cpu_fill(rest, len - rest, c.seed(2));
+    t.read(1, len - 1, c.seed(2))?;
+    Ok(
+        "READ of untouched memory, then RDMA and CPU writes: 0 wrong bytes, zero page intact"
+            .into(),
+    )
 }
