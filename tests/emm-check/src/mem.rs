@@ -4,7 +4,9 @@
 //! the VM change it at any time.
 
 use std::fmt;
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::ptr;
 
 use anyhow::{Result, bail};
@@ -262,6 +264,18 @@ impl Map {
             done += n;
         }
         wrong
+    }
+
+    /// The entry of each page in /proc/self/pagemap (Documentation/admin-guide/mm/pagemap.rst).
+    pub fn entries(&self) -> io::Result<Vec<u64>> {
+        let mut bytes = vec![0; self.len / PAGE * 8];
+        let at = (self.addr / PAGE * 8) as u64;
+        File::open("/proc/self/pagemap")?.read_exact_at(&mut bytes, at)?;
+        let word = |bytes: &[u8]| {
+            let high_first = bytes.iter().rev();
+            high_first.fold(0, |all, byte| all << 8 | u64::from(*byte))
+        };
+        Ok(bytes.chunks_exact(8).map(word).collect())
     }
 
     /// `madvise` on a part.

@@ -4,12 +4,12 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::fd::AsRawFd as _;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use super::Ctx;
 use super::mapping::{REMOTE, expect};
 use crate::ffi;
-use crate::mem::{Map, pattern};
+use crate::mem::{Map, PAGE, pattern};
 use crate::system::Kind;
 use crate::target::Target;
 use crate::verbs::Mr;
@@ -80,29 +80,45 @@ pub fn readonly(c: &Ctx<'_>) -> Result<()> {
     c.case("file mapping registered for reading", outcome);
 
     if c.kind != Kind::Pinned {
-        let small = || zero_page(c, || Map::anon(SIZE), libc::MADV_NOHUGEPAGE);
-        c.case("read, then write of untouched memory", small());
-        let huge = || zero_page(c, || Map::anon_huge_aligned(2 * HUGE), libc::MADV_HUGEPAGE);
-        c.case("read, then write of untouched huge pages", huge());
+        c.case("read, then write of untouched memory", zero_page(c, false));
+        c.case(
+            "read, then write of untouched huge pages",
+            zero_page(c, true),
+        );
     }
     Ok(())
 }
 
-/// Reading by RDMA maps a zero page, small or huge as `advice` has it: the writes that follow must get pages of their own.
+/// Reading by RDMA maps a zero page, small or huge: the writes that follow must get pages of their own.
 ///
-/// What is written to a small zero page shows in every other page. What is written to a huge one shows at the same place of other
-/// huge pages only, so that both mappings must have some, whole.
-fn zero_page(c: &Ctx<'_>, map: impl Fn() -> io::Result<Map>, advice: i32) -> Result<String> {
-    let map = || -> Result<Map> {
-        let map = map()?;
-        let what = "madvise about huge pages";
-        map.advise(0, map.len(), advice).context(what)?;
-        Ok(map)
+/// What is written to the small zero page shows in every other page. What is written to the huge one shows at the same place of
+/// other huge pages only, so that both mappings must have some, whole.
+fn zero_page(c: &Ctx<'_>, huge: bool) -> Result<String> {
+    let map = || {
+        let (map, advice) = if huge {
+            (Map::anon_huge_aligned(2 * HUGE)?, libc::MADV_HUGEPAGE)
+        } else {
+            (Map::anon(SIZE)?, libc::MADV_NOHUGEPAGE)
+        };
+        map.advise(0, map.len(), advice)?;
+        io::Result::Ok(map)
     };
     let other = map()?;
     let t = Target::new(c.env, c.kind, map()?)?;
     let len = t.map.len();
     t.read_cmp(0, len, |_, out| out.fill(0))?;
+    let frames = t.map.entries()?;
+    let (next, huge_next) = (
+        frames[1] == frames[0],
+        frames.get(HUGE / PAGE) == frames.first(),
+    );
+    if (next, huge_next) != (!huge, huge) {
+        bail!(
+            "a READ mapped no zero page: {:#x}, {:#x}",
+            frames[0],
+            frames[1]
+        );
+    }
     t.write(1, len / 2, c.seed(2))?;
     t.cpu_check(1, len / 2, c.seed(2))?;
     let rest = 1 + len / 2;

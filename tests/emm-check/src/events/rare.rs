@@ -4,7 +4,6 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
-use std::os::unix::fs::FileExt as _;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -338,18 +337,9 @@ fn soft_dirty(c: &Ctx<'_>) -> Result<String> {
 
 /// The pages of `map` with a soft-dirty mark.
 fn marked(map: &Map) -> Result<Vec<usize>> {
-    let mut entries = [0; PAGES * 8];
-    let at = map.addr() / PAGE * 8;
-    File::open("/proc/self/pagemap")?
-        .read_exact_at(&mut entries, at as u64)
-        .context("reading /proc/self/pagemap")?;
-    let entries = entries.chunks_exact(8).map(|entry| {
-        entry
-            .iter()
-            .rev()
-            .fold(0, |all, byte| all << 8 | u64::from(*byte))
-    });
+    let entries = map.entries().context("reading /proc/self/pagemap")?;
     Ok(entries
+        .into_iter()
         .enumerate()
         .filter(|(_, entry)| entry & SOFT_DIRTY != 0)
         .map(|(page, _)| page)
