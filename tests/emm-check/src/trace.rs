@@ -12,6 +12,8 @@ use crate::system::run;
 
 const TRACING: &str = "/sys/kernel/tracing";
 const GROUP: &str = "ib_emm";
+/// For each CPU: some 200,000 faults.
+const BUFFER_KIB: &str = "8192";
 // include/uapi/linux/perf_event.h
 const PERF_TYPE_TRACEPOINT: u32 = 2;
 const PERF_FLAG_FD_CLOEXEC: u64 = 8;
@@ -116,6 +118,8 @@ impl Log {
         let path = Path::new(TRACING).join(format!("instances/emm-check-{pid}-{count}"));
         fs::create_dir(&path).with_context(|| format!("making {}", path.display()))?;
         let log = Self(path);
+        let size = log.0.join("buffer_size_kb");
+        fs::write(&size, BUFFER_KIB).with_context(|| format!("writing to {}", size.display()))?;
         let switch = log.0.join(format!("events/{group}/enable"));
         fs::write(&switch, "1").with_context(|| format!("writing to {}", switch.display()))?;
         Ok(log)

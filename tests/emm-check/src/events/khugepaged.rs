@@ -82,7 +82,7 @@ fn looked_at(c: &Ctx<'_>) -> Result<String> {
     t.read(0, USED as usize * PAGE, c.seed(1))?;
     cool(&t.map)?;
     t.read(0, USED as usize * PAGE, c.seed(1))?;
-    let log = Log::of_group("huge_memory")?;
+    let log = Log::of_group("huge_memory/mm_khugepaged_scan_pmd")?;
     t.map.advise(0, HUGE, libc::MADV_HUGEPAGE)?;
     looks(LOOKS + 1)?;
     let events = log.of("mm_khugepaged_scan_pmd")?;

@@ -41,17 +41,17 @@ const SHORT: Duration = Duration::from_millis(20);
 /// The cases.
 pub fn progress(c: &Ctx<'_>) -> Result<()> {
     let _calm = NoHugePages::new();
-    let own = against(c, 1, first_page, throw(0..1));
-    c.case("the page of each operation", own.map(|seen| seen.text));
-    let some = against(c, 2, first_page, throw(0..SOME));
-    c.case("64 pages, two threads", some.map(|seen| seen.text));
+    let own = target(c).and_then(|t| against(c, &t, 1, first_page, throw(0..1)));
+    c.case("the page of each operation", own);
+    let some = target(c).and_then(|t| against(c, &t, 2, first_page, throw(0..SOME)));
+    c.case("64 pages, two threads", some);
     // Some of them are always between an invalidation's start and its end.
-    let many = against(c, 16, first_page, throw(0..SOME));
-    c.case("64 pages, sixteen threads", many.map(|seen| seen.text));
+    let many = target(c).and_then(|t| against(c, &t, 16, first_page, throw(0..SOME)));
+    c.case("64 pages, sixteen threads", many);
     c.case("a page that is read ahead", read_ahead(c));
-    let forks = against(c, 1, in_a_row, |_| child::short());
+    let forks = traced(c, in_a_row, |_| child::short());
     c.case("forks", forks.and_then(Seen::never_lost));
-    let advised = against(c, 1, advice, |_| child::short());
+    let advised = traced(c, advice, |_| child::short());
     c.case(
         "prefetches against forks",
         advised.and_then(Seen::never_lost),
@@ -84,7 +84,7 @@ impl Drop for NoHugePages {
 /// A busy host may run the guest's CPUs one after the other for so long that nothing comes between.
 fn read_ahead(c: &Ctx<'_>) -> Result<String> {
     for _ in 0..ROUNDS {
-        let seen = against(c, 1, in_a_row, throw_far_ones)?;
+        let seen = traced(c, in_a_row, throw_far_ones)?;
         if seen.faults.as_ref().is_none_or(|f| !f.again.is_empty()) {
             return seen.narrow();
         }
@@ -133,7 +133,7 @@ impl Seen {
 }
 
 /// Pages that the VM was asked for by faults of `map` which had lost: each asked for the address of the one before, which had
-/// been answered. No other fault of [`in_a_row`] and [`advice`] does; those of [`first_page`] all ask for one address.
+/// been answered. No other fault of [`in_a_row`] and [`advice`] does.
 fn again(faults: &[String], map: Range<u64>) -> Vec<u64> {
     let fields = |fault: &String| {
         let all = ["address", "pages", "error"].map(|name| field(fault, name));
@@ -169,34 +169,54 @@ fn throw_far_ones(t: &Target) {
     }
 }
 
-/// One operation after another by `step`, while each of `threads` threads does `event` as fast as it can.
-fn against(
-    c: &Ctx<'_>,
-    threads: usize,
-    step: Step,
-    event: impl Fn(&Target) + Sync,
-) -> Result<Seen> {
+/// A region of [`ALL`] cold pages but the last one.
+fn target(c: &Ctx<'_>) -> Result<Target> {
     let map = Map::anon_huge_aligned(ALL * PAGE)?;
     // Memory without a page of its own is not copied by fork, which then invalidates nothing.
     map.set((ALL - 1) * PAGE, 1, 1);
-    let t = Target::new(c.env, c.kind, map)?;
-    let traced = c.kind.resolve() == Kind::Emm;
-    let log = traced.then(|| Log::of_event("emm_fault")).transpose()?;
+    Target::new(c.env, c.kind, map)
+}
+
+/// [`against`] one thread, with a look at the faults afterwards.
+fn traced(c: &Ctx<'_>, step: Step, event: impl Fn(&Target) + Sync) -> Result<Seen> {
+    let t = target(c)?;
+    if c.kind.resolve() != Kind::Emm {
+        let text = against(c, &t, 1, step, event)?;
+        return Ok(Seen { text, faults: None });
+    }
+    let log = Log::of_event("emm_fault")?;
     let before = duplicates();
+    let text = against(c, &t, 1, step, event)?;
+    let start = t.map.addr() as u64;
+    let faults = Some(Faults {
+        again: again(&log.of("emm_fault")?, start..start + (ALL * PAGE) as u64),
+        late: duplicates() - before,
+    });
+    Ok(Seen { text, faults })
+}
+
+/// One operation after another by `step`, while each of `threads` threads does `event` as fast as it can.
+fn against(
+    c: &Ctx<'_>,
+    t: &Target,
+    threads: usize,
+    step: Step,
+    event: impl Fn(&Target) + Sync,
+) -> Result<String> {
     let over = AtomicBool::new(false);
     let events = AtomicU64::new(0);
     let worst = std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 while !over.load(Relaxed) {
-                    event(&t);
+                    event(t);
                     events.fetch_add(1, Relaxed);
                 }
             });
         }
         let result = Beat::beside(|beat| {
             Watch::beside(STALL / 2, |watch| {
-                work(beat, watch, |number| step(c, &t, number))
+                work(beat, watch, |number| step(c, t, number))
             })
         });
         over.store(true, Relaxed);
@@ -218,18 +238,7 @@ fn against(
     if net > STALL || gross > AT_ALL {
         bail!("{text}; {stacks}");
     }
-    let start = t.map.addr() as u64;
-    let faults = log.map(|log| {
-        let faults = log.of("emm_fault")?;
-        anyhow::Ok(Faults {
-            again: again(&faults, start..start + (ALL * PAGE) as u64),
-            late: duplicates() - before,
-        })
-    });
-    Ok(Seen {
-        text,
-        faults: faults.transpose()?,
-    })
+    Ok(text)
 }
 
 /// The longest times.
