@@ -64,6 +64,8 @@ done
 
 echo 8 > /proc/sys/kernel/printk
 echo "$hung_task" > /proc/sys/kernel/hung_task_timeout_secs
+# RFC 6335's own: from Linux' usual ones a connection may be given the port that a server listens on, fi_pingpong's 47592.
+echo 49152 65535 > /proc/sys/net/ipv4/ip_local_port_range
 hostname guest
 ip link set lo up
 must ip link add eth9 type dummy

@@ -175,6 +175,23 @@ pub fn listens_on(port: u16) -> bool {
     })
 }
 
+/// That no connection gets TCP port `port` as its own. One that did could keep it from a server for a minute after its end.
+pub fn reserved(port: u16) -> Result<()> {
+    const FILE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
+    let text = fs::read_to_string(FILE).with_context(|| format!("reading {FILE}"))?;
+    let ends: Vec<u16> = text
+        .split_whitespace()
+        .map(str::parse)
+        .collect::<Result<_, _>>()
+        .with_context(|| format!("{FILE}: {text:?}"))?;
+    match ends[..] {
+        [first, last] if (first..=last).contains(&port) => bail!(
+            "a connection may have the server's port {port}: net.ipv4.ip_local_port_range must begin above, not at {first}"
+        ),
+        _ => Ok(()),
+    }
+}
+
 /// Mounts debugfs, if it is not there.
 pub fn debugfs() -> Result<()> {
     const FOLDER: &str = "/sys/kernel/debug";

@@ -198,6 +198,9 @@ fn judge(p: &Program, way: Way, run: &Run) -> Option<String> {
 }
 
 fn one(p: &Program, way: Way, shim: &Path) -> Result<Run> {
+    if let Ready::Tcp(port) = p.ready {
+        system::reserved(port)?;
+    }
     let place = Place::new()?;
     let mut server = match p.ready {
         Ready::Alone => None,
