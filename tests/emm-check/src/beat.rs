@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
 
+use crate::cpu;
+
 /// How often each CPU shows that it runs.
 const EVERY: Duration = Duration::from_millis(1);
 /// A CPU that shows itself later than this did not run.
@@ -31,8 +33,7 @@ struct Known {
 impl Beat {
     /// Does `work` while each CPU shows that it runs, in a thread before which no other comes.
     pub fn beside<T>(work: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
-        // SAFETY: takes a number only.
-        let cpus = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) }.max(1) as usize;
+        let cpus = cpu::online();
         let beat = Self {
             over: AtomicBool::new(false),
             known: Mutex::new(Known {
@@ -111,19 +112,13 @@ fn lost(mut gaps: Vec<(Instant, Instant)>, from: Instant, to: Instant) -> Durati
 
 /// The calling thread runs on `cpu` only, and before all others there.
 fn alone_on(cpu: usize) -> io::Result<()> {
-    // SAFETY: every bit pattern is a set.
-    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    // SAFETY: the number is that of a CPU that is online.
-    unsafe { libc::CPU_SET(cpu, &mut set) };
-    // SAFETY: the set has the size that is said.
-    let bound = unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) };
+    cpu::stay_on(cpu)?;
     let first = libc::sched_param { sched_priority: 10 };
     // SAFETY: the parameters outlive the call.
-    let ahead = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const first) };
-    if bound != 0 || ahead != 0 {
-        return Err(io::Error::last_os_error());
+    match unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const first) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
-    Ok(())
 }
 
 #[cfg(test)]

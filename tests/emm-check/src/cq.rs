@@ -80,7 +80,7 @@ impl Cq {
     }
 
     /// Takes a completion, if there is one.
-    fn poll(&self) -> Result<Option<ffi::ibv_wc>, OpError> {
+    pub fn poll(&self) -> Result<Option<ffi::ibv_wc>, OpError> {
         let mut wc = ffi::ibv_wc::default();
         // SAFETY: the queue is alive and there is room for one completion.
         match unsafe { ffi::ibv_poll_cq(self.raw.as_ptr(), 1, &mut wc) } {

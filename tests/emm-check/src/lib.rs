@@ -3,6 +3,7 @@
 
 pub mod child;
 pub mod counters;
+pub mod cpu;
 pub mod cq;
 pub mod ffi;
 mod hang;

@@ -32,7 +32,7 @@ use clap::Parser;
 use serde_json::json;
 
 use emm_check::{
-    child, counters, cq, ffi, kmsg, mem, nbd, private, qp, stacks, swap, system, trace, verbs,
+    child, counters, cpu, cq, ffi, kmsg, mem, nbd, private, qp, stacks, swap, system, trace, verbs,
 };
 
 use cli::{Cli, Cmd, Common};

@@ -28,6 +28,36 @@ pub fn all() -> Vec<Stack> {
         .collect()
 }
 
+/// The kernel's threads that do work items on any CPU, one of them those of a driver.
+pub struct Workers(Vec<String>);
+
+impl Workers {
+    /// Those that are there now.
+    pub fn new() -> Self {
+        let mut dirs = folders("/proc");
+        dirs.retain(|dir| read(dir, "comm").starts_with("kworker/u"));
+        Self(dirs)
+    }
+
+    /// Whether the one that is in `module` now is in its `function`.
+    pub fn are_in(&mut self, module: &str, function: &str) -> bool {
+        for n in 0..self.0.len() {
+            let stack = read(&self.0[n], "stack");
+            if stack.contains(module) {
+                // It is the same most times, and a look takes a while.
+                self.0.swap(0, n);
+                return stack.contains(function);
+            }
+        }
+        false
+    }
+}
+
+/// A file of a thread; empty if the thread is gone meanwhile.
+fn read(dir: &str, name: &str) -> String {
+    fs::read_to_string(format!("{dir}/{name}")).unwrap_or_default()
+}
+
 /// `None` if the thread is gone meanwhile.
 fn stack(dir: &str) -> Option<Stack> {
     let read = |name| fs::read_to_string(format!("{dir}/{name}"));

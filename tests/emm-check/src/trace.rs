@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::cpu;
 use crate::system::run;
 
 const TRACING: &str = "/sys/kernel/tracing";
@@ -59,9 +60,7 @@ impl Counter {
                 .with_context(|| format!("{path}: {id:?}"))?,
             ..Attributes::default()
         };
-        // SAFETY: takes a number only.
-        let cpus = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
-        let open = |cpu: libc::c_long| {
+        let open = |cpu: usize| {
             let every = -1;
             // SAFETY: the attributes are of the size that they say, and outlive the call.
             let fd = unsafe {
@@ -69,7 +68,7 @@ impl Counter {
                     libc::SYS_perf_event_open,
                     &raw const attributes,
                     every,
-                    cpu,
+                    cpu as libc::c_long,
                     -1,
                     PERF_FLAG_FD_CLOEXEC,
                 )
@@ -80,7 +79,10 @@ impl Counter {
             // SAFETY: the descriptor is new and ours.
             Ok(unsafe { File::from_raw_fd(fd as i32) })
         };
-        (0..cpus).map(open).collect::<Result<_>>().map(Self)
+        (0..cpu::online())
+            .map(open)
+            .collect::<Result<_>>()
+            .map(Self)
     }
 
     /// How often it happened so far.

@@ -10,7 +10,7 @@ use super::area::Area;
 use crate::ffi;
 use crate::mem::PAGE;
 use crate::pair::{End, Work};
-use crate::qp::errno_of;
+use crate::qp::{RawQp, errno_of};
 use crate::verbs::{ALL_ACCESS, Device};
 
 const SIZE: usize = 16 * PAGE;
@@ -28,7 +28,7 @@ pub fn datagram(c: &Ctx<'_>) -> Result<()> {
 }
 
 /// An address handle for ourselves.
-struct Handle(NonNull<ffi::ibv_ah>);
+pub(super) struct Handle(NonNull<ffi::ibv_ah>);
 
 impl Drop for Handle {
     fn drop(&mut self) {
@@ -38,15 +38,15 @@ impl Drop for Handle {
 }
 
 /// A sender and a receiver.
-struct Ends {
-    near: End,
+pub(super) struct Ends {
+    pub(super) near: End,
     far: End,
     handle: Handle,
     address: [u8; 4],
 }
 
 impl Ends {
-    fn new(c: &Ctx<'_>) -> Result<Self> {
+    pub(super) fn new(c: &Ctx<'_>) -> Result<Self> {
         let device = c.env.pd.device();
         let near = End::new(&c.env.pd, ffi::IBV_QPT_UD, None)?;
         let far = End::new(&c.env.pd, ffi::IBV_QPT_UD, None)?;
@@ -79,9 +79,10 @@ impl Ends {
         })
     }
 
-    fn to_far(&self) -> Work {
+    /// A datagram to a queue pair here.
+    pub(super) fn to(&self, qp: &RawQp) -> Work {
         // SAFETY: the queue pair is alive.
-        let number = unsafe { (*self.far.qp.as_raw()).qp_num };
+        let number = unsafe { (*qp.as_raw()).qp_num };
         Work::SendTo(self.handle.0.as_ptr(), number, QKEY)
     }
 
@@ -94,7 +95,7 @@ impl Ends {
         into: &[ffi::ibv_sge],
     ) -> Result<ffi::ibv_wc> {
         self.far.post_recv(5, into)?;
-        self.near.run(self.to_far(), &[from.sge(at, len)])?;
+        self.near.run(self.to(&self.far.qp), &[from.sge(at, len)])?;
         let wc = self.far.received.wait()?;
         if wc.wr_id != 5 || wc.byte_len as usize != HEADER + len {
             bail!("{} bytes arrived, not {HEADER} + {len}", wc.byte_len);
@@ -208,8 +209,8 @@ fn short(c: &Ctx<'_>) -> Result<String> {
     let mut to = c.area(SIZE, ALL_ACCESS)?;
     from.fill(0, SIZE, c.seed(8));
     ends.far.post_recv(5, &[to.sge(9, HEADER + 99)])?;
-    ends.near.run(ends.to_far(), &[from.sge(1, 100)])?;
-    ends.near.run(ends.to_far(), &[from.sge(500, 99)])?;
+    ends.near.run(ends.to(&ends.far.qp), &[from.sge(1, 100)])?;
+    ends.near.run(ends.to(&ends.far.qp), &[from.sge(500, 99)])?;
     let wc = ends.far.received.wait()?;
     if wc.byte_len as usize != HEADER + 99 {
         bail!("{} bytes arrived", wc.byte_len);

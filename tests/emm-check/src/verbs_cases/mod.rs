@@ -7,6 +7,7 @@ mod datagram;
 mod extended;
 mod input;
 pub mod killed;
+mod lookup;
 mod memcg;
 mod mixed;
 mod rereg;

@@ -6,8 +6,10 @@ use anyhow::{Context as _, Result, bail};
 
 use super::Ctx;
 use super::area::Area;
+use super::lookup;
 use crate::mem::PAGE;
 use crate::pair::Work;
+use crate::system::kernel;
 use crate::verbs::ALL_ACCESS;
 
 /// Several packets each, so that most are on their way when the queue pair goes.
@@ -30,6 +32,13 @@ pub fn teardown(c: &Ctx<'_>) -> Result<()> {
         c.case(name, rounds(c, verb, first));
     }
     c.case("reset and connected again", reset(c));
+    let name = "a packet is looking for it";
+    if kernel().ends_with("-debug") {
+        c.case(name, lookup::destroyed(c));
+    } else {
+        let why = "only a kernel with KASAN, as the debug one is, sees each touch of what is freed";
+        c.env.report.skip(name, why, false);
+    }
     Ok(())
 }
 

@@ -1,0 +1,154 @@
+//! Queue pairs destroyed while a packet is looking for them and does not get on with it: what it has found by its number may be
+//! freed by then.
+//!
+//! A sender's work item runs on CPU 0, and now and then a thread that comes before it takes that CPU from it. If the
+//! item was looking for the receiver just then, this is destroyed, on CPU 1.
+
+use std::hint::spin_loop;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::{scope, sleep};
+use std::time::{Duration, Instant};
+use std::{array, io};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+
+use super::Ctx;
+use super::datagram::Ends;
+use crate::cpu;
+use crate::ffi;
+use crate::mem::PAGE;
+use crate::qp::RawQp;
+use crate::stacks::Workers;
+use crate::verbs::ALL_ACCESS;
+
+/// The function that looks, and holds what it has found.
+const LOOK: &str = "rxe_pool_get_index";
+/// Lookups that do not get on: every second or third is between the look and the hold.
+const FOUND: u32 = 60;
+/// Interruptions until there are so many: one of some hundred finds a lookup.
+const TRIES: u32 = 12_000;
+/// Packets that are sent at once.
+const SENDS: usize = 60;
+
+/// How often CPU 0 was taken, and was given back.
+#[derive(Default)]
+struct Turns {
+    taken: AtomicU32,
+    given: AtomicU32,
+}
+
+/// The case.
+pub fn destroyed(c: &Ctx<'_>) -> Result<String> {
+    if cpu::online() < 2 {
+        bail!("one CPU for the sender and one for the rest are needed");
+    }
+    let turns = Turns::default();
+    scope(|scope| {
+        let (ask, asked) = channel();
+        let taker = scope.spawn(|| take(asked, &turns));
+        // The caller's own thread is to stay where it likes.
+        let rounds = scope.spawn(|| rounds(c, ask, &turns));
+        let rounds = rounds.join().map_err(|_| anyhow!("a thread panicked"))?;
+        let taken = taker.join().map_err(|_| anyhow!("a thread panicked"))?;
+        taken.context("taking CPU 0")?;
+        rounds
+    })
+}
+
+/// Takes CPU 0 each time after as long as is asked, until it is to be given back.
+fn take(asked: Receiver<Duration>, turns: &Turns) -> io::Result<()> {
+    let bound = cpu::stay_on(0).and_then(|()| cpu::first());
+    for (turn, after) in (1..).zip(asked) {
+        sleep(after);
+        turns.taken.store(turn, SeqCst);
+        while bound.is_ok() && turns.given.load(SeqCst) < turn {
+            spin_loop();
+        }
+    }
+    bound
+}
+
+fn rounds(c: &Ctx<'_>, ask: Sender<Duration>, turns: &Turns) -> Result<String> {
+    cpu::stay_on(1).context("staying on CPU 1")?;
+    let ends = Ends::new(c)?;
+    let near = c.area(PAGE, ALL_ACCESS)?;
+    let list = [near.sge(0, 1)];
+    let send = |to: &RawQp| {
+        let works: [_; SENDS] = array::from_fn(|_| (ends.to(to), &list[..]));
+        ends.near.post(&works)
+    };
+    let sent = |n: usize| (0..n).try_for_each(|_| ends.near.sent.spin().map(drop));
+    let far = deaf(c, &ends)?;
+    // How long a packet takes if nobody interrupts: some time in this is when somebody does.
+    let mut each = Duration::MAX;
+    for _ in 0..20 {
+        let start = Instant::now();
+        send(&far)?;
+        sent(SENDS)?;
+        each = each.min(start.elapsed() / SENDS as u32);
+    }
+    let mut turn = 0;
+    for found in 0..FOUND {
+        let far = deaf(c, &ends)?;
+        let mut workers = Workers::new();
+        let mut left = 0;
+        loop {
+            if turn == TRIES {
+                bail!(
+                    "only {found} of {TRIES} interruptions met a packet that looks: too little was tried"
+                );
+            }
+            turn += 1;
+            if left == 0 {
+                send(&far)?;
+                left = SENDS;
+            }
+            // By steps of the golden section, which spread evenly.
+            let after = each.mul_f64(f64::from(turn) * 0.618_034 % 1.0);
+            ask.send(after).context("the other thread is gone")?;
+            while turns.taken.load(SeqCst) < turn {
+                spin_loop();
+            }
+            if workers.are_in("[rdma_rxe]", LOOK) {
+                break;
+            }
+            turns.given.store(turn, SeqCst);
+            while ends.near.sent.poll()?.is_some() {
+                left -= 1;
+            }
+        }
+        drop(far);
+        turns.given.store(turn, SeqCst);
+        // The rest finds nobody.
+        sent(left)?;
+    }
+    Ok(format!(
+        "{FOUND} destroyed while a packet looked for them, in {turn} interruptions"
+    ))
+}
+
+/// A queue pair that is not ready to receive: what comes for it is looked at and dropped, and no work of its own keeps it.
+fn deaf(c: &Ctx<'_>, ends: &Ends) -> Result<RawQp> {
+    let mut init = ffi::ibv_qp_init_attr {
+        send_cq: ends.near.received.as_raw(),
+        recv_cq: ends.near.received.as_raw(),
+        cap: ffi::ibv_qp_cap {
+            max_send_wr: 1,
+            max_recv_wr: 1,
+            max_send_sge: 1,
+            max_recv_sge: 1,
+            ..Default::default()
+        },
+        qp_type: ffi::IBV_QPT_UD,
+        ..Default::default()
+    };
+    // SAFETY: domain and queue are alive, `init` outlives the call.
+    let raw = unsafe { ffi::ibv_create_qp(c.env.pd.as_raw(), &mut init) };
+    let raw = NonNull::new(raw)
+        .ok_or_else(io::Error::last_os_error)
+        .context("ibv_create_qp")?;
+    // SAFETY: new, and the queue goes after it.
+    Ok(unsafe { RawQp::from_raw(raw) })
+}
