@@ -60,7 +60,7 @@ impl Beat {
     }
 
     fn show(&self, cpu: usize) -> io::Result<()> {
-        let bound = alone_on(cpu);
+        let bound = cpu::alone_on(cpu);
         while bound.is_ok() && !self.over.load(Relaxed) {
             std::thread::sleep(EVERY);
             self.seen(cpu, Instant::now());
@@ -108,17 +108,6 @@ fn lost(mut gaps: Vec<(Instant, Instant)>, from: Instant, to: Instant) -> Durati
         }
     }
     sum
-}
-
-/// The calling thread runs on `cpu` only, and before all others there.
-fn alone_on(cpu: usize) -> io::Result<()> {
-    cpu::stay_on(cpu)?;
-    let first = libc::sched_param { sched_priority: 10 };
-    // SAFETY: the parameters outlive the call.
-    match unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const first) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
 }
 
 #[cfg(test)]

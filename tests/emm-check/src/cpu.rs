@@ -21,6 +21,17 @@ pub fn stay_on(cpu: usize) -> io::Result<()> {
     }
 }
 
+/// The calling thread runs on `cpu` only, and before all others there.
+pub fn alone_on(cpu: usize) -> io::Result<()> {
+    stay_on(cpu)?;
+    let first = libc::sched_param { sched_priority: 10 };
+    // SAFETY: the parameters outlive the call.
+    match unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const first) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// The calling thread comes before all others of the usual kind, and is soon on again when it wakes.
 ///
 /// A real-time thread that keeps a CPU would be more certain, but then the scheduler's server for the rest has deadlines,

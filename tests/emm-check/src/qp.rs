@@ -176,6 +176,15 @@ impl RawQp {
         self.modify(&mut attr, ffi::IBV_QP_STATE, "RESET")
     }
 
+    /// Ends what is under way; only a reset makes it work again.
+    pub fn fail(&self) -> Result<()> {
+        let mut attr = ffi::ibv_qp_attr {
+            qp_state: ffi::IBV_QPS_ERR,
+            ..Default::default()
+        };
+        self.modify(&mut attr, ffi::IBV_QP_STATE, "ERR")
+    }
+
     /// Gives it `resources` for READs, atomics and FLUSHes of its peer.
     pub fn responds(&self, resources: u8) -> Result<()> {
         let mut attr = ffi::ibv_qp_attr {

@@ -1,12 +1,14 @@
 //! Queue pairs destroyed with their work in flight: nothing of it may hold them up, or change memory afterwards.
 
+use std::thread::scope;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 use super::Ctx;
 use super::area::Area;
 use super::lookup;
+use crate::cpu;
 use crate::mem::PAGE;
 use crate::pair::Work;
 use crate::system::kernel;
@@ -32,6 +34,7 @@ pub fn teardown(c: &Ctx<'_>) -> Result<()> {
         c.case(name, rounds(c, verb, first));
     }
     c.case("reset and connected again", reset(c));
+    c.case("an error as soon as it has received", received(c));
     let name = "a packet is looking for it";
     if kernel().ends_with("-debug") {
         c.case(name, lookup::destroyed(c));
@@ -64,6 +67,34 @@ fn reset(c: &Ctx<'_>) -> Result<String> {
         pair.connect(c.env.mtu)?;
     }
     Ok(format!("{ROUNDS} times, 0 wrong bytes"))
+}
+
+/// Whoever has received a message may take its queue pair away at once, as programs do at their end: the sender is told all the same
+/// that it arrived. The receiver comes before the driver's threads, which it finds between its completion and their answer.
+fn received(c: &Ctx<'_>) -> Result<String> {
+    const TIMES: u32 = 300;
+    let near = c.area(PAGE, ALL_ACCESS)?;
+    let far = c.area(PAGE, ALL_ACCESS)?;
+    let pair = c.pair()?;
+    let once = || {
+        pair.far.post_recv(0, &[far.sge(0, PAGE)])?;
+        pair.near.post(&[(Work::Send, &[near.sge(0, PAGE)])])?;
+        pair.far.received.wait()?;
+        pair.far.qp.fail()?;
+        pair.near.sent.wait().context("which was received")?;
+        for end in [&pair.far, &pair.near] {
+            end.qp.reset()?;
+        }
+        pair.connect(c.env.mtu)
+    };
+    let all = || {
+        cpu::alone_on(0).context("taking CPU 0")?;
+        (0..TIMES).try_for_each(|time| once().with_context(|| format!("message {time}")))
+    };
+    // The caller's own thread is to stay as it is.
+    let all = scope(|scope| scope.spawn(all).join());
+    all.map_err(|_| anyhow!("a thread panicked"))??;
+    Ok(format!("{TIMES} messages, the sender was told of each"))
 }
 
 #[derive(Clone, Copy)]
