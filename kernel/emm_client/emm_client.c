@@ -94,7 +94,8 @@ static void client_start(struct emm_notifier *emm, unsigned long start, unsigned
 	client_note(client, &(struct emm_client_event){
 		.what = CLIENT_START, .start = start, .end = end, .flag = blockable }, 1);
 	if (blockable && ms)
-		msleep(ms);
+		/* Not msleep(): jiffies may be behind the clock that measures it. */
+		usleep_range(ms * USEC_PER_MSEC, (ms + 1) * USEC_PER_MSEC);
 }
 
 static void client_end(struct emm_notifier *emm, unsigned long start, unsigned long end)

@@ -28,18 +28,18 @@ pub fn all() -> Vec<Stack> {
         .collect()
 }
 
-/// The kernel's threads that do work items on any CPU, one of them those of a driver.
+/// The kernel's threads that do work items on any CPU. One at a time works for the driver that is looked at.
 pub struct Workers(Vec<String>);
 
 impl Workers {
     /// Those that are there now.
-    pub fn new() -> Self {
+    pub fn now() -> Self {
         let mut dirs = folders("/proc");
         dirs.retain(|dir| read(dir, "comm").starts_with("kworker/u"));
         Self(dirs)
     }
 
-    /// Whether the one that is in `module` now is in its `function`.
+    /// Whether the one that is in `module` is in its `function`.
     pub fn are_in(&mut self, module: &str, function: &str) -> bool {
         for n in 0..self.0.len() {
             let stack = read(&self.0[n], "stack");

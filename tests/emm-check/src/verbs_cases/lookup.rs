@@ -1,8 +1,8 @@
 //! Queue pairs destroyed while a packet is looking for them and does not get on with it: what it has found by its number may be
 //! freed by then.
 //!
-//! A sender's work item runs on CPU 0, and now and then a thread that comes before it takes that CPU from it. If the
-//! item was looking for the receiver just then, this is destroyed, on CPU 1.
+//! A sender's work item runs on CPU 0, and now and then a thread that comes before it takes that CPU from it. If the item
+//! was looking for the receiver just then, this is destroyed, on CPU 1.
 
 use std::hint::spin_loop;
 use std::ptr::NonNull;
@@ -25,7 +25,7 @@ use crate::verbs::ALL_ACCESS;
 
 /// The function that looks, and holds what it has found.
 const LOOK: &str = "rxe_pool_get_index";
-/// Lookups that do not get on: every second or third is between the look and the hold.
+/// Lookups that do not get on: some of them are between the look and the hold.
 const FOUND: u32 = 60;
 /// Interruptions until there are so many: one of some hundred finds a lookup.
 const TRIES: u32 = 12_000;
@@ -92,7 +92,7 @@ fn rounds(c: &Ctx<'_>, ask: Sender<Duration>, turns: &Turns) -> Result<String> {
     let mut turn = 0;
     for found in 0..FOUND {
         let far = deaf(c, &ends)?;
-        let mut workers = Workers::new();
+        let mut workers = Workers::now();
         let mut left = 0;
         loop {
             if turn == TRIES {
