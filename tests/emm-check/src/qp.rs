@@ -120,7 +120,8 @@ unsafe impl Send for Qp {}
 unsafe impl Sync for Qp {}
 
 impl RawQp {
-    fn new(pd: &Pd, send: &Cq, recv: &Cq) -> Result<Self> {
+    /// A reliable one that is not connected yet: what comes for it is dropped.
+    pub fn new(pd: &Pd, send: &Cq, recv: &Cq) -> Result<Self> {
         let mut init = ffi::ibv_qp_init_attr {
             send_cq: send.as_raw(),
             recv_cq: recv.as_raw(),

@@ -5,7 +5,6 @@
 //! was looking for the receiver just then, this is destroyed, on CPU 1.
 
 use std::hint::spin_loop;
-use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{scope, sleep};
@@ -17,7 +16,6 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use super::Ctx;
 use super::datagram::Ends;
 use crate::cpu;
-use crate::ffi;
 use crate::mem::PAGE;
 use crate::qp::RawQp;
 use crate::stacks::Workers;
@@ -80,7 +78,9 @@ fn rounds(c: &Ctx<'_>, ask: Sender<Duration>, turns: &Turns) -> Result<String> {
         ends.near.post(&works)
     };
     let sent = |n: usize| (0..n).try_for_each(|_| ends.near.sent.spin().map(drop));
-    let far = deaf(c, &ends)?;
+    // What comes for it is looked at and dropped, and no work of its own keeps it.
+    let receiver = || RawQp::new(&c.env.pd, &ends.near.received, &ends.near.received);
+    let far = receiver()?;
     // How long a packet takes if nobody interrupts: some time in this is when somebody does.
     let mut each = Duration::MAX;
     for _ in 0..20 {
@@ -91,7 +91,7 @@ fn rounds(c: &Ctx<'_>, ask: Sender<Duration>, turns: &Turns) -> Result<String> {
     }
     let mut turn = 0;
     for found in 0..FOUND {
-        let far = deaf(c, &ends)?;
+        let far = receiver()?;
         let mut workers = Workers::now();
         let mut left = 0;
         loop {
@@ -127,28 +127,4 @@ fn rounds(c: &Ctx<'_>, ask: Sender<Duration>, turns: &Turns) -> Result<String> {
     Ok(format!(
         "{FOUND} destroyed while a packet looked for them, in {turn} interruptions"
     ))
-}
-
-/// A queue pair that is not ready to receive: what comes for it is looked at and dropped, and no work of its own keeps it.
-fn deaf(c: &Ctx<'_>, ends: &Ends) -> Result<RawQp> {
-    let mut init = ffi::ibv_qp_init_attr {
-        send_cq: ends.near.received.as_raw(),
-        recv_cq: ends.near.received.as_raw(),
-        cap: ffi::ibv_qp_cap {
-            max_send_wr: 1,
-            max_recv_wr: 1,
-            max_send_sge: 1,
-            max_recv_sge: 1,
-            ..Default::default()
-        },
-        qp_type: ffi::IBV_QPT_UD,
-        ..Default::default()
-    };
-    // SAFETY: domain and queue are alive, `init` outlives the call.
-    let raw = unsafe { ffi::ibv_create_qp(c.env.pd.as_raw(), &mut init) };
-    let raw = NonNull::new(raw)
-        .ok_or_else(io::Error::last_os_error)
-        .context("ibv_create_qp")?;
-    // SAFETY: new, and the queue goes after it.
-    Ok(unsafe { RawQp::from_raw(raw) })
 }
