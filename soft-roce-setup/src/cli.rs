@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::build::rxe::Rxe;
+
 /// The table of exit statuses, as `--help` prints it. [`crate::exit`] holds the numbers.
 const EXIT_STATUS: &str = "\
 Exit status:
@@ -87,6 +89,16 @@ pub struct BuildArgs {
     /// Ask the archive again for the newest kernel of the series instead of using the cached one
     #[arg(long)]
     pub refresh: bool,
+    #[command(flatten)]
+    pub rxe: RxeArg,
+}
+
+/// The choice of a driver, common to all that build or boot.
+#[derive(Debug, Clone, Default, Args)]
+pub struct RxeArg {
+    /// Which series of kernel/rxe make the driver rdma_rxe
+    #[arg(long = "rxe", value_enum, default_value_t, value_name = "SERIES")]
+    pub rxe: Rxe,
 }
 
 /// The choice of a kernel, common to all that build or boot.
@@ -103,6 +115,8 @@ pub struct KernelArg {
 pub struct GuestArgs {
     #[command(flatten)]
     pub kernel: KernelArg,
+    #[command(flatten)]
+    pub rxe: RxeArg,
     /// What rxe does with on-demand memory regions
     #[arg(long, value_enum, default_value_t = Backend::Emm)]
     pub backend: Backend,

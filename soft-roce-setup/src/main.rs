@@ -50,7 +50,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
             let options = build::BuildOptions {
                 kernel: args.kernel.kernel.clone(),
                 refresh: args.refresh,
-                ..Default::default()
+                modules: build::modules::Variant::of(args.rxe.rxe),
             };
             build::ensure(&context, &options)?;
             Ok(ExitCode::SUCCESS)

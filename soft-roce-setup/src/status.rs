@@ -8,7 +8,8 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-use crate::build::{kernel, modules, root, userland};
+use crate::build::modules::Variant;
+use crate::build::{kernel, root, userland};
 use crate::cache::{Cache, remove_tree};
 use crate::cli::{CleanArgs, StatusArgs};
 use crate::context::Context;
@@ -88,9 +89,9 @@ fn collect(context: &Context) -> Result<Status> {
             &chosen.place(),
             &key,
         ));
-        let place = modules::place(&chosen.release, None);
+        let place = Variant::Emm.place(&chosen.release);
         let name = format!("modules for {}", chosen.release);
-        entries.push(entry(cache, &name, &place, &modules::key(&key, None)?));
+        entries.push(entry(cache, &name, &place, &Variant::Emm.key(&key)?));
         seen.push(chosen.release);
     }
     entries.push(entry(
@@ -183,7 +184,7 @@ pub fn clean(context: &Context, args: &CleanArgs) -> Result<ExitCode> {
         &["lock"]
     };
     if args.kernels {
-        for part in ["kernels", "modules", "tmp"] {
+        for part in ["kernels", "modules", "drivers", "planted", "tmp"] {
             remove_tree(&cache.path(part))?;
         }
     } else {
@@ -207,14 +208,16 @@ pub fn clean(context: &Context, args: &CleanArgs) -> Result<ExitCode> {
 }
 
 /// Everything that this tool puts into its cache. `--cache` may name a folder with other things.
-const OURS: [&str; 12] = [
+const OURS: [&str; 14] = [
     "apt",
     "downloads",
+    "drivers",
     "guest",
     "kernels",
     "lock",
     "logs",
     "modules",
+    "planted",
     "root",
     "target",
     "tmp",

@@ -9,6 +9,7 @@ mod key;
 pub mod mirror;
 pub mod modules;
 pub mod root;
+pub mod rxe;
 pub mod selftests;
 mod sources;
 pub mod userland;
@@ -23,6 +24,8 @@ use crate::cache::CacheLock;
 use crate::context::Context;
 use crate::host;
 
+use self::modules::Variant;
+
 /// The repository that this tool was built from.
 pub fn workspace() -> PathBuf {
     sources::repository()
@@ -35,8 +38,8 @@ pub struct BuildOptions {
     pub kernel: Option<String>,
     /// Whether to ask the archive again for the newest version of the series.
     pub refresh: bool,
-    /// A fault to be planted into `ib_emm`, for tests of the tests: a file of `tests/planted`.
-    pub plant: Option<String>,
+    /// Which modules.
+    pub modules: Variant,
 }
 
 /// Whether the kernel `wanted` is in the cache as it would be built now; its modules may be older.
@@ -48,20 +51,20 @@ pub fn has_kernel(context: &Context, wanted: Option<&str>) -> bool {
 /// Builds what is missing or outdated, and returns where everything is.
 pub fn ensure(context: &Context, options: &BuildOptions) -> Result<Artifacts> {
     let wanted = options.kernel.as_deref();
-    let plant = options.plant.as_deref();
+    let variant = &options.modules;
     kernel::check_choice(wanted)?;
     host::require_architecture()?;
     let mut refresh = options.refresh;
     loop {
         let lock = context.cache.lock_shared(&context.ui)?;
         if !refresh {
-            if let Some(artifacts) = fresh(context, wanted, plant, lock)? {
+            if let Some(artifacts) = fresh(context, wanted, variant, lock)? {
                 return Ok(artifacts);
             }
         }
         let lock = context.cache.lock_exclusive(&context.ui)?;
         context.cache.sweep()?;
-        build(context, wanted, plant, refresh)?;
+        build(context, wanted, variant, refresh)?;
         refresh = false;
         // Between the locks another run may change the cache, so what is there is looked at again.
         drop(lock);
@@ -72,17 +75,17 @@ pub fn ensure(context: &Context, options: &BuildOptions) -> Result<Artifacts> {
 fn fresh(
     context: &Context,
     wanted: Option<&str>,
-    plant: Option<&str>,
+    variant: &Variant,
     lock: CacheLock,
 ) -> Result<Option<Artifacts>> {
     let cache = &context.cache;
     let Some(chosen) = kernel::remembered(context, wanted) else {
         return Ok(None);
     };
-    let place = modules::place(&chosen.release, plant);
+    let place = variant.place(&chosen.release);
     let all = cache.is_fresh(root::PLACE, &root::key())
         && cache.is_fresh(&chosen.place(), &chosen.key())
-        && cache.is_fresh(&place, &modules::key(&chosen.key(), plant)?)
+        && cache.is_fresh(&place, &variant.key(&chosen.key())?)
         && cache.is_fresh(userland::PLACE, &userland::key()?);
     if !all {
         return Ok(None);
@@ -103,19 +106,11 @@ fn fresh(
     }))
 }
 
-fn build(
-    context: &Context,
-    wanted: Option<&str>,
-    plant: Option<&str>,
-    refresh: bool,
-) -> Result<()> {
+fn build(context: &Context, wanted: Option<&str>, variant: &Variant, refresh: bool) -> Result<()> {
     root::ensure(context)?;
     let chosen = kernel::resolve(context, wanted, refresh)?;
     let kernel = kernel::ensure(context, chosen)?;
-    modules::ensure(context, &kernel)?;
-    if let Some(plant) = plant {
-        modules::ensure_planted(context, &kernel, plant)?;
-    }
+    modules::ensure(context, &kernel, variant)?;
     userland::ensure(context)?;
     Ok(())
 }

@@ -1,12 +1,13 @@
-//! The modules: `ib_emm.ko`, its C client for tests, and `rdma_rxe.ko` with our patches.
+//! The modules: `ib_emm.ko`, its C client for tests, and `rdma_rxe.ko` as `kernel/rxe` makes it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
 use super::kernel::{self, Prepared};
 use super::key::Key;
+use super::rxe::{Rxe, Workbench};
 use super::{root, sources};
 use crate::context::Context;
 use crate::enter::Enter;
@@ -17,56 +18,96 @@ use crate::ui::Step;
 const RECIPE: u32 = 1;
 /// Where the modules are built, as the root sees it: the paths in their debug information.
 const BUILD_INSIDE: &str = "/mnt/build";
-/// The driver's source in the kernel's tree.
-const RXE: &str = "drivers/infiniband/sw/rxe";
-/// Components that the patches have before a file's name: `a/drivers/infiniband/sw/rxe/`.
-const STRIP: &str = "-p5";
+/// The driver's folder beside them.
+const DRIVER: &str = "rxe";
+const DRIVER_INSIDE: &str = "/mnt/build/rxe";
 
 /// Where the planted faults are in the repository.
 const PLANTS: &str = "tests/planted";
 
-/// The modules' place in the cache, with the fault `plant` in them if one is named.
-pub fn place(release: &str, plant: Option<&str>) -> String {
-    match plant {
-        None => format!("modules/{release}"),
-        Some(plant) => format!("planted/{release}/{plant}"),
+/// Which modules: those that are used, or others that a test needs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Variant {
+    /// `ib_emm`, its client, and the driver that uses it.
+    #[default]
+    Emm,
+    /// The same with a fault in `ib_emm`, for tests of the tests: a file of `tests/planted`.
+    Planted(String),
+    /// A driver that needs no `ib_emm`, by itself.
+    Driver(Rxe),
+}
+
+impl Variant {
+    /// The modules around this driver.
+    pub fn of(rxe: Rxe) -> Self {
+        match rxe {
+            Rxe::Emm => Self::Emm,
+            Rxe::Fixes | Rxe::Odp => Self::Driver(rxe),
+        }
+    }
+
+    /// The modules' place in the cache.
+    pub fn place(&self, release: &str) -> String {
+        match self {
+            Self::Emm => format!("modules/{release}"),
+            Self::Planted(plant) => format!("planted/{release}/{plant}"),
+            Self::Driver(rxe) => format!("drivers/{release}/{}", rxe.name()),
+        }
+    }
+
+    /// The key of the modules of a kernel whose own key is `kernel_key`.
+    pub fn key(&self, kernel_key: &str) -> Result<String> {
+        let repo = sources::repository();
+        let key = Key::new("modules", RECIPE).text(kernel_key);
+        let key = match self {
+            Self::Driver(rxe) => return Ok(rxe.key(key)?.finish()),
+            Self::Emm => key,
+            Self::Planted(plant) => key.path(&repo.join(PLANTS).join(plant))?,
+        };
+        let mut key = Rxe::Emm.key(key)?.path(&repo.join("ib-emm"))?;
+        for part in parts()? {
+            key = key.text(&part).path(&repo.join("kernel").join(part))?;
+        }
+        Ok(key.finish())
     }
 }
 
-/// The key of the modules of a kernel whose own key is `kernel_key`.
-pub fn key(kernel_key: &str, plant: Option<&str>) -> Result<String> {
-    let repo = sources::repository();
-    let mut key = Key::new("modules", RECIPE)
-        .text(kernel_key)
-        .path(&repo.join("kernel"))?
-        .path(&repo.join("ib-emm"))?;
-    if let Some(plant) = plant {
-        key = key.path(&repo.join(PLANTS).join(plant))?;
+/// The folders of `kernel/` that are modules of ours, or parts of them: all but what is done to the driver.
+fn parts() -> Result<Vec<String>> {
+    let kernel = sources::repository().join("kernel");
+    let read = || -> std::io::Result<Vec<String>> {
+        let names = fs::read_dir(&kernel)?
+            .map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()));
+        names.collect()
+    };
+    let mut parts = read().with_context(|| format!("cannot read {}", kernel.display()))?;
+    parts.retain(|part| part != DRIVER && !part.starts_with('.'));
+    parts.sort();
+    Ok(parts)
+}
+
+/// Builds these modules if a source of theirs, or the kernel, has changed.
+pub fn ensure(context: &Context, kernel: &Prepared, variant: &Variant) -> Result<PathBuf> {
+    let release = &kernel.chosen.release;
+    // The sound modules that are beside the planted one are taken from where they are.
+    if let Variant::Planted(_) = variant {
+        ensure(context, kernel, &Variant::Emm)?;
     }
-    Ok(key.finish())
-}
-
-/// Builds the modules if a source of theirs, or the kernel, has changed.
-pub fn ensure(context: &Context, kernel: &Prepared) -> Result<PathBuf> {
-    let release = &kernel.chosen.release;
+    let title = match variant {
+        Variant::Emm => format!("modules for {release}: ib_emm, rdma_rxe"),
+        Variant::Planted(plant) => format!("ib_emm for {release} with a planted fault: {plant}"),
+        Variant::Driver(rxe) => format!("rdma_rxe for {release}: {} alone", rxe.name()),
+    };
     context.cache.ensure(
         &context.ui,
-        &place(release, None),
-        &key(&kernel.chosen.key(), None)?,
-        &format!("modules for {release}: ib_emm, rdma_rxe"),
-        |dir, step| make(context, kernel, dir, step),
-    )
-}
-
-/// The same modules with an `ib_emm.ko` that the patch `plant` made wrong. Follows [`ensure`].
-pub fn ensure_planted(context: &Context, kernel: &Prepared, plant: &str) -> Result<PathBuf> {
-    let release = &kernel.chosen.release;
-    context.cache.ensure(
-        &context.ui,
-        &place(release, Some(plant)),
-        &key(&kernel.chosen.key(), Some(plant))?,
-        &format!("ib_emm for {release} with a planted fault: {plant}"),
-        |dir, step| make_planted(context, kernel, plant, dir, step),
+        &variant.place(release),
+        &variant.key(&kernel.chosen.key())?,
+        &title,
+        |dir, step| match variant {
+            Variant::Emm => make(context, kernel, dir, step),
+            Variant::Planted(plant) => make_planted(context, kernel, plant, dir, step),
+            Variant::Driver(rxe) => make_driver(context, kernel, *rxe, dir, step),
+        },
     )
 }
 
@@ -93,7 +134,9 @@ fn make_planted(
         .run(&log, step)?;
     bench.make("kernel/ib_emm").arg("modules").run(&log, step)?;
     take(&bench.build.join("kernel/ib_emm/ib_emm.ko"), dir)?;
-    let sound = context.cache.path(place(&kernel.chosen.release, None));
+    let sound = context
+        .cache
+        .path(Variant::Emm.place(&kernel.chosen.release));
     for module in ["emm_client.ko", "rdma_rxe.ko"] {
         fs::copy(sound.join(module), dir.join(module))
             .with_context(|| format!("cannot copy {module}"))?;
@@ -132,6 +175,17 @@ impl<'a> Bench<'a> {
         )
     }
 
+    /// The source of the driver `rxe`, in its folder.
+    fn driver(&self, rxe: Rxe, log: &Path, step: &Step) -> Result<()> {
+        let bench = Workbench {
+            enter: &self.enter,
+            driver: &self.build.join(DRIVER),
+            driver_inside: DRIVER_INSIDE,
+            kernel: self.kernel,
+        };
+        bench.make_source(rxe, log, step)
+    }
+
     fn clear(self) -> Result<()> {
         crate::cache::remove_tree(&self.build)
     }
@@ -153,10 +207,9 @@ fn make(context: &Context, kernel: &Prepared, dir: &Path, step: &Step) -> Result
         .run(&log, step)?;
     take(&bench.build.join("kernel/emm_client/emm_client.ko"), dir)?;
 
-    sources::copy_tree(&kernel.source.join(RXE), &bench.build.join("rxe"))?;
-    patch(&bench, &log, step)?;
+    bench.driver(Rxe::Emm, &log, step)?;
     bench
-        .make("rxe")
+        .make(DRIVER)
         .args(["CONFIG_RDMA_RXE=m", &symvers])
         .arg(format!("EMM_INCLUDE={BUILD_INSIDE}/kernel/include"))
         .arg("modules")
@@ -165,59 +218,25 @@ fn make(context: &Context, kernel: &Prepared, dir: &Path, step: &Step) -> Result
     bench.clear()
 }
 
-/// Applies the series, each patch without fuzz.
-fn patch(bench: &Bench<'_>, log: &Path, step: &Step) -> Result<()> {
-    let folder = bench.build.join("kernel/rxe");
-    let chosen = &bench.kernel.chosen;
-    let own = folder.join(format!("series-{}", chosen.series));
-    let series = if own.exists() {
-        own
-    } else {
-        folder.join("series")
-    };
-    let text = fs::read_to_string(&series)
-        .with_context(|| format!("cannot read the patch series {}", series.display()))?;
-    for name in patches(&text) {
-        let file = folder.join("patches").join(name);
-        if !file.exists() {
-            bail!(
-                "{} names {name}, which is not in kernel/rxe/patches",
-                series.display()
-            );
-        }
-        let apply: Cmd = bench
-            .enter
-            .cmd("patch")
-            .args([
-                STRIP,
-                "--forward",
-                "--fuzz=0",
-                "--no-backup-if-mismatch",
-                "-r",
-                "-",
-            ])
-            .args(["-d", &format!("{BUILD_INSIDE}/rxe"), "-i"])
-            .arg(format!("{BUILD_INSIDE}/kernel/rxe/patches/{name}"));
-        apply
-            .hint(format!(
-                "the rxe source of {} differs from what kernel/rxe/patches/{name} expects: refresh that patch, or take another kernel with --kernel",
-                chosen.release
-            ))
-            .run(log, step)
-            .with_context(|| {
-                format!("the patch kernel/rxe/patches/{name} does not apply to rxe of {}", chosen.release)
-            })?;
-    }
-    Ok(())
-}
-
-/// The patches of a series file: a name a line, `#` begins a comment.
-fn patches(series: &str) -> impl Iterator<Item = &str> {
-    series
-        .lines()
-        .filter_map(|line| line.split('#').next())
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
+fn make_driver(
+    context: &Context,
+    kernel: &Prepared,
+    rxe: Rxe,
+    dir: &Path,
+    step: &Step,
+) -> Result<()> {
+    let release = &kernel.chosen.release;
+    let log = context
+        .cache
+        .fresh_log(&format!("rxe-{}-{release}", rxe.name()));
+    let bench = Bench::set(context, kernel, dir)?;
+    bench.driver(rxe, &log, step)?;
+    bench
+        .make(DRIVER)
+        .args(["CONFIG_RDMA_RXE=m", "modules"])
+        .run(&log, step)?;
+    take(&bench.build.join("rxe/rdma_rxe.ko"), dir)?;
+    bench.clear()
 }
 
 fn take(module: &Path, dir: &Path) -> Result<()> {
@@ -226,18 +245,4 @@ fn take(module: &Path, dir: &Path) -> Result<()> {
     };
     fs::rename(module, dir.join(name))
         .with_context(|| format!("the build did not make {}", module.display()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn series() {
-        let text = "# first\n0001-a.patch\n\n 0002-b.patch # why\n";
-        assert_eq!(
-            patches(text).collect::<Vec<_>>(),
-            ["0001-a.patch", "0002-b.patch"]
-        );
-    }
 }

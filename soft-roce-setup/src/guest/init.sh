@@ -77,6 +77,8 @@ if [ -e emm/modules/ib_emm.ko ]; then
 	backend=$want_backend
 	must insmod emm/modules/ib_emm.ko
 	must insmod emm/modules/rdma_rxe.ko "mr_backend=$backend"
+elif [ -e emm/modules/rdma_rxe.ko ]; then
+	must insmod emm/modules/rdma_rxe.ko
 fi
 mount --move /proc proc
 mount --move /sys sys

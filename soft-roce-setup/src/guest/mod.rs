@@ -27,6 +27,7 @@ pub use self::accel::Cpu;
 pub use self::ending::End;
 pub use self::session::{Guest, Job, Spec};
 use crate::artifacts::Artifacts;
+use crate::build::modules::Variant;
 use crate::build::{self, BuildOptions};
 use crate::cli::{Backend, Clock, GuestArgs, MrMode, RunArgs, ShellArgs, Size};
 use crate::context::Context;
@@ -48,7 +49,7 @@ pub fn run(context: &Context, args: &RunArgs) -> Result<ExitCode> {
     let mut guest = Guest::boot(context, &artifacts, &spec)?;
     if guest.backend != args.guest.backend.as_str() {
         context.ui.note(format!(
-            "no ib_emm.ko was built for this kernel: rxe is the stock one and its backend is {}",
+            "this rdma_rxe is without ib_emm: what serves on-demand regions is {}",
             guest.backend
         ));
     }
@@ -98,6 +99,7 @@ fn leave(guest: &Guest, end: &End) -> ExitCode {
 fn build_for(context: &Context, args: &GuestArgs) -> Result<Artifacts> {
     let options = BuildOptions {
         kernel: args.kernel.kernel.clone(),
+        modules: Variant::of(args.rxe.rxe),
         ..BuildOptions::default()
     };
     build::ensure(context, &options)

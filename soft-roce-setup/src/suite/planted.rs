@@ -9,6 +9,7 @@ use super::debug::roomy;
 use super::group::{Group, options};
 use super::guest::{Collected, spec, tail};
 use super::tally::{Outcome, Tally};
+use crate::build::modules::Variant;
 use crate::build::{self, BuildOptions};
 use crate::context::Context;
 use crate::guest::{End, Guest, Job};
@@ -35,7 +36,7 @@ impl Planted {
     /// The kernel `kernel` and an `ib_emm` with the fault.
     fn options(&self, kernel: &str) -> BuildOptions {
         BuildOptions {
-            plant: Some(format!("{}.patch", self.name)),
+            modules: Variant::Planted(format!("{}.patch", self.name)),
             ..options(kernel)
         }
     }

@@ -1,0 +1,246 @@
+//! The source of `rdma_rxe.ko`: the driver of the kernel's own source, and what `kernel/rxe` does to it.
+//!
+//! Each folder there is a series: patches in the order that its file `series` names (`series-7.2` if it is there and the kernel is of
+//! that series), and files of ours that are copied in before them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use clap::ValueEnum;
+
+use super::kernel::Prepared;
+use super::key::Key;
+use super::sources;
+use crate::enter::Enter;
+use crate::proc::Cmd;
+use crate::ui::Step;
+
+/// The driver's source in the kernel's tree.
+pub const TREE: &str = "drivers/infiniband/sw/rxe";
+/// The series in the repository.
+pub const SERIES: &str = "kernel/rxe";
+/// Components that the patches have before a file's name: `a/drivers/infiniband/sw/rxe/`.
+const STRIP: &str = "-p5";
+
+/// What is made of the driver.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Rxe {
+    /// On-demand MRs by ib_emm, and the faults of the tree mended: what is used
+    #[default]
+    Emm,
+    /// The faults of the tree mended, without ib_emm
+    Fixes,
+    /// The tree's own on-demand paging repaired, without ib_emm
+    Odp,
+}
+
+impl Rxe {
+    /// Its name in the cache and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Emm => "emm",
+            Self::Fixes => "fixes",
+            Self::Odp => "odp",
+        }
+    }
+
+    /// The series that make it, in order.
+    pub fn folders(self) -> &'static [&'static str] {
+        match self {
+            Self::Emm => &["fixes", "emm"],
+            Self::Fixes => &["fixes"],
+            Self::Odp => &["odp"],
+        }
+    }
+
+    /// Adds all that it is made of to a key.
+    pub fn key(self, mut key: Key) -> Result<Key> {
+        let series = sources::repository().join(SERIES);
+        for folder in self.folders() {
+            key = key.path(&series.join(folder))?;
+        }
+        Ok(key)
+    }
+}
+
+/// One change to the driver's source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Patch {
+    /// Its path in the repository.
+    pub name: String,
+    /// The file itself.
+    pub file: PathBuf,
+}
+
+/// A folder of `kernel/rxe`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Series {
+    /// Files of ours, whole: they are copied into the driver's folder before the patches are applied.
+    pub files: Vec<PathBuf>,
+    /// In order.
+    pub patches: Vec<Patch>,
+}
+
+impl Series {
+    /// Reads the folder `name` as it is for kernels of the series `kernel` (`7.3`).
+    ///
+    /// # Errors
+    /// No file `series`, or a patch that is named and not there, or there and not named.
+    pub fn read(name: &str, kernel: &str) -> Result<Self> {
+        let folder = sources::repository().join(SERIES).join(name);
+        let own = folder.join(format!("series-{kernel}"));
+        let list = if own.exists() {
+            own
+        } else {
+            folder.join("series")
+        };
+        let text = fs::read_to_string(&list)
+            .with_context(|| format!("cannot read the patch series {}", list.display()))?;
+        let mut patches = Vec::new();
+        for patch in names(&text) {
+            let file = folder.join(patch);
+            let name = format!("{SERIES}/{name}/{patch}");
+            if !file.exists() {
+                bail!("{} names {name}, which is not there", list.display());
+            }
+            patches.push(Patch { name, file });
+        }
+        let mut files = Vec::new();
+        for entry in
+            fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?
+        {
+            let path = entry
+                .with_context(|| format!("cannot read {}", folder.display()))?
+                .path();
+            if path.extension().is_some_and(|end| end == "c" || end == "h") {
+                files.push(path);
+            }
+        }
+        files.sort();
+        Ok(Self { files, patches })
+    }
+}
+
+/// The patches of a series file: a name a line, `#` begins a comment.
+fn names(series: &str) -> impl Iterator<Item = &str> {
+    series
+        .lines()
+        .filter_map(|line| line.split('#').next())
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+}
+
+/// Where the driver is changed, and by what.
+#[derive(Debug)]
+pub struct Workbench<'a> {
+    /// The root, with the driver's folder bound in it.
+    pub enter: &'a Enter,
+    /// The folder of the driver's source.
+    pub driver: &'a Path,
+    /// The same, as the root sees it.
+    pub driver_inside: &'a str,
+    /// The kernel whose driver it is.
+    pub kernel: &'a Prepared,
+}
+
+impl Workbench<'_> {
+    /// Copies the driver's source and makes `rxe` of it.
+    pub fn make_source(&self, rxe: Rxe, log: &Path, step: &Step) -> Result<()> {
+        sources::copy_tree(&self.kernel.source.join(TREE), self.driver)?;
+        for folder in rxe.folders() {
+            let series = Series::read(folder, &self.kernel.chosen.series)?;
+            self.copy(&series)?;
+            for patch in &series.patches {
+                self.apply(patch, log, step)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies the files of ours.
+    pub fn copy(&self, series: &Series) -> Result<()> {
+        for file in &series.files {
+            let Some(name) = file.file_name() else {
+                continue;
+            };
+            let target = self.driver.join(name);
+            if target.exists() {
+                bail!("{}: the driver has a file of that name", target.display());
+            }
+            fs::copy(file, &target).with_context(|| format!("cannot copy {}", file.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Applies one patch, without fuzz.
+    pub fn apply(&self, patch: &Patch, log: &Path, step: &Step) -> Result<()> {
+        let inside = format!("{}/.patch", self.driver_inside);
+        let copy = self.driver.join(".patch");
+        fs::copy(&patch.file, &copy)
+            .with_context(|| format!("cannot copy {}", patch.file.display()))?;
+        let apply: Cmd = self
+            .enter
+            .cmd("patch")
+            .args([
+                STRIP,
+                "--forward",
+                "--fuzz=0",
+                "--no-backup-if-mismatch",
+                "-r",
+                "-",
+            ])
+            .args(["-d", self.driver_inside, "-i", &inside]);
+        let release = &self.kernel.chosen.release;
+        let name = &patch.name;
+        apply
+            .hint(format!(
+                "the rxe source of {release} differs from what {name} expects: refresh that patch, or take another kernel with --kernel"
+            ))
+            .run(log, step)
+            .with_context(|| format!("the patch {name} does not apply to rxe of {release}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn series() {
+        let text = "# first\n0001-a.patch\n\n 0002-b.patch # why\n";
+        assert_eq!(
+            names(text).collect::<Vec<_>>(),
+            ["0001-a.patch", "0002-b.patch"]
+        );
+    }
+
+    /// A patch that no series names would be forgotten.
+    #[test]
+    fn each_patch_is_in_a_series() {
+        let all = sources::repository().join(SERIES);
+        for folder in fs::read_dir(&all).unwrap() {
+            let folder = folder.unwrap().path();
+            if !folder.is_dir() {
+                continue;
+            }
+            let mut named = String::new();
+            for entry in fs::read_dir(&folder).unwrap() {
+                let path = entry.unwrap().path();
+                let name = path.file_name().unwrap().to_string_lossy().into_owned();
+                if name.starts_with("series") {
+                    named.push_str(&fs::read_to_string(path).unwrap());
+                }
+            }
+            for entry in fs::read_dir(&folder).unwrap() {
+                let path = entry.unwrap().path();
+                let name = path.file_name().unwrap().to_string_lossy().into_owned();
+                assert!(
+                    !name.ends_with(".patch") || names(&named).any(|patch| patch == name),
+                    "{}: no series names it",
+                    path.display()
+                );
+            }
+        }
+    }
+}
