@@ -6,17 +6,16 @@
 //! - [`hooks`], [`ends`]: the entry points of libibverbs that are replaced.
 //! - [`audit`]: the same for programs that ask libibverbs' handle for them.
 //! - [`register`]: the way of one registration through the shim. [`outermost`]: calls within calls.
-//! - [`policy`]: which registrations become on-demand ones; pure. [`known`]: whom not to trust.
+//! - [`policy`]: which registrations become on-demand ones; pure. [`verbs_abi::known`]: whom not to trust.
 //! - [`settings`]: the environment. [`device`]: what a device can do. [`stats`], [`log`]: what is said.
 //! - [`implicit`]: one region for all of a domain. [`arena`], [`lock`]: what it needs.
 //! - [`prefetch`]: pages asked for ahead of traffic.
-//! - [`abi`]: the layouts of libibverbs. [`sys`]: libc, and the functions behind the hooks.
+//! - [`verbs_abi::layout`]: the layouts of libibverbs. [`sys`]: libc, and the functions behind the hooks.
 //!
 //! It runs inside other people's programs: no `std`, no thread, no allocation, `errno` kept.
 
 #![cfg_attr(not(test), no_std)]
 
-mod abi;
 mod arena;
 mod audit;
 mod bytes;
@@ -24,7 +23,6 @@ mod device;
 mod ends;
 mod hooks;
 mod implicit;
-mod known;
 mod lock;
 mod log;
 mod outermost;
@@ -34,6 +32,8 @@ mod register;
 mod settings;
 mod stats;
 mod sys;
+
+use verbs_abi::{known, layout as abi};
 
 #[cfg(not(test))]
 #[panic_handler]

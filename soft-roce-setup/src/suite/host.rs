@@ -12,9 +12,10 @@ use crate::context::Context;
 use crate::signal;
 
 /// Crates that build with nothing but cargo and a C linker.
-const CRATES: [&str; 5] = [
+const CRATES: [&str; 6] = [
     "ib-emm",
     "verbs-shim",
+    "verbs-abi",
     "verbs-shim-launcher",
     "unpinned",
     "soft-roce-setup",

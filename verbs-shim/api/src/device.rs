@@ -2,13 +2,9 @@
 
 //! Devices and protection domains.
 
-use std::{
-    ffi::{CStr, c_void},
-    fs,
-    path::Path,
-    ptr,
-    sync::Arc,
-};
+use std::{ffi::c_void, fs, io, path::Path, sync::Arc};
+
+use verbs_abi::load::NotOpened;
 
 use crate::{
     abi::{self, ODP_IMPLICIT, ODP_SUPPORT},
@@ -37,7 +33,7 @@ unsafe impl Sync for Opened {}
 impl Drop for Opened {
     fn drop(&mut self) {
         // SAFETY: opened by `Context::open`; what was made from it is gone.
-        unsafe { (self.verbs.close_device)(self.raw) };
+        unsafe { (self.verbs.devices.close)(self.raw) };
     }
 }
 
@@ -49,17 +45,16 @@ impl Context {
     /// libibverbs or the device is missing, or it can't be opened.
     pub fn open(name: &str) -> Result<Self, OpenError> {
         let verbs = verbs().ok_or(OpenError::NoLibrary)?;
-        // SAFETY: takes a place for the number, or none.
-        let list = unsafe { (verbs.get_device_list)(ptr::null_mut()) };
-        if list.is_null() {
-            return Err(last().into());
-        }
-        let opened = find(verbs, list, name)
-            .ok_or(OpenError::NoDevice)
-            .and_then(|device| open(verbs, device, name));
-        // SAFETY: the list made above; an open device does not need it.
-        unsafe { (verbs.free_device_list)(list) };
-        opened
+        let raw = verbs.devices.open_by_name(name.as_bytes());
+        let raw = raw.map_err(|why| match why {
+            NotOpened::Unknown => OpenError::NoDevice,
+            NotOpened::NoList(errno) | NotOpened::Refused(errno) => {
+                io::Error::from_raw_os_error(errno).into()
+            }
+        })?;
+        // SAFETY: opened just now.
+        let driver = unsafe { driver(raw, name) };
+        Ok(Self(Arc::new(Opened { raw, verbs, driver })))
     }
 
     /// What the device can do on demand; `None` if it has no on-demand paging, or one that corrupts data.
@@ -114,38 +109,20 @@ impl Context {
     }
 }
 
-/// The device of this name in a list that ends with null.
-fn find(verbs: &Verbs, list: *mut *mut c_void, wanted: &str) -> Option<*mut c_void> {
-    (0..)
-        .map(|at| {
-            let place = list.wrapping_add(at);
-            // SAFETY: the list is read up to its end, not beyond.
-            unsafe { *place }
-        })
-        .take_while(|device| !device.is_null())
-        .find(|device| {
-            // SAFETY: a device of the list.
-            let name = unsafe { (verbs.get_device_name)(*device) };
-            // SAFETY: the name is part of the device.
-            unsafe { CStr::from_ptr(name) }.to_bytes() == wanted.as_bytes()
-        })
-}
-
-fn open(verbs: &'static Verbs, device: *mut c_void, name: &str) -> Result<Context, OpenError> {
-    // SAFETY: a device of a list that was not given back.
-    let raw = unsafe { (verbs.open_device)(device) };
-    if raw.is_null() {
-        return Err(last().into());
-    }
-    // SAFETY: opened just now.
+/// The kind of device that has this name.
+///
+/// # Safety
+///
+/// `raw` is open.
+unsafe fn driver(raw: *mut abi::Context, name: &str) -> Driver {
+    // SAFETY: by this function's contract.
     let says = unsafe { abi::says(raw) };
-    let driver = match says {
+    match says {
         Some(says) if says.vendor == RXE_VENDOR => Driver::Rxe,
         // Not all of its versions say so. Of the drivers in the tree, it alone has this attribute.
         _ if Path::new(&format!("/sys/class/infiniband/{name}/parent")).exists() => Driver::Rxe,
         _ => Driver::Other,
-    };
-    Ok(Context(Arc::new(Opened { raw, verbs, driver })))
+    }
 }
 
 /// A protection domain. Clones are the same one.

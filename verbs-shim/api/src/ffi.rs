@@ -3,10 +3,13 @@
 //! The functions and structures of libibverbs that are used. Source: `infiniband/verbs.h`.
 
 use std::{
-    ffi::{CStr, c_char, c_int, c_uint, c_void},
+    ffi::{c_int, c_uint, c_void},
+    ops::Deref,
     ptr,
     sync::OnceLock,
 };
+
+use verbs_abi::load::{Devices, Library};
 
 use crate::abi::{Context, Mr, Pd, Sge};
 
@@ -229,57 +232,43 @@ pub(crate) unsafe fn post_recv(qp: *mut Qp, wr: *mut RecvWr) -> c_int {
     unsafe { op(qp, wr, &mut bad) }
 }
 
-macro_rules! verbs {
-    ($($field:ident: $name:ident($($arg:ty),*) -> $out:ty;)*) => {
-        /// The functions that libibverbs exports.
-        pub(crate) struct Verbs {
-            // SAFETY: to be called with live objects, as their manual pages say.
-            $(pub $field: unsafe extern "C" fn($($arg),*) -> $out,)*
-        }
-
-        fn load() -> Option<Verbs> {
-            let flags = libc::RTLD_NOW | libc::RTLD_NODELETE;
-            // SAFETY: the name ends with a zero byte; libibverbs is made to be loaded.
-            let library = unsafe { libc::dlopen(c"libibverbs.so.1".as_ptr(), flags) };
-            if library.is_null() {
-                return None;
-            }
-            Some(Verbs {
-                $($field: {
-                    let address = find(library, concat!(stringify!($name), "\0"))?;
-                    // SAFETY: the function of this name has this type.
-                    unsafe {
-                        std::mem::transmute::<*mut c_void, unsafe extern "C" fn($($arg),*) -> $out>(address)
-                    }
-                },)*
-            })
-        }
-    };
+verbs_abi::functions! {
+    /// The functions that libibverbs exports, besides those that open a device.
+    pub(crate) struct Functions {
+        query_gid: ibv_query_gid(*mut Context, u8, c_int, *mut Gid) -> c_int;
+        alloc_pd: ibv_alloc_pd(*mut Context) -> *mut Pd;
+        dealloc_pd: ibv_dealloc_pd(*mut Pd) -> c_int;
+        reg_mr: ibv_reg_mr_iova2(*mut Pd, *mut c_void, usize, u64, c_uint) -> *mut Mr;
+        dereg_mr: ibv_dereg_mr(*mut Mr) -> c_int;
+        create_cq: ibv_create_cq(*mut Context, c_int, *mut c_void, *mut c_void, c_int) -> *mut Cq;
+        destroy_cq: ibv_destroy_cq(*mut Cq) -> c_int;
+        create_qp: ibv_create_qp(*mut Pd, *mut QpInitAttr) -> *mut Qp;
+        modify_qp: ibv_modify_qp(*mut Qp, *mut QpAttr, c_int) -> c_int;
+        destroy_qp: ibv_destroy_qp(*mut Qp) -> c_int;
+    }
 }
 
-verbs! {
-    get_device_list: ibv_get_device_list(*mut c_int) -> *mut *mut c_void;
-    free_device_list: ibv_free_device_list(*mut *mut c_void) -> ();
-    get_device_name: ibv_get_device_name(*mut c_void) -> *const c_char;
-    open_device: ibv_open_device(*mut c_void) -> *mut Context;
-    close_device: ibv_close_device(*mut Context) -> c_int;
-    query_gid: ibv_query_gid(*mut Context, u8, c_int, *mut Gid) -> c_int;
-    alloc_pd: ibv_alloc_pd(*mut Context) -> *mut Pd;
-    dealloc_pd: ibv_dealloc_pd(*mut Pd) -> c_int;
-    reg_mr: ibv_reg_mr_iova2(*mut Pd, *mut c_void, usize, u64, c_uint) -> *mut Mr;
-    dereg_mr: ibv_dereg_mr(*mut Mr) -> c_int;
-    create_cq: ibv_create_cq(*mut Context, c_int, *mut c_void, *mut c_void, c_int) -> *mut Cq;
-    destroy_cq: ibv_destroy_cq(*mut Cq) -> c_int;
-    create_qp: ibv_create_qp(*mut Pd, *mut QpInitAttr) -> *mut Qp;
-    modify_qp: ibv_modify_qp(*mut Qp, *mut QpAttr, c_int) -> c_int;
-    destroy_qp: ibv_destroy_qp(*mut Qp) -> c_int;
+/// All functions of libibverbs that are called.
+#[derive(Debug)]
+pub(crate) struct Verbs {
+    pub devices: Devices,
+    functions: Functions,
 }
 
-fn find(library: *mut c_void, name: &str) -> Option<*mut c_void> {
-    let name = CStr::from_bytes_with_nul(name.as_bytes()).ok()?;
-    // SAFETY: a valid handle, and a name that ends with a zero byte.
-    let address = unsafe { libc::dlsym(library, name.as_ptr()) };
-    (!address.is_null()).then_some(address)
+impl Deref for Verbs {
+    type Target = Functions;
+
+    fn deref(&self) -> &Functions {
+        &self.functions
+    }
+}
+
+fn load() -> Option<Verbs> {
+    let library = Library::load()?;
+    Some(Verbs {
+        devices: Devices::load(library)?,
+        functions: Functions::load(library)?,
+    })
 }
 
 /// The functions, loaded at the first use; `None` if libibverbs is missing or too old.

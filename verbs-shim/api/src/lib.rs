@@ -97,19 +97,15 @@
 //! project's tests. They are looked up at run time, so that a program starts where libibverbs is missing
 //! and can say so.
 
-#[path = "../../src/abi.rs"]
-#[allow(dead_code, unreachable_pub)]
-mod abi;
 mod access;
 mod device;
 mod error;
 mod ffi;
-#[path = "../../src/known.rs"]
-#[allow(dead_code, reason = "the preload library needs all of it")]
-mod known;
 mod memory;
 mod queue;
 mod region;
+
+use verbs_abi::{known, layout as abi};
 
 pub use access::{Access, OnDemand, Paging, Prefetch};
 pub use device::{Context, Domain};

@@ -5,13 +5,12 @@
 use std::{fs, path::Path};
 
 use anyhow::Result;
-
-use crate::{
-    abi::{ODP_IMPLICIT, ODP_SUPPORT, OdpCaps},
-    cli::Mode,
+use verbs_abi::{
     known::{self, Driver, Known},
-    verbs,
+    layout::{ODP_IMPLICIT, ODP_SUPPORT, OdpCaps},
 };
+
+use crate::{cli::Mode, verbs};
 
 /// A device.
 pub struct Device {

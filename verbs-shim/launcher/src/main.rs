@@ -3,15 +3,9 @@
 //! `verbs-shim run -- PROGRAM…` starts a program with `libverbs_shim.so`, `verbs-shim check` says what
 //! would happen and why, and `verbs-shim top` shows the regions of running programs.
 
-// The preload library's own knowledge. It needs all of it, this program a part.
-#[path = "../../src/abi.rs"]
-#[allow(dead_code, unreachable_pub)]
-mod abi;
+// The preload library reads lengths by it, too.
 #[path = "../../src/bytes.rs"]
 mod bytes;
-#[path = "../../src/known.rs"]
-#[allow(dead_code)]
-mod known;
 
 mod check;
 mod cli;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What the shim knows of libibverbs: layouts, flags and function types.
+//! Layouts, flags and function types of libibverbs.
 //!
 //! Source: `infiniband/verbs.h` of rdma-core 56, and `ibv_reg_mr_ex(3)` of newer ones. The layouts
 //! are part of libibverbs' ABI; the guest test `shim_layouts_are_libibverbs` compares them with the header.
@@ -8,44 +8,52 @@
 use core::ffi::{c_char, c_int, c_uint, c_void};
 
 /// `IBV_ACCESS_LOCAL_WRITE`
-pub(crate) const LOCAL_WRITE: c_uint = 1;
+pub const LOCAL_WRITE: c_uint = 1;
 /// `IBV_ACCESS_REMOTE_ATOMIC`
-pub(crate) const REMOTE_ATOMIC: c_uint = 1 << 3;
+pub const REMOTE_ATOMIC: c_uint = 1 << 3;
 /// `IBV_ACCESS_ON_DEMAND`
-pub(crate) const ON_DEMAND: c_uint = 1 << 6;
+pub const ON_DEMAND: c_uint = 1 << 6;
 /// `IBV_ACCESS_FLUSH_PERSISTENT`
-pub(crate) const FLUSH_PERSISTENT: c_uint = 1 << 9;
+pub const FLUSH_PERSISTENT: c_uint = 1 << 9;
 
 /// `IBV_REREG_MR_CHANGE_TRANSLATION`
-pub(crate) const CHANGE_TRANSLATION: c_int = 1;
+pub const CHANGE_TRANSLATION: c_int = 1;
 /// `IBV_REREG_MR_CHANGE_PD`
-pub(crate) const CHANGE_PD: c_int = 1 << 1;
+pub const CHANGE_PD: c_int = 1 << 1;
 /// `IBV_REREG_MR_CHANGE_ACCESS`
-pub(crate) const CHANGE_ACCESS: c_int = 1 << 2;
+pub const CHANGE_ACCESS: c_int = 1 << 2;
 
 /// `IBV_ODP_SUPPORT`
-pub(crate) const ODP_SUPPORT: u64 = 1;
+pub const ODP_SUPPORT: u64 = 1;
 /// `IBV_ODP_SUPPORT_IMPLICIT`
-pub(crate) const ODP_IMPLICIT: u64 = 1 << 1;
+pub const ODP_IMPLICIT: u64 = 1 << 1;
 /// `IBV_ODP_SUPPORT_ATOMIC`
-pub(crate) const ODP_ATOMIC: u32 = 1 << 4;
+pub const ODP_ATOMIC: u32 = 1 << 4;
 
 /// `struct ibv_pd`, as far as it is read.
 #[repr(C)]
 pub struct Pd {
-    pub(crate) context: *mut Context,
+    /// The open device that it is of
+    pub context: *mut Context,
 }
 
 /// `struct ibv_mr`
 #[repr(C)]
 pub struct Mr {
-    pub(crate) context: *mut Context,
-    pub(crate) pd: *mut Pd,
-    pub(crate) addr: *mut c_void,
-    pub(crate) length: usize,
-    pub(crate) handle: u32,
-    pub(crate) lkey: u32,
-    pub(crate) rkey: u32,
+    /// The open device that it is of
+    pub context: *mut Context,
+    /// Its protection domain
+    pub pd: *mut Pd,
+    /// The first byte, as it was registered
+    pub addr: *mut c_void,
+    /// Bytes
+    pub length: usize,
+    /// The kernel's number of it
+    pub handle: u32,
+    /// The key for the owner's own requests
+    pub lkey: u32,
+    /// The key for requests of peers
+    pub rkey: u32,
 }
 
 /// `struct ibv_mr_init_attr`, in its first form; later fields follow, each with a bit of
@@ -53,36 +61,49 @@ pub struct Mr {
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct MrInitAttr {
-    pub(crate) length: usize,
-    pub(crate) access: c_int,
-    pub(crate) comp_mask: u64,
-    pub(crate) iova: u64,
-    pub(crate) addr: *mut c_void,
-    pub(crate) fd: c_int,
-    pub(crate) fd_offset: u64,
-    pub(crate) dmah: *mut c_void,
+    /// Bytes
+    pub length: usize,
+    /// `enum ibv_access_flags`
+    pub access: c_int,
+    /// Which of the fields below are set: `MASK_…`
+    pub comp_mask: u64,
+    /// The address by which the HCA names the first byte
+    pub iova: u64,
+    /// The first byte
+    pub addr: *mut c_void,
+    /// A dma-buf
+    pub fd: c_int,
+    /// Where in the dma-buf the region begins, in bytes
+    pub fd_offset: u64,
+    /// `struct ibv_dmah`: hints how the memory is reached
+    pub dmah: *mut c_void,
 }
 
 /// `IBV_REG_MR_MASK_IOVA`
-pub(crate) const MASK_IOVA: u64 = 1;
+pub const MASK_IOVA: u64 = 1;
 /// `IBV_REG_MR_MASK_ADDR`
-pub(crate) const MASK_ADDR: u64 = 1 << 1;
+pub const MASK_ADDR: u64 = 1 << 1;
 /// `IBV_REG_MR_MASK_FD`
-pub(crate) const MASK_FD: u64 = 1 << 2;
+pub const MASK_FD: u64 = 1 << 2;
 
 /// `struct ibv_sge`
 #[repr(C)]
-pub(crate) struct Sge {
-    pub(crate) addr: u64,
-    pub(crate) length: u32,
-    pub(crate) lkey: u32,
+pub struct Sge {
+    /// The first byte, by the region's iova
+    pub addr: u64,
+    /// Bytes
+    pub length: u32,
+    /// The region's key
+    pub lkey: u32,
 }
 
 /// `struct ibv_context`, as far as it is read.
 #[repr(C)]
 pub struct Context {
-    pub(crate) device: *const c_void,
-    pub(crate) ops: [*const c_void; 32],
+    /// `struct ibv_device`
+    pub device: *const c_void,
+    /// `struct ibv_context_ops`: the functions behind the header's inline ones
+    pub ops: [*const c_void; 32],
     cmd_fd: c_int,
     async_fd: c_int,
     num_comp_vectors: c_int,
@@ -118,27 +139,36 @@ const _: () = {
 
 // SAFETY: to be called with what the program passed, or with what its own call of the same kind could pass. The types are those
 // of verbs.h.
-pub(crate) type RegMr = unsafe extern "C" fn(*mut Pd, *mut c_void, usize, c_int) -> *mut Mr;
-pub(crate) type RegMrIova =
-    unsafe extern "C" fn(*mut Pd, *mut c_void, usize, u64, c_int) -> *mut Mr;
+/// `ibv_reg_mr`
+pub type RegMr = unsafe extern "C" fn(*mut Pd, *mut c_void, usize, c_int) -> *mut Mr;
+/// `ibv_reg_mr_iova`
+pub type RegMrIova = unsafe extern "C" fn(*mut Pd, *mut c_void, usize, u64, c_int) -> *mut Mr;
 // SAFETY: as above.
-pub(crate) type RegMrIova2 =
-    unsafe extern "C" fn(*mut Pd, *mut c_void, usize, u64, c_uint) -> *mut Mr;
+/// `ibv_reg_mr_iova2`
+pub type RegMrIova2 = unsafe extern "C" fn(*mut Pd, *mut c_void, usize, u64, c_uint) -> *mut Mr;
 // SAFETY: as above.
-pub(crate) type RegMrEx = unsafe extern "C" fn(*mut Pd, *mut MrInitAttr) -> *mut Mr;
+/// `ibv_reg_mr_ex`
+pub type RegMrEx = unsafe extern "C" fn(*mut Pd, *mut MrInitAttr) -> *mut Mr;
 // SAFETY: as above.
-pub(crate) type RegDmabufMr =
-    unsafe extern "C" fn(*mut Pd, u64, usize, u64, c_int, c_int) -> *mut Mr;
-pub(crate) type ReregMr =
+/// `ibv_reg_dmabuf_mr`
+pub type RegDmabufMr = unsafe extern "C" fn(*mut Pd, u64, usize, u64, c_int, c_int) -> *mut Mr;
+/// `ibv_rereg_mr`
+pub type ReregMr =
     unsafe extern "C" fn(*mut Mr, c_int, *mut Pd, *mut c_void, usize, c_int) -> c_int;
 // SAFETY: to be called with an object that the program ends itself.
-pub(crate) type DeregMr = unsafe extern "C" fn(*mut Mr) -> c_int;
-pub(crate) type DeallocPd = unsafe extern "C" fn(*mut Pd) -> c_int;
-pub(crate) type UnimportPd = unsafe extern "C" fn(*mut Pd);
-pub(crate) type CloseDevice = unsafe extern "C" fn(*mut Context) -> c_int;
+/// `ibv_dereg_mr`
+pub type DeregMr = unsafe extern "C" fn(*mut Mr) -> c_int;
+/// `ibv_dealloc_pd`
+pub type DeallocPd = unsafe extern "C" fn(*mut Pd) -> c_int;
+/// `ibv_unimport_pd`
+pub type UnimportPd = unsafe extern "C" fn(*mut Pd);
+/// `ibv_close_device`
+pub type CloseDevice = unsafe extern "C" fn(*mut Context) -> c_int;
 // SAFETY: to be called with live objects of the program's.
-pub(crate) type DeviceName = unsafe extern "C" fn(*const c_void) -> *const c_char;
-pub(crate) type AdviseMr = unsafe extern "C" fn(*mut Pd, c_uint, u32, *mut Sge, u32) -> c_int;
+/// `ibv_get_device_name`
+pub type DeviceName = unsafe extern "C" fn(*const c_void) -> *const c_char;
+/// `ibv_advise_mr`
+pub type AdviseMr = unsafe extern "C" fn(*mut Pd, c_uint, u32, *mut Sge, u32) -> c_int;
 type QueryDeviceEx =
     unsafe extern "C" fn(*mut Context, *const c_void, *mut DeviceAttrEx, usize) -> c_int;
 
@@ -159,11 +189,15 @@ const _: () = assert!(core::mem::offset_of!(DeviceAttrEx, odp) == 240);
 /// `struct ibv_odp_caps`: what a device can do on demand, in all and for each transport.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
-pub(crate) struct OdpCaps {
-    pub(crate) general: u64,
-    pub(crate) rc: u32,
-    pub(crate) uc: u32,
-    pub(crate) ud: u32,
+pub struct OdpCaps {
+    /// `enum ibv_odp_general_caps`
+    pub general: u64,
+    /// `enum ibv_odp_transport_cap_bits` of reliable connections
+    pub rc: u32,
+    /// the same of unreliable connections
+    pub uc: u32,
+    /// the same of datagrams
+    pub ud: u32,
 }
 
 impl core::fmt::Display for OdpCaps {
@@ -205,7 +239,7 @@ unsafe fn extended(context: *mut Context, reach: usize) -> Option<*mut VerbsCont
 /// # Safety
 ///
 /// `context` is an open context of libibverbs.
-pub(crate) unsafe fn advise_mr(context: *mut Context) -> Option<AdviseMr> {
+pub unsafe fn advise_mr(context: *mut Context) -> Option<AdviseMr> {
     // SAFETY: by this function's contract.
     let extended = unsafe { extended(context, REACH_ADVISE_MR) }?;
     // SAFETY: the context is large enough to have the operation.
@@ -214,10 +248,11 @@ pub(crate) unsafe fn advise_mr(context: *mut Context) -> Option<AdviseMr> {
 
 /// What a device says of itself.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Says {
-    pub(crate) odp: OdpCaps,
+pub struct Says {
+    /// What it can do on demand
+    pub odp: OdpCaps,
     /// `vendor_id`
-    pub(crate) vendor: u32,
+    pub vendor: u32,
 }
 
 /// What `ibv_query_device_ex` says; `None` if it can't be asked.
@@ -225,7 +260,7 @@ pub(crate) struct Says {
 /// # Safety
 ///
 /// `context` is an open context of libibverbs.
-pub(crate) unsafe fn says(context: *mut Context) -> Option<Says> {
+pub unsafe fn says(context: *mut Context) -> Option<Says> {
     // SAFETY: by this function's contract.
     let extended = unsafe { extended(context, REACH_QUERY_DEVICE_EX) }?;
     // SAFETY: the context is large enough to have the operation.

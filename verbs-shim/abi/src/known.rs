@@ -2,29 +2,29 @@
 
 //! Implementations of on-demand paging that are known to corrupt data, with the evidence.
 //!
-//! Everything else is decided by capabilities. The launcher reads the same table.
+//! Everything else is decided by capabilities.
 
 /// One implementation that is not to be trusted.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Known {
+pub struct Known {
     /// The kind of device that has it.
-    pub(crate) driver: Driver,
+    pub driver: Driver,
     /// What `mr_backend` says where a better implementation took its place.
-    pub(crate) cured_by: &'static str,
+    pub cured_by: &'static str,
     /// What is wrong.
-    pub(crate) cause: &'static str,
+    pub cause: &'static str,
     /// What the user can do.
-    pub(crate) remedy: &'static str,
+    pub remedy: &'static str,
     /// Where it was seen, and what shows it again; for those who read this table.
-    pub(crate) evidence: &'static str,
+    pub evidence: &'static str,
 }
 
 /// `RXE_VENDOR_ID` of `drivers/infiniband/sw/rxe/rxe_param.h`
-pub(crate) const RXE_VENDOR: u32 = 0xff_ffff;
+pub const RXE_VENDOR: u32 = 0xff_ffff;
 
 /// Kinds of device that the table names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Driver {
+pub enum Driver {
     /// Soft-RoCE
     Rxe,
     /// Any other
@@ -32,7 +32,7 @@ pub(crate) enum Driver {
 }
 
 /// The table.
-pub(crate) const CORRUPTING: &[Known] = &[Known {
+pub const CORRUPTING: &[Known] = &[Known {
     driver: Driver::Rxe,
     cured_by: "emm",
     cause: "the on-demand paging of in-tree rxe corrupts data",
@@ -45,7 +45,7 @@ pub(crate) const CORRUPTING: &[Known] = &[Known {
 
 /// The entry for a device of this kind, where `mr_backend` (if there is such a parameter) says what
 /// serves on-demand regions.
-pub(crate) fn corrupting(driver: Driver, mr_backend: Option<&[u8]>) -> Option<&'static Known> {
+pub fn corrupting(driver: Driver, mr_backend: Option<&[u8]>) -> Option<&'static Known> {
     CORRUPTING
         .iter()
         .find(|known| known.driver == driver && mr_backend != Some(known.cured_by.as_bytes()))
