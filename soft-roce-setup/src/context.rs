@@ -1,10 +1,26 @@
 //! What every subcommand works with.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
+use clap::Args;
 
 use crate::cache::Cache;
-use crate::cli::Global;
 use crate::ui::Ui;
+
+/// Options that every subcommand takes.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// Where everything is kept [default: $XDG_CACHE_HOME/ib-emm or ~/.cache/ib-emm]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub cache: Option<PathBuf>,
+    /// Debian archive to install from: http://…, https://… or file:///… [default: the host's own]
+    #[arg(long, global = true, value_name = "URL")]
+    pub mirror: Option<String>,
+    /// Show every command and its output
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+}
 
 /// The cache, the choice of a mirror, and the way to talk to the user.
 #[derive(Debug, Clone)]

@@ -6,13 +6,32 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
+use clap::Args;
 use serde::Serialize;
 
 use crate::build::modules::Variant;
 use crate::build::{kernel, root, userland};
 use crate::cache::{Cache, remove_tree};
-use crate::cli::{CleanArgs, StatusArgs};
 use crate::context::Context;
+
+/// `status`
+#[derive(Debug, Clone, Args)]
+pub struct StatusArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `clean`
+#[derive(Debug, Clone, Args)]
+pub struct CleanArgs {
+    /// Remove kernels and the modules built for them only
+    #[arg(long, conflicts_with = "keep_downloads")]
+    pub kernels: bool,
+    /// Remove all but the downloaded packages
+    #[arg(long)]
+    pub keep_downloads: bool,
+}
 
 /// One thing in the cache.
 #[derive(Debug, Serialize)]

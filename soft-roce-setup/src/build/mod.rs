@@ -16,8 +16,10 @@ pub mod userland;
 pub mod versions;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Result;
+use clap::Args;
 
 use crate::artifacts::{Artifacts, KernelArtifacts};
 use crate::cache::CacheLock;
@@ -25,10 +27,42 @@ use crate::context::Context;
 use crate::host;
 
 use self::modules::Variant;
+use self::rxe::Rxe;
 
 /// The repository that this tool was built from.
 pub fn workspace() -> PathBuf {
     sources::repository()
+}
+
+/// The choice of a kernel, common to all that build or boot.
+#[derive(Debug, Clone, Default, Args)]
+pub struct KernelArg {
+    /// Kernel series (7.3, 7.2), a full version, or `debug`: one built here with KASAN, lockdep, kmemleak and fault injection
+    /// [default: the newest series that is complete]
+    #[arg(long = "kernel", value_name = "SERIES")]
+    pub kernel: Option<String>,
+}
+
+/// `build`
+#[derive(Debug, Clone, Args)]
+pub struct BuildArgs {
+    /// Which kernel.
+    #[command(flatten)]
+    pub kernel: KernelArg,
+    /// Ask the archive again for the newest kernel of the series instead of using the cached one
+    #[arg(long)]
+    pub refresh: bool,
+    /// Which driver.
+    #[command(flatten)]
+    pub rxe: RxeArg,
+}
+
+/// The choice of a driver, common to all that build or boot.
+#[derive(Debug, Clone, Default, Args)]
+pub struct RxeArg {
+    /// Which series of kernel/rxe make the driver rdma_rxe
+    #[arg(long = "rxe", value_enum, default_value_t, value_name = "SERIES")]
+    pub rxe: Rxe,
 }
 
 /// What to build.
@@ -46,6 +80,17 @@ pub struct BuildOptions {
 pub fn has_kernel(context: &Context, wanted: Option<&str>) -> bool {
     kernel::remembered(context, wanted)
         .is_some_and(|chosen| context.cache.is_fresh(&chosen.place(), &chosen.key()))
+}
+
+/// `build`
+pub fn run(context: &Context, args: &BuildArgs) -> Result<ExitCode> {
+    let options = BuildOptions {
+        kernel: args.kernel.kernel.clone(),
+        refresh: args.refresh,
+        modules: Variant::of(args.rxe.rxe),
+    };
+    ensure(context, &options)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Builds what is missing or outdated, and returns where everything is.

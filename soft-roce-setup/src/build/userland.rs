@@ -58,14 +58,22 @@ const MPI_PROGRAMS: [(&str, &str); 2] = [
     ("tests/programs", "mpi_collectives"),
     ("benches/programs", "mpi_pingpong"),
 ];
-/// Everything in the repository that the build reads, or that cargo wants to see.
-const INPUTS: [&str; 6] = [
-    "Cargo.toml",
-    "Cargo.lock",
+/// Files and folders of the repository that the build reads.
+const FILES: [&str; 2] = ["Cargo.toml", "Cargo.lock"];
+const FOLDERS: [&str; 6] = [
     "ib-emm",
     "verbs-shim",
-    "tests",
-    "benches",
+    "tests/emm-check",
+    "tests/programs",
+    "benches/emm-bench",
+    "benches/programs",
+];
+/// Members that build on the host only. Cargo wants to see every member; of these, the manifest and an empty source are enough.
+const HOST_ONLY: [(&str, &str); 4] = [
+    ("soft-roce-setup", "src/lib.rs"),
+    ("soft-roce-setup/cli", "src/main.rs"),
+    ("tests/suite", "src/lib.rs"),
+    ("benches/report", "src/lib.rs"),
 ];
 
 /// The key of the crates' sources.
@@ -78,7 +86,7 @@ fn vendor_key() -> Result<String> {
 /// The key of the result.
 pub fn key() -> Result<String> {
     let mut key = Key::new("userland", RECIPE).text(&root::key());
-    for input in INPUTS {
+    for input in FILES.into_iter().chain(FOLDERS) {
         key = key.path(&sources::repository().join(input))?;
     }
     Ok(key.finish())
@@ -210,23 +218,20 @@ fn cargo(enter: &Enter, what: &str, profile: &str, crates: &[&str]) -> Cmd {
 /// The root with the crates' sources, copied to `source`, and with what cargo kept of earlier builds.
 fn workshop(context: &Context, vendor: &Path, source: &Path) -> Result<Enter> {
     let repo = sources::repository();
-    for part in ["ib-emm", "verbs-shim", "tests", "benches"] {
-        sources::copy_tree(&repo.join(part), &source.join(part))?;
+    for folder in FOLDERS {
+        sources::copy_tree(&repo.join(folder), &source.join(folder))?;
     }
-    for file in ["Cargo.toml", "Cargo.lock"] {
+    for file in FILES {
         fs::copy(repo.join(file), source.join(file))
             .with_context(|| format!("cannot copy {file}"))?;
     }
-    // Cargo wants to see every member; of this tool its name is enough.
-    let own = source.join("soft-roce-setup");
-    fs::create_dir_all(own.join("src")).context("cannot create a member's folder")?;
-    fs::copy(
-        repo.join("soft-roce-setup/Cargo.toml"),
-        own.join("Cargo.toml"),
-    )
-    .context("cannot copy a member's manifest")?;
-    fs::write(own.join("src/main.rs"), "fn main() {}\n")
-        .context("cannot write a member's source")?;
+    for (member, file) in HOST_ONLY {
+        let (from, to) = (repo.join(member), source.join(member));
+        fs::create_dir_all(to.join("src")).context("cannot create a member's folder")?;
+        fs::copy(from.join("Cargo.toml"), to.join("Cargo.toml"))
+            .context("cannot copy a member's manifest")?;
+        fs::write(to.join(file), "fn main() {}\n").context("cannot write a member's source")?;
+    }
     let config = source.join(".cargo");
     fs::create_dir_all(&config).context("cannot create .cargo")?;
     fs::write(

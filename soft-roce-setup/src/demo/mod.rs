@@ -6,25 +6,36 @@ mod table;
 
 use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use clap::Args;
 use serde_json::{Value, json};
 
-use crate::build::{self, BuildOptions};
-use crate::cli::{Backend, Clock, DemoArgs, Size};
+use crate::build::{self, BuildOptions, KernelArg};
 use crate::context::Context;
 use crate::exit;
-use crate::guest::{Cpu, End, Guest, Job, Spec};
+use crate::guest::{Backend, Clock, Cpu, End, Guest, Job, Size, Spec};
 
 /// Longest time of the guest's part.
 const LIMIT: Duration = Duration::from_secs(900);
 /// Longest time without a word from it.
 const SILENCE: Duration = Duration::from_secs(300);
+
+/// `demo`
+#[derive(Debug, Clone, Args)]
+pub struct DemoArgs {
+    /// Which kernel.
+    #[command(flatten)]
+    pub kernel: KernelArg,
+    /// Write the facts of the closing table to this file
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
 
 /// `demo`
 pub fn run(context: &Context, args: &DemoArgs) -> Result<ExitCode> {

@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
+use super::options::Clock;
 use super::prepare::GuestKernel;
 use super::qemu::inherited;
 use super::{initramfs, scratch_file};
 use crate::artifacts::Artifacts;
-use crate::cli::Clock;
 use crate::context::Context;
 use crate::enter::Enter;
 use crate::signal;

@@ -11,8 +11,8 @@ use anyhow::{Context, Result};
 use rustix::io::FdFlags;
 
 use super::accel::{Accel, Cpu};
+use super::options::{Clock, Share, Size};
 use crate::artifacts::Artifacts;
-use crate::cli::{Clock, Share, Size};
 use crate::enter::Enter;
 use crate::proc::{Cmd, Running};
 

@@ -17,12 +17,12 @@ use super::channels::{Event, Sink, Writer, copy_to, follow_lines, lock};
 use super::encode::base64;
 use super::ending::{Answer, End, last_lines};
 use super::initramfs::{self, Settings};
+use super::options::{Backend, Clock, Share, Size};
 use super::prepare::{self, GuestKernel};
 use super::qemu::{Channels, Machine};
 use super::report::{self, Collector};
 use super::{Cpu, accel, scratch_disk, scratch_file};
 use crate::artifacts::Artifacts;
-use crate::cli::{Backend, Clock, Share, Size};
 use crate::context::Context;
 use crate::exit::{KERNEL, SETUP, TIMEOUT, coded};
 use crate::host;
@@ -63,13 +63,21 @@ static PREPARING: Mutex<()> = Mutex::new(());
 /// How a guest is made.
 #[derive(Debug, Clone)]
 pub struct Spec {
+    /// What rxe does with on-demand regions.
     pub backend: Backend,
+    /// What drives its clock.
     pub clock: Clock,
+    /// What its processor can do.
     pub cpu: Cpu,
+    /// Number of its CPUs.
     pub smp: u32,
+    /// Its memory.
     pub mem: Size,
+    /// Directories of the host that it sees.
     pub shares: Vec<Share>,
+    /// The size of its scratch disk, /dev/vda, if it has one.
     pub disk: Option<Size>,
+    /// Arguments added to the kernel's command line.
     pub append: Option<String>,
     /// Whether it gets a terminal.
     pub terminal: bool,

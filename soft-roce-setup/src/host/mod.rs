@@ -6,8 +6,8 @@ mod install;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use clap::Args;
 
-use crate::cli::DoctorArgs;
 use crate::context::Context;
 use crate::enter;
 use crate::exit::{HOST, coded};
@@ -18,6 +18,14 @@ pub use check::{Finding, State, guest_memory, room_for_guests};
 pub const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// The same in the root.
 pub const KEYRING_INSIDE: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// `doctor`
+#[derive(Debug, Clone, Args)]
+pub struct DoctorArgs {
+    /// Install what is missing (needs root on a Debian-like host)
+    #[arg(long)]
+    pub fix: bool,
+}
 
 /// `doctor`
 pub fn doctor(context: &Context, args: &DoctorArgs) -> Result<ExitCode> {

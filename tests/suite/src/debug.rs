@@ -1,0 +1,190 @@
+//! Tests on the debug kernel, `guest::debug::…`: less of everything and longer limits, and after each case the kernel is asked
+//! what our modules leaked.
+//!
+//! They run when that kernel is in the cache, or when they are asked for.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::cases::{Case, case};
+use super::group::Group;
+use super::guest::{self, spec};
+use super::planted;
+use super::report::Said;
+use super::tally::{Outcome, Tally};
+use soft_roce_setup::build::{self, debug};
+use soft_roce_setup::context::Context;
+use soft_roce_setup::guest::{Size, Spec};
+
+/// The first part of the cases' names.
+const GROUP: &str = "guest::debug";
+
+/// All cases, in order.
+const CASES: &[Case] = &[
+    // Races need two CPUs, and this kernel finds them in another way than a stock one does: see debug.config.
+    case(
+        "two_cpus_and_two_nodes",
+        60,
+        "nproc; ls -d /sys/devices/system/node/node?; [ $(nproc) = 2 ] && [ -d /sys/devices/system/node/node1 ]",
+    ),
+    case(
+        "verify_every_byte",
+        600,
+        "emm-check verify --mr emm --op write,read,send --offsets 0,1,2047,4095 --lengths 1,7,4095,5000,65537",
+    ),
+    case(
+        "notifier_contract",
+        600,
+        "insmod /emm/modules/emm_client.ko && emm-check notifier && rmmod emm_client",
+    ),
+    // What is thrown away, and forks, are in the matrix.
+    case(
+        "vm_events",
+        900,
+        "insmod /emm/modules/emm_client.ko\n\
+         emm-check event madvfree remap mremap readonly holdoff implicit uffd disk reap rare --mr emm && rmmod emm_client",
+    ),
+    case(
+        "matrix",
+        1500,
+        "emm-check matrix first-touch fork-cow dontneed swap-zram mprotect move-pages kill --mr emm",
+    ),
+    case("matrix_whole", 7200, "emm-check matrix --mr emm").long(),
+    // An emulated CPU serves this kernel's eight queue pairs a few hundred packets a second, each fault from swap in some 10 ms.
+    // With 268 ms until a request is sent again, they are busy with what is only late, and one gets nothing done for 30 s.
+    case(
+        "stress_for_long",
+        2400,
+        "emm-check --seed 2 --ack-timeout 20 stress --seconds 600 --qps 8 --mr emm",
+    )
+    .long(),
+    case(
+        "stress_against_shadow",
+        300,
+        "emm-check stress --seconds 20 --qps 4 --size 4M --mr emm",
+    ),
+    case("verbs_teardown", 900, "emm-check verbs teardown --mr emm"),
+    // Wrong arguments, and a range that userfaultfd watches: the kernel warned of that once.
+    case(
+        "verbs_input",
+        900,
+        "emm-check verbs input ring responder --mr emm && emm-check removal",
+    ),
+    case(
+        "verbs_rest",
+        1200,
+        "emm-check verbs extended datagram srq windows rereg advise --mr emm",
+    )
+    .long(),
+    case(
+        "kill_in_traffic",
+        600,
+        "emm-check kill --rounds 5 --mr emm && [ -z \"$(rdma resource show mr | grep -v '^$')\" ]",
+    ),
+    case("failed_allocations", 900, "emm-check inject"),
+    case("fuzz_arguments", 400, "emm-check fuzz --seconds 60"),
+    case(
+        "fuzz_arguments_for_long",
+        4000,
+        "emm-check --seed 2 fuzz --seconds 1800",
+    )
+    .long(),
+    case(
+        "modules_unload_and_load_4_times",
+        900,
+        "set -e; for i in $(seq 4); do rdma link delete rxe0; rmmod rdma_rxe; rmmod ib_emm\n\
+         insmod /emm/modules/ib_emm.ko; insmod /emm/modules/rdma_rxe.ko mr_backend=emm\n\
+         rdma link add rxe0 type rxe netdev eth9; done; echo $i; rdma link show rxe0/1",
+    ),
+];
+
+/// The guest of all other cases with more memory: KASAN takes an eighth, and kmemleak knows each object.
+pub(super) fn roomy() -> Spec {
+    Spec {
+        mem: Size(3 << 30),
+        ..spec()
+    }
+}
+
+/// The case's script, then what was leaked. The case's own failure counts first.
+fn with_leaks(script: &str) -> String {
+    format!("(\n{script}\n)\nstatus=$?\n[ $status = 0 ] || exit $status\nexec emm-check leaks")
+}
+
+/// The cases that are wanted, and the faults planted for this kernel. `asked` builds the kernel for them if it is not there.
+pub fn groups<'a>(
+    context: &'a Context,
+    asked: bool,
+    long: bool,
+    tally: &'a Tally,
+    said: &'a Said,
+) -> Result<Vec<Group<'a>>> {
+    let name = |case: &Case| format!("{GROUP}::{}", case.name);
+    let wanted: Vec<&Case> = CASES
+        .iter()
+        .filter(|case| (long || !case.long) && tally.wants(&name(case)))
+        .collect();
+    let plants = long && planted::wanted(debug::NAME, tally);
+    if wanted.is_empty() && !plants {
+        return Ok(Vec::new());
+    }
+    if !asked && !build::has_kernel(context, Some(debug::NAME)) {
+        let why = format!(
+            "{} tests: the debug kernel is not in the cache; `cargo run -r -- build --kernel debug` builds it (8 to 30 minutes), \
+             and so does `test --debug`",
+            wanted.len() + usize::from(plants)
+        );
+        tally.add(GROUP, Duration::ZERO, Outcome::Skipped(why));
+        return Ok(Vec::new());
+    }
+    let mut groups = Vec::new();
+    if !wanted.is_empty() {
+        let work = move || {
+            let spec = roomy();
+            guest::all(
+                context,
+                debug::NAME,
+                &wanted,
+                &spec,
+                with_leaks,
+                tally,
+                said,
+            )
+        };
+        groups.push(Group::of_kernel(context, debug::NAME, work)?);
+    }
+    if plants {
+        groups.extend(planted::group(context, debug::NAME, tally)?);
+    }
+    Ok(groups)
+}
+
+/// Whether the command line names these tests, so that the kernel is to be built for them.
+pub fn named(filter: Option<&str>) -> bool {
+    filter.is_some_and(|filter| filter.contains("debug::") || filter.starts_with(GROUP))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_names_them() {
+        assert!(named(Some("guest::debug")) && named(Some("debug::matrix")));
+        assert!(!named(None) && !named(Some("matrix")) && !named(Some("guest::")));
+    }
+
+    #[test]
+    fn a_failed_case_ends_before_the_leaks() {
+        let script = with_leaks("set -e; false; true").replace("exec emm-check leaks", "exit 9");
+        let run = |script: &str| {
+            let status = std::process::Command::new("sh")
+                .args(["-c", script])
+                .status();
+            status.unwrap().code()
+        };
+        assert_eq!(run(&script), Some(1));
+        assert_eq!(run(&script.replace("false", ":")), Some(9));
+    }
+}

@@ -1,0 +1,154 @@
+//! Tests that run in a guest: one guest for each kernel serves all of them, and a new one follows a test
+//! that fails.
+
+use std::io::Write;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use super::SERIES;
+use super::cases::{CASES, CONTROLS, Case};
+use super::group::{Group, options};
+use super::report::Said;
+use super::shim_cases;
+use super::tally::{Outcome, Tally};
+use soft_roce_setup::build;
+use soft_roce_setup::context::Context;
+use soft_roce_setup::guest::{Backend, Clock, Cpu, End, Guest, Job, Size, Spec};
+use soft_roce_setup::signal;
+
+/// Lines of a failed test's output that are shown.
+const SHOWN: usize = 25;
+
+/// The guest of all cases: two NUMA nodes to move pages between (by those who say so), and a disk to swap to.
+pub(super) fn spec() -> Spec {
+    Spec {
+        backend: Backend::Emm,
+        clock: Clock::Wall,
+        cpu: Cpu::PlainCopies,
+        smp: 2,
+        mem: Size(2 << 30),
+        shares: Vec::new(),
+        disk: Some(Size(512 << 20)),
+        append: Some("numa=fake=2 numa_balancing=disable".to_owned()),
+        terminal: false,
+    }
+}
+
+/// The cases on the kernel `series`, if some are wanted.
+pub fn group<'a>(
+    context: &'a Context,
+    series: &'a str,
+    long: bool,
+    tally: &'a Tally,
+    said: &'a Said,
+) -> Result<Option<Group<'a>>> {
+    let name = |case: &Case| format!("guest::{series}::{}", case.name);
+    let first = series == SERIES[0];
+    let wanted: Vec<&Case> = CASES
+        .iter()
+        .chain(shim_cases::CASES)
+        .filter(|c| long || !c.long && (first || !CONTROLS.contains(&c.name)))
+        .filter(|c| tally.wants(&name(c)))
+        .collect();
+    if wanted.is_empty() {
+        return Ok(None);
+    }
+    let script = str::to_owned;
+    let work = move || all(context, series, &wanted, &spec(), script, tally, said);
+    Group::of_kernel(context, series, work).map(Some)
+}
+
+/// Runs these cases on the kernel `kernel`, in guests made by `spec`, each script as `wrap` makes it.
+pub(super) fn all(
+    context: &Context,
+    kernel: &str,
+    cases: &[&Case],
+    spec: &Spec,
+    wrap: fn(&str) -> String,
+    tally: &Tally,
+    said: &Said,
+) -> Result<()> {
+    let artifacts = build::ensure(context, &options(kernel))?;
+    let mut guest: Option<Guest> = None;
+    for case in cases {
+        signal::check()?;
+        let mut usable = match guest.take() {
+            Some(guest) if guest.alive() => guest,
+            _ => Guest::boot(context, &artifacts, spec)?,
+        };
+        let name = format!("guest::{kernel}::{}", case.name);
+        let start = Instant::now();
+        let text = wrap(case.script);
+        let (outcome, text) = script(&mut usable, &text, case.seconds, case.wants)?;
+        said.keep(name.clone(), text);
+        // What a failed test left behind must not fail the next.
+        guest = (!matches!(outcome, Outcome::Failed(_))).then_some(usable);
+        tally.add(&name, start.elapsed(), outcome);
+    }
+    Ok(())
+}
+
+/// How a script ended that has `seconds` and must print all of `wants`, and what it printed.
+pub(super) fn script(
+    guest: &mut Guest,
+    script: &str,
+    seconds: u64,
+    wants: &[&str],
+) -> Result<(Outcome, String)> {
+    let output = Collected::default();
+    let limit = Duration::from_secs(seconds);
+    let job = Job {
+        script: format!("cd /root\n{script}\n"),
+        stdin: false,
+        silence: limit,
+        limit: Some(limit),
+    };
+    let end = guest.run(&job, Box::new(output.clone()), Box::new(output.clone()))?;
+    let text = output.text();
+    let missing = wants.iter().find(|want| !text.contains(**want));
+    let outcome = match (&end, missing) {
+        (End::Exited(0), None) => Outcome::Passed,
+        (End::Exited(0), Some(want)) => {
+            Outcome::Failed(format!("`{want}` is not in the output:\n{}", tail(&text)))
+        }
+        (End::Exited(77), _) => Outcome::Skipped(text.lines().last().unwrap_or("").to_owned()),
+        (End::Exited(status), _) => {
+            Outcome::Failed(format!("exit status {status}:\n{}", tail(&text)))
+        }
+        _ => Outcome::Failed(format!("{}\n{}", guest.describe(&end), tail(&text))),
+    };
+    Ok((outcome, text))
+}
+
+/// What shows why a test failed: the lines that say so, and the last ones.
+pub(super) fn tail(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    let (early, last) = lines.split_at(lines.len().saturating_sub(SHOWN));
+    let failed = early.iter().filter(|line| line.starts_with("FAIL"));
+    failed.chain(last).copied().collect::<Vec<_>>().join("\n")
+}
+
+/// Output of both channels, as it came.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Collected(Arc<Mutex<Vec<u8>>>);
+
+impl Collected {
+    pub(super) fn text(&self) -> String {
+        let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+impl Write for Collected {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,197 @@
+//! The tests: on the host, in guests of each kernel, and of this tool itself.
+//!
+//! What they need is built first. Then groups of tests run side by side, as many as the host has CPUs for: one for each two of
+//! them, then one for each of those whose guests mostly boot. What measures runs after them, by itself. One line a test, and a
+//! last line that counts them.
+
+mod bench;
+mod brief;
+mod cases;
+mod debug;
+mod group;
+mod guest;
+mod host;
+mod inner;
+mod peers;
+mod planted;
+mod programs;
+mod report;
+mod results;
+mod shim_cases;
+mod tally;
+mod tool;
+
+use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+
+use soft_roce_setup::build::KernelArg;
+use soft_roce_setup::build::debug::NAME as DEBUG;
+use soft_roce_setup::context::Context;
+use soft_roce_setup::guest::Spec;
+use soft_roce_setup::side_by_side::side_by_side;
+use soft_roce_setup::{exit, host as machine};
+
+use self::group::Group;
+use self::report::Said;
+use self::results::{Results, Run};
+pub use self::tally::Tally;
+
+/// Kernel series that the guest tests run on.
+const SERIES: [&str; 2] = ["7.3", "7.2"];
+
+/// `test`
+#[derive(Debug, Clone, Args)]
+pub struct TestArgs {
+    /// Which kernel.
+    #[command(flatten)]
+    pub kernel: KernelArg,
+    /// Also what takes hours: ten million operations, in-tree on-demand paging in the matrix
+    #[arg(long)]
+    pub long: bool,
+    /// Also on the debug kernel, which is built if it is not in the cache (if it is, its tests run anyway)
+    #[arg(long)]
+    pub debug: bool,
+    /// Groups of tests that run side by side [default: one for each two CPUs, if memory is enough]
+    #[arg(long, short, value_name = "N")]
+    pub jobs: Option<NonZeroUsize>,
+    /// Keep the results in this file, as JSON; what it has of other tests stays, so that runs add up
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write what the tests showed to this file, in Markdown; with --json, what all its runs showed
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+    /// Only tests whose name contains this
+    pub filter: Option<String>,
+}
+
+/// `test`
+pub fn run(context: &Context, args: &TestArgs) -> Result<ExitCode> {
+    // A file that is none of ours, or can't be written, is to be known before hours of tests.
+    if let Some(path) = &args.json {
+        Results::read(path)?.write(path)?;
+    }
+    let tally = Tally::new(args.filter.clone(), context.ui.clone());
+    let (mut kernels, said) = (Vec::new(), Said::default());
+    let ended = run_all(context, args, &tally, &said, &mut kernels);
+    let mut seen = BTreeSet::new();
+    kernels.retain(|kernel| seen.insert(kernel.clone()));
+    // What ended is kept, whatever stopped the others. Another run may have written the file meanwhile.
+    let known = args.json.as_deref().map(Results::read).transpose()?;
+    let mut results = known.unwrap_or_default();
+    let run = Run {
+        command: command(args),
+        date: report::today(),
+        kernels,
+    };
+    results.add(run, said, &tally);
+    if let Some(path) = &args.json {
+        results.write(path)?;
+    }
+    if let Some(path) = &args.report {
+        report::write(path, &results)?;
+    }
+    ended?;
+    Ok(if tally.close() {
+        ExitCode::SUCCESS
+    } else {
+        exit::NOT_HELD.into()
+    })
+}
+
+/// Builds all that the wanted tests need, then runs them: groups side by side, and at last what measures, by itself.
+fn run_all(
+    context: &Context,
+    args: &TestArgs,
+    tally: &Tally,
+    said: &Said,
+    kernels: &mut Vec<String>,
+) -> Result<()> {
+    let series: Vec<&str> = match args.kernel.kernel.as_deref() {
+        // Its tests are others.
+        Some(DEBUG) => Vec::new(),
+        Some(one) => vec![one],
+        None => SERIES.to_vec(),
+    };
+    let groups = groups(context, args, &series, tally, said)?;
+    kernels.extend(groups.iter().filter_map(|group| group.kernel.clone()));
+    let Spec { mem, smp, .. } = debug::roomy();
+    let at_once = |cpus| match args.jobs {
+        Some(jobs) => jobs.get(),
+        None => machine::room_for_guests(mem.0, cpus),
+    };
+    // Guests that work gain nothing beside each other on fewer CPUs than they have: where not all fit, they come first.
+    let (mut last, mut first) = (Vec::new(), groups);
+    if at_once(smp) < first.len() {
+        (last, first) = first.into_iter().partition(|group| group.boots);
+    }
+    if at_once(smp) > 1 {
+        first.sort_by_key(|group| !group.slow);
+    }
+    let run = |(): &mut (), group: Group<'_>| group.run();
+    side_by_side(first, at_once(smp), run)?;
+    side_by_side(last, at_once(1), run)?;
+    match series.first() {
+        Some(first) => bench::run(context, first, tally),
+        None => Ok(()),
+    }
+}
+
+/// The groups that have wanted tests.
+fn groups<'a>(
+    context: &'a Context,
+    args: &TestArgs,
+    series: &[&'a str],
+    tally: &'a Tally,
+    said: &'a Said,
+) -> Result<Vec<Group<'a>>> {
+    let mut groups = Vec::new();
+    groups.extend(host::group(context, tally));
+    for series in series {
+        groups.extend(guest::group(context, series, args.long, tally, said)?);
+        if args.long {
+            groups.extend(peers::group(context, series, tally, said)?);
+        }
+    }
+    if let Some(first) = series.first() {
+        groups.extend(programs::group(context, first, tally, said)?);
+        groups.extend(planted::group(context, first, tally)?);
+        groups.extend(inner::group(context, first, tally)?);
+        groups.extend(tool::group(context, first, tally)?);
+    }
+    let only_debug = series.is_empty();
+    if args.kernel.kernel.is_none() || only_debug {
+        let asked = only_debug || args.debug || args.long || debug::named(args.filter.as_deref());
+        let slow = debug::groups(context, asked, args.long, tally, said)?;
+        groups.extend(slow.into_iter().map(Group::slow));
+        if args.long {
+            groups.extend(peers::group(context, DEBUG, tally, said)?.map(Group::slow));
+        }
+    }
+    Ok(groups)
+}
+
+/// The command line that these arguments came from.
+fn command(args: &TestArgs) -> String {
+    let mut words = vec!["cargo run -r -- test".to_owned()];
+    if args.long {
+        words.push("--long".to_owned());
+    }
+    if args.debug {
+        words.push("--debug".to_owned());
+    }
+    words.extend(args.jobs.map(|jobs| format!("--jobs {jobs}")));
+    for (option, path) in [("--json", &args.json), ("--report", &args.report)] {
+        words.extend(
+            path.as_ref()
+                .map(|path| format!("{option} {}", path.display())),
+        );
+    }
+    words.extend(args.kernel.kernel.as_ref().map(|k| format!("--kernel {k}")));
+    words.extend(args.filter.clone());
+    words.join(" ")
+}

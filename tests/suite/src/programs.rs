@@ -1,0 +1,113 @@
+//! Unmodified programs of the distribution, pinned and unpinned: `emm-check programs`, a test for each line.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use serde_json::Value;
+
+use super::group::{Group, options};
+use super::guest::{Collected, spec, tail};
+use super::report::Said;
+use super::tally::{Outcome, Tally};
+use soft_roce_setup::build;
+use soft_roce_setup::context::Context;
+use soft_roce_setup::guest::{End, Guest, Job};
+use soft_roce_setup::proc::quote;
+
+/// Longest time of all programs.
+const LIMIT: Duration = Duration::from_secs(900);
+
+/// Those on the kernel `series` that are wanted: all, or what the filter names behind `programs::`.
+pub fn group<'a>(
+    context: &'a Context,
+    series: &'a str,
+    tally: &'a Tally,
+    said: &'a Said,
+) -> Result<Option<Group<'a>>> {
+    let name = format!("guest::{series}::programs");
+    let Some(only) = tally.inside(&name) else {
+        return Ok(None);
+    };
+    let work = move || run(context, series, name, &only, tally, said);
+    Group::of_kernel(context, series, work).map(Some)
+}
+
+/// Runs those of the group `group` whose names contain `only`.
+fn run(
+    context: &Context,
+    series: &str,
+    group: String,
+    only: &str,
+    tally: &Tally,
+    said: &Said,
+) -> Result<()> {
+    let artifacts = build::ensure(context, &options(series))?;
+    let mut guest = Guest::boot(context, &artifacts, &spec())?;
+    let output = Collected::default();
+    let job = Job {
+        script: format!("exec emm-check --json programs {}\n", quote(only)),
+        stdin: false,
+        silence: LIMIT,
+        limit: Some(LIMIT),
+    };
+    let start = Instant::now();
+    let end = guest.run(&job, Box::new(output.clone()), Box::new(output.clone()))?;
+    let text = output.text();
+    let facts: Vec<Value> = text
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .filter(|fact: &Value| fact["t"] == "program" || fact["t"] == "skip")
+        .collect();
+    for fact in &facts {
+        let (name, took, outcome) = result(fact);
+        tally.add(&format!("{group}::{name}"), took, outcome);
+    }
+    // Each failed line is a failed test already.
+    let whole = matches!(end, End::Exited(0 | 1)) && !facts.is_empty();
+    if !whole {
+        let why = format!("{}\n{}", guest.describe(&end), tail(&text));
+        tally.add(&group, start.elapsed(), Outcome::Failed(why));
+    }
+    said.keep(group, text);
+    Ok(())
+}
+
+/// The test of a fact.
+fn result(fact: &Value) -> (String, Duration, Outcome) {
+    let text = |key: &str| fact[key].as_str().unwrap_or("").to_owned();
+    if fact["t"] == "skip" {
+        return (
+            text("what"),
+            Duration::ZERO,
+            Outcome::Failed(text("reason")),
+        );
+    }
+    let outcome = if fact["ok"] == true {
+        Outcome::Passed
+    } else {
+        Outcome::Failed(text("detail"))
+    };
+    let name = format!("{} ({})", text("program"), text("mr"));
+    let took = Duration::from_secs_f64(fact["secs"].as_f64().unwrap_or(0.0).max(0.0));
+    (name, took, outcome)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn facts_are_tests() {
+        let fact =
+            json!({"t": "program", "program": "rping", "mr": "pinned", "ok": true, "secs": 1.5});
+        let (name, took, outcome) = result(&fact);
+        assert_eq!(
+            (name.as_str(), took),
+            ("rping (pinned)", Duration::from_millis(1500))
+        );
+        assert_eq!(outcome, Outcome::Passed);
+        let fact = json!({"t": "skip", "what": "rping", "reason": "no shim"});
+        assert_eq!(result(&fact).2, Outcome::Failed("no shim".into()));
+    }
+}

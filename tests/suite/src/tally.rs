@@ -1,0 +1,169 @@
+//! Results, a line each, from tests that run side by side.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use soft_roce_setup::ui::Ui;
+
+/// What became of one test.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "result", content = "why", rename_all = "lowercase")]
+pub enum Outcome {
+    /// It held.
+    Passed,
+    /// It did not, for this reason, which may have several lines.
+    Failed(String),
+    /// It was not run, for this reason.
+    Skipped(String),
+}
+
+/// A test, the time it took, and what became of it.
+pub type Tested = (String, Duration, Outcome);
+
+/// Counts and prints results.
+#[derive(Debug)]
+pub struct Tally {
+    filter: Option<String>,
+    ui: Ui,
+    results: Mutex<Vec<Tested>>,
+    start: Instant,
+}
+
+impl Tally {
+    /// Nothing run yet. Only tests whose name contains `filter` are wanted.
+    pub fn new(filter: Option<String>, ui: Ui) -> Self {
+        Self {
+            filter,
+            ui,
+            results: Mutex::default(),
+            start: Instant::now(),
+        }
+    }
+
+    /// Whether the test of this name is to be run.
+    pub fn wants(&self, name: &str) -> bool {
+        self.filter
+            .as_deref()
+            .is_none_or(|filter| name.contains(filter))
+    }
+
+    /// Whether some test whose name starts with `group` may be wanted: not if the filter names another.
+    pub fn wants_group(&self, group: &str) -> bool {
+        self.filter.as_deref().is_none_or(|filter| {
+            filter.starts_with(group)
+                || ![
+                    "host::",
+                    "root::",
+                    "guest::",
+                    "planted::",
+                    "bench::",
+                    "tool::",
+                ]
+                .iter()
+                .any(|other| filter.starts_with(other))
+        })
+    }
+
+    /// Whether tests of the group `group`, whose names are not known beforehand, may be wanted, and
+    /// the part of their names that the filter asks for: `a::b::c` asks `a::b` for `c`.
+    pub fn inside(&self, group: &str) -> Option<String> {
+        let Some(filter) = self.filter.as_deref() else {
+            return Some(String::new());
+        };
+        if format!("{group}::").contains(filter) {
+            return Some(String::new());
+        }
+        let (head, tail) = filter.rsplit_once("::")?;
+        let fits = group == head || group.ends_with(&format!("::{head}"));
+        fits.then(|| tail.to_owned())
+    }
+
+    /// Prints and counts one result.
+    pub fn add(&self, name: &str, took: Duration, outcome: Outcome) {
+        let secs = took.as_secs_f64();
+        let line = match &outcome {
+            Outcome::Passed => format!("test {name} ... ok ({secs:.1} s)"),
+            Outcome::Failed(why) => {
+                let why: String = why.lines().map(|line| format!("\n    {line}")).collect();
+                format!("test {name} ... FAILED ({secs:.1} s){why}")
+            }
+            Outcome::Skipped(why) => format!("test {name} ... skipped: {why}"),
+        };
+        self.ui.print(line);
+        self.results().push((name.to_owned(), took, outcome));
+    }
+
+    /// All results so far, in the order they came.
+    pub fn results(&self) -> MutexGuard<'_, Vec<Tested>> {
+        self.results.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Prints the sum. Returns whether there was a test, and none failed.
+    pub fn close(self) -> bool {
+        let results = self.results();
+        let count = |wanted: fn(&Outcome) -> bool| {
+            results
+                .iter()
+                .filter(|(.., outcome)| wanted(outcome))
+                .count()
+        };
+        let passed = count(|o| *o == Outcome::Passed);
+        let failed = count(|o| matches!(o, Outcome::Failed(_)));
+        let skipped = count(|o| matches!(o, Outcome::Skipped(_)));
+        if results.is_empty() {
+            println!(
+                "no test has a name with `{}`",
+                self.filter.as_deref().unwrap_or_default()
+            );
+            return false;
+        }
+        println!("tests took {:.0} s", self.start.elapsed().as_secs_f64());
+        for (name, _, outcome) in results.iter() {
+            if matches!(outcome, Outcome::Failed(_)) {
+                println!("failed: {name}");
+            }
+        }
+        println!("{passed} passed, {failed} failed, {skipped} skipped");
+        failed == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tally(filter: Option<&str>) -> Tally {
+        Tally::new(filter.map(str::to_owned), Ui::new(false))
+    }
+
+    #[test]
+    fn filters_of_groups() {
+        let inside = |filter: &str| tally(Some(filter)).inside("guest::7.3::programs");
+        assert_eq!(tally(None).inside("a"), Some(String::new()));
+        for whole in ["guest::", "guest::7.3", "programs", "7.3::programs::"] {
+            assert_eq!(inside(whole), Some(String::new()), "{whole}");
+        }
+        assert_eq!(inside("guest::7.3::programs::qperf"), Some("qperf".into()));
+        assert_eq!(inside("programs::ib_"), Some("ib_".into()));
+        for other in [
+            "guest::7.2",
+            "grams::x",
+            "qperf",
+            "guest::7.3::verify",
+            "host::",
+        ] {
+            assert_eq!(inside(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_test_that_was_skipped_was_there() {
+        assert!(!tally(Some("nothing")).close());
+        let tally = tally(Some("bench::cold"));
+        let why = Outcome::Skipped("known to be missed".into());
+        tally.add("bench::cold", Duration::ZERO, why);
+        assert!(tally.close());
+    }
+}
