@@ -11,7 +11,8 @@ use crate::ui::Ui;
 /// Options that every subcommand takes.
 #[derive(Debug, Clone, Args)]
 pub struct Global {
-    /// Where everything is kept [default: $XDG_CACHE_HOME/ib-emm or ~/.cache/ib-emm]
+    /// Where everything is kept: a new or an empty directory, or a cache
+    /// [default: $XDG_CACHE_HOME/ib-emm or ~/.cache/ib-emm]
     #[arg(long, global = true, value_name = "DIR")]
     pub cache: Option<PathBuf>,
     /// Debian archive to install from: http://…, https://… or file:///… [default: the host's own]
@@ -37,7 +38,7 @@ impl Context {
     /// From the options of every subcommand.
     pub fn new(global: &Global) -> Result<Self> {
         Ok(Self {
-            cache: Cache::open(global.cache.as_deref())?,
+            cache: Cache::locate(global.cache.as_deref())?,
             mirror: global.mirror.clone(),
             ui: Ui::new(global.verbose),
         })

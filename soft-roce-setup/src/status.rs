@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::build::modules::Variant;
 use crate::build::{kernel, root, userland};
-use crate::cache::{Cache, remove_tree};
+use crate::cache::Cache;
 use crate::context::Context;
 
 /// `status`
@@ -25,7 +25,7 @@ pub struct StatusArgs {
 /// `clean`
 #[derive(Debug, Clone, Args)]
 pub struct CleanArgs {
-    /// Remove kernels and the modules built for them only
+    /// Remove only what is made for a kernel: itself, its modules, its own tests, what guests boot from
     #[arg(long, conflicts_with = "keep_downloads")]
     pub kernels: bool,
     /// Remove all but the downloaded packages
@@ -192,29 +192,37 @@ fn size(bytes: u64) -> String {
     }
 }
 
+/// What `clean --kernels` removes: all that is made for a kernel.
+const OF_KERNELS: [&str; 7] = [
+    "kernels",
+    "modules",
+    "drivers",
+    "planted",
+    "selftests",
+    "guest",
+    "tmp",
+];
+
 /// `clean`
 pub fn clean(context: &Context, args: &CleanArgs) -> Result<ExitCode> {
     let cache = &context.cache;
-    let lock = cache.lock_exclusive(&context.ui)?;
+    if !cache.exists()? {
+        context
+            .ui
+            .note(format!("there is no cache at {}", cache.dir().display()));
+        return Ok(ExitCode::SUCCESS);
+    }
+    // Guests and builds hold the lock: they are waited for.
+    let lock = cache.lock_to_clean(&context.ui)?;
     let before = disk_use(cache.dir());
-    let kept: &[&str] = if args.keep_downloads {
-        &["lock", "downloads", "vendor"]
-    } else {
-        &["lock"]
-    };
     if args.kernels {
-        for part in ["kernels", "modules", "drivers", "planted", "tmp"] {
-            remove_tree(&cache.path(part))?;
+        for part in OF_KERNELS {
+            cache.remove(&lock, part)?;
         }
+    } else if args.keep_downloads {
+        cache.clear(&lock, &["downloads", "vendor"])?;
     } else {
-        let dir = cache.dir();
-        for entry in fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))? {
-            let entry = entry.with_context(|| format!("cannot read {}", dir.display()))?;
-            let ours = OURS.iter().any(|name| entry.file_name() == *name);
-            if ours && !kept.iter().any(|name| entry.file_name() == *name) {
-                remove_tree(&entry.path())?;
-            }
-        }
+        cache.clear(&lock, &[])?;
     }
     let after = disk_use(cache.dir());
     drop(lock);
@@ -225,21 +233,3 @@ pub fn clean(context: &Context, args: &CleanArgs) -> Result<ExitCode> {
     ));
     Ok(ExitCode::SUCCESS)
 }
-
-/// Everything that this tool puts into its cache. `--cache` may name a folder with other things.
-const OURS: [&str; 14] = [
-    "apt",
-    "downloads",
-    "drivers",
-    "guest",
-    "kernels",
-    "lock",
-    "logs",
-    "modules",
-    "planted",
-    "root",
-    "target",
-    "tmp",
-    "userland",
-    "vendor",
-];

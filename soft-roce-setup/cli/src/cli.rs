@@ -17,7 +17,7 @@ Exit status:
   0    everything asked for was done (for `run`: the command's own status)
   1    the demo or a test did not hold, a target was not reached, or `bench compare` found that
        something moved
-  2    the command line is wrong
+  2    the command line is wrong, or --cache names somebody else's directory
   3    the host lacks something; `soft-roce-setup doctor` says what and how to mend it
   120  the guest's kernel reported a panic, oops, hung task, lockdep or KASAN problem
   124  the guest made no progress within the timeout
@@ -50,7 +50,7 @@ pub enum Command {
     Shell(ShellArgs),
     /// Show what the cache holds and whether it is up to date
     Status(StatusArgs),
-    /// Remove the cache, or parts of it
+    /// Remove the cache, whole or in part; guests and builds that use it are waited for
     Clean(CleanArgs),
     /// Register, transfer, page out, swap in, fork and unmap with pinned, ODP and EMM regions
     Demo(DemoArgs),

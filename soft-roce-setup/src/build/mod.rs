@@ -108,7 +108,7 @@ pub fn ensure(context: &Context, options: &BuildOptions) -> Result<Artifacts> {
             }
         }
         let lock = context.cache.lock_exclusive(&context.ui)?;
-        context.cache.sweep()?;
+        context.cache.sweep(&lock)?;
         build(context, wanted, variant, refresh)?;
         refresh = false;
         // Between the locks another run may change the cache, so what is there is looked at again.

@@ -257,7 +257,7 @@ fn cargo() -> Finding {
 
 fn disk(context: &Context) -> Finding {
     let name = "disk";
-    let dir = context.cache.dir();
+    let dir = context.cache.ground();
     let made = context.cache.is_fresh(root::PLACE, &root::key())
         && !kernel::all_remembered(context).is_empty();
     let need = if made { DISK_LATER } else { DISK_FIRST };

@@ -1,7 +1,7 @@
 //! Installing packages on a Debian-like host, as root.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
@@ -26,7 +26,7 @@ pub fn install(context: &Context, packages: &[&str]) -> Result<()> {
     let step = context
         .ui
         .step(format!("host: apt-get install {}", packages.join(" ")));
-    let log = context.cache.fresh_log("host-install");
+    let log = log(context)?;
     let apt = || {
         Cmd::new("apt-get")
             .env("DEBIAN_FRONTEND", "noninteractive")
@@ -43,6 +43,15 @@ pub fn install(context: &Context, packages: &[&str]) -> Result<()> {
         .run(&log, &step)?;
     step.done();
     Ok(())
+}
+
+/// Where apt's words go: `doctor` makes no cache for them.
+fn log(context: &Context) -> Result<PathBuf> {
+    if context.cache.exists()? {
+        return Ok(context.cache.fresh_log("host-install"));
+    }
+    let name = format!("soft-roce-setup-host-install-{}.log", std::process::id());
+    Ok(std::env::temp_dir().join(name))
 }
 
 fn lists_are_old(lists: &Path) -> bool {
