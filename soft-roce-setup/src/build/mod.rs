@@ -22,9 +22,10 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::artifacts::{Artifacts, KernelArtifacts};
-use crate::cache::CacheLock;
+use crate::cache::{Cache, CacheLock};
 use crate::context::Context;
 use crate::host;
+use crate::ui::Ui;
 
 use self::modules::Variant;
 use self::rxe::Rxe;
@@ -99,17 +100,37 @@ pub fn ensure(context: &Context, options: &BuildOptions) -> Result<Artifacts> {
     let variant = &options.modules;
     kernel::check_choice(wanted)?;
     host::require_architecture()?;
-    let mut refresh = options.refresh;
+    settle(
+        &context.cache,
+        &context.ui,
+        options.refresh,
+        |lock| fresh(context, wanted, variant, lock),
+        |lock, refresh| {
+            context.cache.sweep(lock)?;
+            build(context, wanted, variant, refresh)
+        },
+    )
+}
+
+/// What `fresh` finds under the shared lock, which it keeps; if that is nothing, or `refresh` is asked for, `make` makes it
+/// under the exclusive lock first.
+///
+/// No lock is held while another is waited for: this run would wait for itself.
+fn settle<T>(
+    cache: &Cache,
+    ui: &Ui,
+    mut refresh: bool,
+    fresh: impl Fn(CacheLock) -> Result<Option<T>>,
+    make: impl Fn(&CacheLock, bool) -> Result<()>,
+) -> Result<T> {
     loop {
-        let lock = context.cache.lock_shared(&context.ui)?;
         if !refresh {
-            if let Some(artifacts) = fresh(context, wanted, variant, lock)? {
-                return Ok(artifacts);
+            if let Some(found) = fresh(cache.lock_shared(ui)?)? {
+                return Ok(found);
             }
         }
-        let lock = context.cache.lock_exclusive(&context.ui)?;
-        context.cache.sweep(&lock)?;
-        build(context, wanted, variant, refresh)?;
+        let lock = cache.lock_exclusive(ui)?;
+        make(&lock, refresh)?;
         refresh = false;
         // Between the locks another run may change the cache, so what is there is looked at again.
         drop(lock);
@@ -158,4 +179,44 @@ fn build(context: &Context, wanted: Option<&str>, variant: &Variant, refresh: bo
     modules::ensure(context, &kernel, variant)?;
     userland::ensure(context)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    /// How often something is made and looked at, until it is settled.
+    fn settled(refresh: bool, there: bool) -> (u32, u32) {
+        let (send, receive) = mpsc::channel();
+        // In a thread, so that a run that waits for itself fails here and does not stay.
+        std::thread::spawn(move || {
+            let dir = tempfile::tempdir().unwrap();
+            let cache = Cache::locate(Some(dir.path())).unwrap();
+            let (made, looked) = (Cell::new(0), Cell::new(0));
+            let fresh = |lock| {
+                looked.set(looked.get() + 1);
+                Ok((there || made.get() > 0).then_some(lock))
+            };
+            let make = |_: &CacheLock, again| {
+                assert_eq!(again, refresh);
+                made.set(made.get() + 1);
+                Ok(())
+            };
+            settle(&cache, &Ui::new(false), refresh, fresh, make).unwrap();
+            send.send((made.get(), looked.get())).unwrap();
+        });
+        let limit = Duration::from_secs(60);
+        receive.recv_timeout(limit).expect("it waits for itself")
+    }
+
+    #[test]
+    fn a_refresh_does_not_wait_for_its_own_lock() {
+        assert_eq!(settled(true, true), (1, 1));
+        assert_eq!(settled(true, false), (1, 1));
+        assert_eq!(settled(false, false), (1, 2));
+        assert_eq!(settled(false, true), (0, 1));
+    }
 }
