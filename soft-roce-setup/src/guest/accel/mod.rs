@@ -1,35 +1,27 @@
 //! Whether KVM can be used. Only a boot that works shows it: a host may offer /dev/kvm and still be
 //! unable to run this kernel (nested virtualisation, a filter before the device).
 
-use std::fs::{self, File, OpenOptions};
-use std::io::Read;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::net::UnixStream;
-use std::process::Stdio;
-use std::sync::mpsc::{self, RecvTimeoutError};
+mod probe;
+
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
-use super::options::Clock;
 use super::prepare::GuestKernel;
-use super::qemu::inherited;
-use super::{initramfs, scratch_file};
 use crate::artifacts::Artifacts;
 use crate::context::Context;
-use crate::enter::Enter;
-use crate::signal;
+use crate::guest::Clock;
+use crate::proc::open_log;
 
-/// What a probe boot may take.
-const LIMIT: Duration = Duration::from_secs(20);
-/// What the probe's init says.
-const WORD: &str = "kvm-probe-alive";
-const INIT: &str = "#!/bin/busybox sh\n\
-    /bin/busybox mount -t devtmpfs devtmpfs /dev\n\
-    echo kvm-probe-alive > /dev/ttyS0\n\
-    exec /bin/busybox poweroff -f\n";
+/// How long a verdict against KVM counts: what was wrong may be mended meanwhile.
+const AGAIN: Duration = Duration::from_secs(3600);
+/// The log of probe boots.
+const LOG: &str = "kvm-probe";
 
 /// How the guest's instructions are executed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,13 +95,34 @@ impl Accel {
 }
 
 /// A verdict that is kept, and what it was found for.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Kept {
+    /// The host's start and the kernel.
     key: String,
     accel: Accel,
+    /// When it was found, in seconds of the Unix epoch.
+    #[serde(default)]
+    at: u64,
 }
 
-/// Finds out, or remembers it from an earlier guest since the host started.
+impl Kept {
+    /// Whether it still counts at the time `now`: what works does so until the host starts anew, what failed may work later.
+    fn counts(&self, key: &str, now: u64) -> bool {
+        let recent = || {
+            now.checked_sub(self.at)
+                .is_some_and(|age| age < AGAIN.as_secs())
+        };
+        self.key == key && (self.accel == Accel::Kvm || recent())
+    }
+}
+
+/// What this run has found out: all its guests are of one kind, and no probe that was late is repeated for each of them.
+static FOUND: Mutex<Option<Kept>> = Mutex::new(None);
+
+/// Finds out, or remembers it: for KVM since the host started, against it for a while.
+///
+/// # Errors
+/// The probe can't be made; the tool was interrupted meanwhile, which says nothing about KVM.
 pub fn choose(
     context: &Context,
     artifacts: &Artifacts,
@@ -133,22 +146,56 @@ pub fn choose(
     }
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let key = format!("{} {}", boot.trim(), artifacts.kernel.version);
+    let mut found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = found.as_ref().filter(|known| known.key == key) {
+        return Ok(known.accel.clone());
+    }
     let file = context.cache.path("guest").join("accel.json");
-    if let Some(kept) = fs::read_to_string(&file)
+    let kept = fs::read_to_string(&file)
         .ok()
         .and_then(|text| serde_json::from_str::<Kept>(&text).ok())
-        .filter(|kept| kept.key == key)
-    {
-        return Ok(kept.accel);
-    }
-    let step = context.ui.step("trying KVM with a probe boot");
-    let accel = probe(artifacts, kernel)?;
-    step.done();
-    let kept = Kept { key, accel };
-    let text = serde_json::to_string(&kept).context("cannot write a verdict")?;
-    // It is only a shortcut: without it the next guest tries again.
-    let _ = fs::write(&file, text);
-    Ok(kept.accel)
+        .filter(|kept| kept.counts(&key, now()));
+    let known = match kept {
+        Some(kept) => kept,
+        None => {
+            let step = context.ui.step("trying KVM with a probe boot");
+            let mut log = open_log(&context.cache.fresh_log(LOG))?;
+            let ended = probe::boot(
+                artifacts,
+                kernel,
+                log.try_clone().context("a log's handle")?,
+            )?;
+            step.done();
+            // Only for who reads the log.
+            let _ = writeln!(log, "the probe boot ended: {ended:?}");
+            let known = Kept {
+                key,
+                accel: ended.accel(),
+                at: now(),
+            };
+            if ended.is_telling() {
+                // It is only a shortcut: without it the next guest tries again.
+                let _ = keep(&file, &known);
+            }
+            known
+        }
+    };
+    *found = Some(known.clone());
+    Ok(known.accel)
+}
+
+/// Writes a verdict beside its place and renames it: others may read it meanwhile.
+fn keep(file: &std::path::Path, known: &Kept) -> Result<()> {
+    let text = serde_json::to_string(known).context("cannot write a verdict")?;
+    let fresh = file.with_extension(std::process::id().to_string());
+    fs::write(&fresh, text).and_then(|()| fs::rename(&fresh, file))?;
+    Ok(())
+}
+
+fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 /// Rate of the host's time stamp counter, measured for a moment.
@@ -170,99 +217,35 @@ fn host_tsc_khz() -> Option<u64> {
     None
 }
 
-fn probe(artifacts: &Artifacts, kernel: &GuestKernel) -> Result<Accel> {
-    let initrd: OwnedFd = scratch_file(&initramfs::probe(kernel, INIT)?)?.into();
-    let (host, guest) = UnixStream::pair().context("cannot make a socket")?;
-    let guest: OwnedFd = guest.into();
-    let complaints = tempfile_for_complaints()?;
-    let mut listen = complaints
-        .try_clone()
-        .context("cannot duplicate a handle")?;
-    inherited(&guest)?;
-    let mut running = Enter::new(&artifacts.root)
-        .bind_ro(&kernel.image, "/tmp/image")
-        .cmd("qemu-system-x86_64")
-        .args([
-            "-M",
-            "pc",
-            "-nodefaults",
-            "-no-user-config",
-            "-display",
-            "none",
-            "-no-reboot",
-        ])
-        .args(Accel::Kvm.args(Clock::Wall, Cpu::Max))
-        .args(["-m", "512M", "-kernel", "/tmp/image", "-initrd"])
-        .arg(inherited(&initrd)?)
-        .args(["-append", "console=ttyS0 quiet panic=-1"])
-        .args([
-            "-chardev".to_owned(),
-            format!("socket,id=console,fd={}", guest.as_raw_fd()),
-            "-serial".to_owned(),
-            "chardev:console".to_owned(),
-        ])
-        .spawn(Stdio::null(), Stdio::null(), complaints.into())?;
-    drop(guest);
-    let (send, receive) = mpsc::channel();
-    thread::spawn(move || {
-        let mut host = host;
-        let mut seen = Vec::new();
-        let mut buffer = [0; 4096];
-        while let Ok(count @ 1..) = host.read(&mut buffer) {
-            seen.extend_from_slice(&buffer[..count]);
-            if String::from_utf8_lossy(&seen).contains(WORD) {
-                let _ = send.send(());
-                return;
-            }
-        }
-    });
-    let begin = Instant::now();
-    let reason = loop {
-        signal::check()?;
-        match receive.recv_timeout(Duration::from_millis(100)) {
-            Ok(()) => break None,
-            Err(RecvTimeoutError::Disconnected) => {
-                running.kill();
-                break Some(format!(
-                    "KVM is there, but a probe boot failed{}",
-                    complaint(&mut listen)
-                ));
-            }
-            Err(RecvTimeoutError::Timeout) if begin.elapsed() > LIMIT => {
-                break Some(format!(
-                    "KVM is there, but a probe boot hung for {} s",
-                    LIMIT.as_secs()
-                ));
-            }
-            Err(RecvTimeoutError::Timeout) => {}
-        }
-    };
-    running.kill();
-    Ok(match reason {
-        None => Accel::Kvm,
-        Some(reason) => Accel::Tcg { reason },
-    })
-}
-
-fn tempfile_for_complaints() -> Result<File> {
-    scratch_file(&[])
-}
-
-/// The last line that QEMU said.
-fn complaint(file: &mut File) -> String {
-    use std::io::{Seek, SeekFrom};
-    let mut text = String::new();
-    let _ = file.seek(SeekFrom::Start(0));
-    let _ = file.read_to_string(&mut text);
-    match text.lines().rfind(|line| !line.trim().is_empty()) {
-        Some(line) => format!(" ({})", line.trim()),
-        None => String::new(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_verdict_against_kvm_expires_and_one_for_it_does_not() {
+        let kept = |accel| Kept {
+            key: "boot kernel".to_owned(),
+            accel,
+            at: 1_000_000,
+        };
+        let against = kept(Accel::Tcg {
+            reason: String::new(),
+        });
+        let hour = AGAIN.as_secs();
+        assert!(against.counts("boot kernel", 1_000_000 + hour - 1));
+        assert!(!against.counts("boot kernel", 1_000_000 + hour));
+        assert!(
+            !against.counts("boot kernel", 999_999),
+            "the clock was set back"
+        );
+        assert!(!against.counts("another boot", 1_000_000));
+        assert!(kept(Accel::Kvm).counts("boot kernel", 1_000_000 + 1000 * hour));
+        assert!(!kept(Accel::Kvm).counts("another boot", 1_000_000));
+        // As it was kept before it had a time.
+        let old = r#"{"key":"boot kernel","accel":{"Tcg":{"reason":"interrupted"}}}"#;
+        let old: Kept = serde_json::from_str(old).unwrap();
+        assert!(!old.counts("boot kernel", 1_000_000));
+    }
 
     #[test]
     fn a_translated_guest_is_told_the_rate_of_its_clock() {
