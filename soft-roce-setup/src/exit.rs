@@ -47,9 +47,6 @@ impl std::error::Error for Coded {}
 
 /// The status that stands for an error.
 pub fn code_of(error: &anyhow::Error) -> ExitCode {
-    if crate::signal::interrupted() {
-        return INTERRUPTED.into();
-    }
     error
         .chain()
         .find_map(|cause| cause.downcast_ref::<Coded>())

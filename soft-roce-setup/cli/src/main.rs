@@ -17,7 +17,11 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("soft-roce-setup: error: {error:#}");
-            exit::code_of(&error)
+            if signal::interrupted() {
+                exit::INTERRUPTED.into()
+            } else {
+                exit::code_of(&error)
+            }
         }
     }
 }

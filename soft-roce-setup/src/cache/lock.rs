@@ -83,7 +83,7 @@ fn open(cache: &Cache, path: &Path) -> Result<File> {
                 .truncate(false)
                 .read(true)
                 .write(true)
-                .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+                .custom_flags(OFlags::NOFOLLOW.bits() as i32)
                 .open(path)
         })
         .map_err(|error| cannot_use(dir, &error))

@@ -11,18 +11,16 @@ mod options;
 mod prepare;
 mod qemu;
 mod report;
+mod scratch;
 mod session;
 mod terminal;
 
-use std::fs::File;
-use std::io::{IsTerminal, Seek, SeekFrom, Write};
-use std::os::fd::OwnedFd;
+use std::io::IsTerminal;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
-use rustix::fs::{FileType, MemfdFlags};
+use anyhow::Result;
+use rustix::fs::FileType;
 
 pub use self::accel::Cpu;
 pub use self::ending::End;
@@ -173,39 +171,6 @@ fn has_input() -> bool {
             FileType::Fifo | FileType::RegularFile | FileType::Socket
         )
     })
-}
-
-/// A file in memory, without a name.
-fn scratch_file(bytes: &[u8]) -> Result<File> {
-    let fd = rustix::fs::memfd_create("soft-roce-setup", MemfdFlags::CLOEXEC)
-        .context("cannot make a file in memory")?;
-    let mut file = File::from(fd);
-    file.write_all(bytes)
-        .and_then(|()| file.seek(SeekFrom::Start(0)))
-        .context("cannot fill a file in memory")?;
-    Ok(file)
-}
-
-/// A sparse file on the cache's disk that is gone when the guest is.
-fn scratch_disk(context: &Context, size: Size) -> Result<OwnedFd> {
-    static NUMBER: AtomicU32 = AtomicU32::new(0);
-    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let name = format!("disk-{}-{number}", std::process::id());
-    let path = context.cache.path("tmp").join(name);
-    let make = || -> std::io::Result<File> {
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&path)?;
-        std::fs::remove_file(&path)?;
-        file.set_len(size.0)?;
-        Ok(file)
-    };
-    let file = make()
-        .with_context(|| format!("cannot make a scratch disk of {size} at {}", path.display()))?;
-    Ok(file.into())
 }
 
 #[cfg(test)]

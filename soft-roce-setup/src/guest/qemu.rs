@@ -7,11 +7,11 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::process::Stdio;
 
-use anyhow::{Context, Result};
-use rustix::io::FdFlags;
+use anyhow::Result;
 
 use super::accel::{Accel, Cpu};
 use super::options::{Clock, Share, Size};
+use super::scratch::inherited;
 use crate::artifacts::Artifacts;
 use crate::enter::Enter;
 use crate::proc::{Cmd, Running};
@@ -198,10 +198,4 @@ impl Machine<'_> {
             cpus.to_string()
         }
     }
-}
-
-/// Lets a descriptor live on in the programs that are started from now on, and returns its path there.
-pub fn inherited(fd: &OwnedFd) -> Result<String> {
-    rustix::io::fcntl_setfd(fd, FdFlags::empty()).context("cannot pass a descriptor on")?;
-    Ok(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }

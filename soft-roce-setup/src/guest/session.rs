@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
+use super::accel::{self, Cpu};
 use super::channels::{Event, Sink, Writer, copy_to, follow_lines, lock};
 use super::encode::base64;
 use super::ending::{Answer, End, last_lines};
@@ -21,7 +22,7 @@ use super::options::{Backend, Clock, Share, Size};
 use super::prepare::{self, GuestKernel};
 use super::qemu::{Channels, Machine};
 use super::report::{self, Collector};
-use super::{Cpu, accel, scratch_disk, scratch_file};
+use super::scratch::{scratch_disk, scratch_file};
 use crate::artifacts::Artifacts;
 use crate::context::Context;
 use crate::exit::{KERNEL, SETUP, TIMEOUT, coded};

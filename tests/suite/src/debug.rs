@@ -9,13 +9,12 @@ use anyhow::Result;
 
 use super::cases::{Case, case};
 use super::group::Group;
-use super::guest::{self, spec};
+use super::guest::{self, roomy};
 use super::planted;
-use super::report::Said;
+use super::said::Said;
 use super::tally::{Outcome, Tally};
 use soft_roce_setup::build::{self, debug};
 use soft_roce_setup::context::Context;
-use soft_roce_setup::guest::{Size, Spec};
 
 /// The first part of the cases' names.
 const GROUP: &str = "guest::debug";
@@ -98,14 +97,6 @@ const CASES: &[Case] = &[
          rdma link add rxe0 type rxe netdev eth9; done; echo $i; rdma link show rxe0/1",
     ),
 ];
-
-/// The guest of all other cases with more memory: KASAN takes an eighth, and kmemleak knows each object.
-pub(super) fn roomy() -> Spec {
-    Spec {
-        mem: Size(3 << 30),
-        ..spec()
-    }
-}
 
 /// The case's script, then what was leaked. The case's own failure counts first.
 fn with_leaks(script: &str) -> String {

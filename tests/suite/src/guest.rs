@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::SERIES;
 use super::cases::{CASES, CONTROLS, Case};
 use super::group::{Group, options};
-use super::report::Said;
+use super::said::Said;
 use super::shim_cases;
 use super::tally::{Outcome, Tally};
 use soft_roce_setup::build;
+use soft_roce_setup::build::versions::SERIES;
 use soft_roce_setup::context::Context;
 use soft_roce_setup::guest::{Backend, Clock, Cpu, End, Guest, Job, Size, Spec};
 use soft_roce_setup::signal;
@@ -33,6 +33,14 @@ pub(super) fn spec() -> Spec {
         disk: Some(Size(512 << 20)),
         append: Some("numa=fake=2 numa_balancing=disable".to_owned()),
         terminal: false,
+    }
+}
+
+/// The same with more memory, for the debug kernel: KASAN takes an eighth, and kmemleak knows each object.
+pub(super) fn roomy() -> Spec {
+    Spec {
+        mem: Size(3 << 30),
+        ..spec()
     }
 }
 

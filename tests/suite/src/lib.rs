@@ -17,6 +17,7 @@ mod planted;
 mod programs;
 mod report;
 mod results;
+mod said;
 mod shim_cases;
 mod tally;
 mod tool;
@@ -31,18 +32,16 @@ use clap::Args;
 
 use soft_roce_setup::build::KernelArg;
 use soft_roce_setup::build::debug::NAME as DEBUG;
+use soft_roce_setup::build::versions::SERIES;
 use soft_roce_setup::context::Context;
 use soft_roce_setup::guest::Spec;
 use soft_roce_setup::side_by_side::side_by_side;
 use soft_roce_setup::{exit, host as machine};
 
 use self::group::Group;
-use self::report::Said;
 use self::results::{Results, Run};
+use self::said::Said;
 pub use self::tally::Tally;
-
-/// Kernel series that the guest tests run on.
-const SERIES: [&str; 2] = ["7.3", "7.2"];
 
 /// `test`
 #[derive(Debug, Clone, Args)]
@@ -119,7 +118,7 @@ fn run_all(
     };
     let groups = groups(context, args, &series, tally, said)?;
     kernels.extend(groups.iter().filter_map(|group| group.kernel.clone()));
-    let Spec { mem, smp, .. } = debug::roomy();
+    let Spec { mem, smp, .. } = guest::roomy();
     let at_once = |cpus| match args.jobs {
         Some(jobs) => jobs.get(),
         None => machine::room_for_guests(mem.0, cpus),

@@ -5,9 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::debug::roomy;
 use super::group::{Group, options};
-use super::guest::{Collected, spec, tail};
+use super::guest::{Collected, roomy, spec, tail};
 use super::tally::{Outcome, Tally};
 use soft_roce_setup::build::modules::Variant;
 use soft_roce_setup::build::{self, BuildOptions};

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::group::{Group, options};
 use super::guest::{Collected, spec, tail};
-use super::report::Said;
+use super::said::Said;
 use super::tally::{Outcome, Tally};
 use soft_roce_setup::build;
 use soft_roce_setup::context::Context;

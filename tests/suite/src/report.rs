@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
@@ -120,23 +119,6 @@ fn without_numbers(detail: &str) -> String {
         out.push_str(if number { "N" } else { word });
     }
     out
-}
-
-/// What guests printed, by the names of their tests.
-#[derive(Debug, Default)]
-pub struct Said(Mutex<BTreeMap<String, String>>);
-
-impl Said {
-    /// Keeps what the test `name` printed.
-    pub fn keep(&self, name: String, text: String) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.insert(name, text);
-    }
-
-    /// All of it.
-    pub fn into_outputs(self) -> BTreeMap<String, String> {
-        self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// The matrix that the test `name` made.
@@ -322,6 +304,7 @@ fn civil(mut days: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::super::results::Run;
+    use super::super::said::Said;
     use super::super::tally::Tally;
     use super::*;
     use soft_roce_setup::ui::Ui;

@@ -10,7 +10,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
-use super::report::Said;
+use super::said::Said;
 use super::tally::{Outcome, Tally};
 
 /// One call of `test`.

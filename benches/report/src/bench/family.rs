@@ -34,6 +34,9 @@ pub struct Family {
     pub rows: &'static [Row],
 }
 
+/// A family, and those of its rows that are measured.
+pub type Wanted = (&'static Family, Vec<&'static Row>);
+
 const ONE: &[Machine] = &[INSTRUCTIONS];
 const TWO: &[Machine] = &[TWO_CPUS];
 /// Two nodes to move pages between, by those who ask for it.

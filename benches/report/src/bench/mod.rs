@@ -25,11 +25,12 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::Result;
 use clap::{Args, Subcommand};
 
-use self::family::{FAMILIES, Family, Row, clock_name};
+use self::family::{FAMILIES, Row, Wanted, clock_name};
 use self::kept::Kept;
 use self::report::SCHEMA;
 pub use self::report::{Case, Report};
 use self::run::Run;
+pub use self::run::Took;
 use soft_roce_setup::build::{self, BuildOptions, KernelArg};
 use soft_roce_setup::context::Context;
 use soft_roce_setup::exit;
@@ -105,9 +106,6 @@ pub fn run(context: &Context, args: &BenchArgs) -> Result<ExitCode> {
     kept.map_or(Ok(()), Kept::done)?;
     Ok(status)
 }
-
-/// What a row took.
-pub type Took = (&'static str, Duration);
 
 /// Measures these rows as `bench --quick` does.
 pub fn quick(context: &Context, kernel: &str, rows: &[&str]) -> Result<(Report, Vec<Took>)> {
@@ -217,9 +215,6 @@ fn finish(
     ));
     Ok(exit::NOT_HELD.into())
 }
-
-/// A family, and those of its rows that are measured.
-type Wanted = (&'static Family, Vec<&'static Row>);
 
 /// What was asked for; all if nothing was.
 fn wanted(only: &[String]) -> Result<Vec<Wanted>> {

@@ -8,18 +8,20 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::family::{FAMILIES, Row};
+use super::family::{FAMILIES, Row, Wanted};
 use super::kept::{Kept, Measured};
+use super::noise;
 use super::report::{Case, FamilyReport};
-use super::{Wanted, noise};
 use crate::measure::{Facts, Machine, measure};
 use soft_roce_setup::artifacts::Artifacts;
 use soft_roce_setup::context::Context;
-use soft_roce_setup::guest::Clock;
-use soft_roce_setup::guest::Guest;
+use soft_roce_setup::guest::{Clock, Guest};
 use soft_roce_setup::host;
 use soft_roce_setup::side_by_side::side_by_side;
 use soft_roce_setup::signal;
+
+/// What a row took.
+pub type Took = (&'static str, Duration);
 
 /// Guests that everything is measured in, quick and full: what differs between two of them is noise.
 const BOOTS: (u32, u32) = (1, 2);
@@ -104,7 +106,7 @@ impl Run {
     }
 
     /// What each row took.
-    pub fn took(&self) -> Vec<super::Took> {
+    pub fn took(&self) -> Vec<Took> {
         self.tasks.iter().map(|t| (t.row.name, t.took)).collect()
     }
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::facts::{Fact, Facts};
-use super::{number, stats};
+use super::stats;
+use super::text::number;
 use soft_roce_setup::context::Context;
 use soft_roce_setup::guest::{End, Guest, Job};
 use soft_roce_setup::ui::Step;

@@ -1,6 +1,5 @@
 //! Whether what was measured reaches a target.
 
-use super::rows::Check;
 use crate::measure::{Facts, Key, number};
 
 /// What a measured value is held against.
@@ -60,6 +59,42 @@ impl Bound {
             // The spread is in the limit already; the others have no peer in the same case.
             _ => 0.0,
         }
+    }
+}
+
+/// A bound for some of a row's cases.
+#[derive(Debug, Clone, Copy)]
+pub struct Check {
+    /// What the names of the cases contain.
+    case: &'static str,
+    /// Names that contain one of these are not meant.
+    except: &'static [&'static str],
+    unit: &'static str,
+    /// What they are held against.
+    pub bound: Bound,
+}
+
+impl Check {
+    /// Holds the cases whose names contain `case` against `bound`.
+    pub const fn new(case: &'static str, unit: &'static str, bound: Bound) -> Self {
+        let except = &[];
+        Self {
+            case,
+            except,
+            unit,
+            bound,
+        }
+    }
+
+    /// The same, but not for cases whose names contain one of `except`: a row may measure more than the target names.
+    pub const fn except(self, except: &'static [&'static str]) -> Self {
+        Self { except, ..self }
+    }
+
+    /// Whether this bound is for that case.
+    pub fn concerns(&self, key: Key<'_>) -> bool {
+        let excepted = self.except.iter().any(|part| key.case.contains(part));
+        key.case.contains(self.case) && !excepted && key.unit == self.unit
     }
 }
 

@@ -13,6 +13,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use self::rows::{ROWS, Row};
+use self::table::Measured;
 use crate::measure::{Facts, Machine, measure};
 use soft_roce_setup::artifacts::Artifacts;
 use soft_roce_setup::build::{self, BuildOptions, KernelArg};
@@ -20,15 +21,6 @@ use soft_roce_setup::context::Context;
 use soft_roce_setup::exit;
 use soft_roce_setup::guest::Guest;
 use soft_roce_setup::signal;
-
-/// A row with what was measured of it.
-#[derive(Debug)]
-struct Measured {
-    row: &'static Row,
-    facts: Facts,
-    /// What went wrong on the way.
-    trouble: Option<String>,
-}
 
 /// `targets`
 #[derive(Debug, Clone, Args)]

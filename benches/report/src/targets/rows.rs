@@ -1,46 +1,10 @@
 //! The targets: what is measured where, and what it must reach.
 
 use super::judge::Bound::{
-    self, AtLeast, AtLeastTimes, AtMostTimes, AtMostTimesCase, EachAtLeast, EachAtMost,
-    WithinSpread,
+    AtLeast, AtLeastTimes, AtMostTimes, AtMostTimesCase, EachAtLeast, EachAtMost, WithinSpread,
 };
-use crate::measure::{FOUR_CPUS, INSTRUCTIONS, Key, Machine, TWO_CPUS};
-
-/// A bound for some of a row's cases.
-#[derive(Debug, Clone, Copy)]
-pub struct Check {
-    /// What the names of the cases contain.
-    case: &'static str,
-    /// Names that contain one of these are not meant.
-    except: &'static [&'static str],
-    unit: &'static str,
-    /// What they are held against.
-    pub bound: Bound,
-}
-
-impl Check {
-    /// Holds the cases whose names contain `case` against `bound`.
-    pub const fn new(case: &'static str, unit: &'static str, bound: Bound) -> Self {
-        let except = &[];
-        Self {
-            case,
-            except,
-            unit,
-            bound,
-        }
-    }
-
-    /// The same, but not for cases whose names contain one of `except`: a row may measure more than the target names.
-    const fn except(self, except: &'static [&'static str]) -> Self {
-        Self { except, ..self }
-    }
-
-    /// Whether this bound is for that case.
-    pub fn concerns(&self, key: Key<'_>) -> bool {
-        let excepted = self.except.iter().any(|part| key.case.contains(part));
-        key.case.contains(self.case) && !excepted && key.unit == self.unit
-    }
-}
+use super::judge::Check;
+use crate::measure::{FOUR_CPUS, INSTRUCTIONS, Machine, TWO_CPUS};
 
 /// A case that is known to miss its target. It is shown as missed; and it must not get worse than this.
 #[derive(Debug, Clone, Copy)]
@@ -240,6 +204,7 @@ pub const ROWS: &[Row] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::measure::Key;
 
     #[test]
     fn what_a_target_does_not_name_is_not_held_against_it() {

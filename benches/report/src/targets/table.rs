@@ -2,9 +2,20 @@
 
 use std::fmt::Write as _;
 
-use super::Measured;
 use super::judge::{Judged, Verdict, judge};
-use crate::measure::{Key, aligned, number};
+use super::rows::Row;
+use crate::measure::{Facts, Key, aligned, number};
+
+/// A row with what was measured of it.
+#[derive(Debug)]
+pub struct Measured {
+    /// The row.
+    pub row: &'static Row,
+    /// What was measured.
+    pub facts: Facts,
+    /// What went wrong on the way.
+    pub trouble: Option<String>,
+}
 
 /// The columns of measured values: the kinds of region, and what their heads say.
 const KINDS: [(&str, &str); 5] = [

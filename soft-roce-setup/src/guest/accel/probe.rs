@@ -13,13 +13,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use rustix::process::Signal;
 
+use super::super::initramfs;
+use super::super::options::Clock;
 use super::super::prepare::GuestKernel;
-use super::super::qemu::inherited;
-use super::super::{initramfs, scratch_file};
-use super::{Accel, Cpu};
+use super::super::scratch::{inherited, scratch_file};
+use super::kind::{Accel, Cpu};
 use crate::artifacts::Artifacts;
 use crate::enter::Enter;
-use crate::guest::Clock;
 use crate::proc::Running;
 use crate::signal;
 

@@ -13,7 +13,7 @@ use self::pyverbs::Run;
 use super::cases::Case;
 use super::group::{Group, options};
 use super::guest::{self, Collected};
-use super::report::Said;
+use super::said::Said;
 use super::tally::{Outcome, Tally};
 use soft_roce_setup::build::{self, debug, forky, selftests};
 use soft_roce_setup::context::Context;

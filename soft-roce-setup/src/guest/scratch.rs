@@ -1,0 +1,52 @@
+//! Files without a name that QEMU inherits: they are gone when it is.
+
+use std::fs::File;
+use std::io::{Seek, SeekFrom, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context as _, Result};
+use rustix::fs::MemfdFlags;
+use rustix::io::FdFlags;
+
+use super::options::Size;
+use crate::context::Context;
+
+/// A file in memory, without a name.
+pub fn scratch_file(bytes: &[u8]) -> Result<File> {
+    let fd = rustix::fs::memfd_create("soft-roce-setup", MemfdFlags::CLOEXEC)
+        .context("cannot make a file in memory")?;
+    let mut file = File::from(fd);
+    file.write_all(bytes)
+        .and_then(|()| file.seek(SeekFrom::Start(0)))
+        .context("cannot fill a file in memory")?;
+    Ok(file)
+}
+
+/// A sparse file on the cache's disk that is gone when the guest is.
+pub fn scratch_disk(context: &Context, size: Size) -> Result<OwnedFd> {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let name = format!("disk-{}-{number}", std::process::id());
+    let path = context.cache.path("tmp").join(name);
+    let make = || -> std::io::Result<File> {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&path)?;
+        std::fs::remove_file(&path)?;
+        file.set_len(size.0)?;
+        Ok(file)
+    };
+    let file = make()
+        .with_context(|| format!("cannot make a scratch disk of {size} at {}", path.display()))?;
+    Ok(file.into())
+}
+
+/// Lets a descriptor live on in the programs that are started from now on, and returns its path there.
+pub fn inherited(fd: &OwnedFd) -> Result<String> {
+    rustix::io::fcntl_setfd(fd, FdFlags::empty()).context("cannot pass a descriptor on")?;
+    Ok(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+}
