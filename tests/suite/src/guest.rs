@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::cases::{CASES, CONTROLS, Case};
+use super::cases::{CASES, Case, ON_EACH_KERNEL};
 use super::group::{Group, options};
 use super::said::Said;
 use super::shim_cases;
@@ -44,20 +44,21 @@ pub(super) fn roomy() -> Spec {
     }
 }
 
-/// The cases on the kernel `series`, if some are wanted.
+/// The cases on the kernel `series`, if some are wanted. Those of one that is not the `first` say what differs there, but for
+/// `--long`.
 pub fn group<'a>(
     context: &'a Context,
     series: &'a str,
+    first: bool,
     long: bool,
     tally: &'a Tally,
     said: &'a Said,
 ) -> Result<Option<Group<'a>>> {
     let name = |case: &Case| format!("guest::{series}::{}", case.name);
-    let first = series == SERIES[0];
     let wanted: Vec<&Case> = CASES
         .iter()
         .chain(shim_cases::CASES)
-        .filter(|c| long || !c.long && (first || !CONTROLS.contains(&c.name)))
+        .filter(|c| long || !c.long && (first || ON_EACH_KERNEL.contains(&c.name)))
         .filter(|c| tally.wants(&name(c)))
         .collect();
     if wanted.is_empty() {

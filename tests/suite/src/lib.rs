@@ -150,8 +150,9 @@ fn groups<'a>(
 ) -> Result<Vec<Group<'a>>> {
     let mut groups = Vec::new();
     groups.extend(host::group(context, tally));
-    for series in series {
-        groups.extend(guest::group(context, series, args.long, tally, said)?);
+    for (at, series) in series.iter().enumerate() {
+        let cases = guest::group(context, series, at == 0, args.long, tally, said)?;
+        groups.extend(cases);
         if args.long {
             groups.extend(peers::group(context, series, tally, said)?);
         }
