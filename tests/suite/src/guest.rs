@@ -13,7 +13,6 @@ use super::said::Said;
 use super::shim_cases;
 use super::tally::{Outcome, Tally};
 use soft_roce_setup::build;
-use soft_roce_setup::build::versions::SERIES;
 use soft_roce_setup::context::Context;
 use soft_roce_setup::guest::{Backend, Clock, Cpu, End, Guest, Job, Size, Spec};
 use soft_roce_setup::signal;
