@@ -1,4 +1,4 @@
-//! docs/benchmarks.md, docs/scaling.md and docs/benchmarks.json, written from a run.
+//! docs/benchmarks.md, docs/scaling.md, docs/benchmarks.json and the README's plots, written from a run.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -7,12 +7,18 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 
 use super::fit::{Growth, growths};
-use super::plot::axis;
+use super::plot::{axis, plots};
 use super::report::{KINDS, Report, TITLES};
 use super::table;
 use crate::measure::{aligned, number};
 
-/// Writes all three to `dir`.
+/// The plots that the README shows: their files in docs/plots, and what they are called among all plots of their family.
+const SHOWN: [(&str, &str, &str); 2] = [
+    ("registration", "registration", "registration-untouched-us"),
+    ("pressure", "pressure", "pressure-resident"),
+];
+
+/// Writes all of them to `dir`; a plot of a family that was not measured stays as it is.
 ///
 /// # Errors
 /// A file can't be written.
@@ -25,6 +31,18 @@ pub fn write(dir: &Path, report: &Report) -> Result<()> {
     ] {
         let path = dir.join(name);
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    let folder = dir.join("plots");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    for (file, family, name) in SHOWN {
+        let Some(family) = report.families.iter().find(|f| f.name == family) else {
+            continue;
+        };
+        if let Some(plot) = plots(family)?.into_iter().find(|plot| plot.name == name) {
+            let path = folder.join(format!("{file}.svg"));
+            fs::write(&path, plot.svg)
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
     }
     Ok(())
 }

@@ -31,10 +31,10 @@ const WIDE: f64 = 20.0;
 const MOST_TICKS: usize = 8;
 
 impl Axis {
-    /// An axis for measured values, from 0 or logarithmic. None without a positive value.
-    pub fn of_values(values: &[f64]) -> Option<Self> {
+    /// An axis for values measured in `unit`, from 0 or logarithmic; shares are shown from 0. None without a positive value.
+    pub fn of_values(values: &[f64], unit: &str) -> Option<Self> {
         let (least, most) = ends(values)?;
-        if most / least > WIDE {
+        if most / least > WIDE && !unit.starts_with('%') {
             return Some(Self::decades(least, most));
         }
         let step = step(most);
@@ -201,17 +201,23 @@ mod tests {
 
     #[test]
     fn close_values_are_shown_from_zero() {
-        let axis = Axis::of_values(&[31.0, 47.0]).unwrap();
+        let axis = Axis::of_values(&[31.0, 47.0], "ms").unwrap();
         assert_eq!(labels(&axis), ["0", "10", "20", "30", "40", "50"]);
         assert!((axis.place(25.0) - 0.5).abs() < 1e-9);
-        let axis = Axis::of_values(&[0.97, 1.0]).unwrap();
+        let axis = Axis::of_values(&[0.97, 1.0], "of pinned").unwrap();
         assert_eq!(labels(&axis)[..3], ["0", "0.2", "0.4"]);
         assert!(!axis.is_logarithmic());
     }
 
     #[test]
+    fn shares_are_shown_from_zero() {
+        let axis = Axis::of_values(&[3.7, 100.0], "% resident").unwrap();
+        assert_eq!(labels(&axis), ["0", "20", "40", "60", "80", "100", "120"]);
+    }
+
+    #[test]
     fn wide_values_are_shown_in_decades() {
-        let axis = Axis::of_values(&[11.0, 546_000.0]).unwrap();
+        let axis = Axis::of_values(&[11.0, 546_000.0], "µs").unwrap();
         assert_eq!(labels(&axis), ["10", "100", "1000", "10000", "10⁵", "10⁶"]);
         assert!(axis.place(11.0) < 0.02 && axis.place(546_000.0) > 0.9);
         assert_eq!(axis.place(0.0), 0.0);
@@ -230,8 +236,8 @@ mod tests {
 
     #[test]
     fn nothing_has_no_axis() {
-        assert_eq!(Axis::of_values(&[]), None);
-        assert_eq!(Axis::of_values(&[0.0]), None);
+        assert_eq!(Axis::of_values(&[], "ms"), None);
+        assert_eq!(Axis::of_values(&[0.0], "ms"), None);
         assert_eq!(label(0.0), "0");
         assert_eq!(label(0.0005), "5·10⁻⁴");
         assert_eq!(bytes(f64::from(1 << 20)), "1 MiB");

@@ -24,7 +24,7 @@ pub fn draw(title: &str, unit: &str, cases: &[&Case]) -> Result<Option<String>> 
         .filter_map(Outcome::between)
         .flat_map(|(low, high)| [(low + high) / 2.0, high])
         .collect();
-    let Some(axis) = Axis::of_values(&values) else {
+    let Some(axis) = Axis::of_values(&values, unit) else {
         return Ok(None);
     };
     let kinds: Vec<&str> = KINDS

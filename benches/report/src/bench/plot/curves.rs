@@ -26,7 +26,10 @@ pub fn draw(
         .filter_map(Outcome::between)
         .flat_map(|(low, high)| [low, (low + high) / 2.0, high])
         .collect();
-    let (Some(x), Some(y)) = (Axis::of_places(&places, scale), Axis::of_values(&values)) else {
+    let (Some(x), Some(y)) = (
+        Axis::of_places(&places, scale),
+        Axis::of_values(&values, unit),
+    ) else {
         return Ok(None);
     };
     let across = |value: f64| LEFT + (x.place(value) * f64::from(RIGHT - LEFT)) as i32;
