@@ -6,15 +6,20 @@
 //! symbol that it binds, and takes the address that this one answers.
 //!
 //! An audit library lives in a namespace of its own, with a libc of its own, and another `errno`. So the
-//! hooks that answer are those of the preloaded copy: `libverbs_shim.so` has to be in both variables. Both
-//! copies come from one file, which makes the distance of a hook from the start of its copy the same.
+//! hooks that answer are those of the preloaded copy: `libverbs_shim.so` has to be in both variables.
 //!
 //! Source: `rtld-audit(7)`, `<link.h>`.
 
-use crate::{hooks, sys};
+use crate::{
+    hooks,
+    real::Library,
+    symbols::{self, Symbol, file_name},
+    sys,
+};
 use core::{
-    ffi::{CStr, c_char, c_int, c_long, c_uint, c_void},
-    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    ffi::{CStr, c_char, c_long, c_uint, c_void},
+    ptr,
+    sync::atomic::{AtomicPtr, AtomicUsize, Ordering::Relaxed},
 };
 
 /// `LAV_CURRENT` of glibc 2.35; older ones have 1.
@@ -43,21 +48,12 @@ enum Object {
 pub struct LinkMap {
     start: usize,
     name: *const c_char,
+    dynamic: *mut c_void,
 }
 
-/// `Elf64_Sym`
-#[repr(C)]
-pub struct Symbol {
-    name: u32,
-    info: u8,
-    other: u8,
-    section: u16,
-    value: u64,
-    size: u64,
-}
-
-/// Start of the preloaded copy; 0 if there is none.
+/// Start of the preloaded copy, and its dynamic section; 0 and null if there is none.
 static PRELOADED: AtomicUsize = AtomicUsize::new(0);
+static DYNAMIC: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
 
 /// The linker's handshake.
 ///
@@ -95,18 +91,19 @@ pub unsafe extern "C" fn la_objopen(
     if namespace != BASE {
         return 0;
     }
-    if object == Object::Own {
+    // Of several the first one, which comes first in the program's own look-ups too.
+    if object == Object::Own && DYNAMIC.load(Relaxed).is_null() {
         PRELOADED.store(start, Relaxed);
+        // SAFETY: the linker's map, which begins with these fields.
+        DYNAMIC.store(unsafe { (*map).dynamic }, Relaxed);
     }
     TELL_ME
 }
 
 /// What the object of this path is.
 fn classify(path: &CStr) -> Object {
-    let path = path.to_bytes();
-    let name = path.rsplit(|b| *b == b'/').next().unwrap_or(path);
-    // Python wheels bring copies with a hash in their names.
-    if name.starts_with(b"libibverbs.so") || name.starts_with(b"libibverbs-") {
+    let name = file_name(path.to_bytes());
+    if Library::Verbs.is(name) > 0 {
         Object::Verbs
     } else if name.starts_with(b"libverbs_shim") {
         Object::Own
@@ -137,33 +134,22 @@ pub unsafe extern "C" fn la_symbind64(
     let from = unsafe { *from };
     // SAFETY: the same.
     let to = unsafe { *to };
-    // What the hooks look up themselves is what they are to get.
-    if from == Object::Own as usize || to != Object::Verbs as usize {
+    // What the hooks look up themselves is what they are to get, and so is what these libraries call in each other.
+    let inside = from == Object::Own as usize || from == Object::Verbs as usize;
+    if inside || to != Object::Verbs as usize {
         return found;
     }
     // SAFETY: the linker's names end with a zero byte.
     redirect(unsafe { CStr::from_ptr(name) }).unwrap_or(found)
 }
 
-/// The address of the preloaded copy's hook of this name.
+/// The address of the preloaded copy's hook of this name: by its own table, for it may be another version than this copy.
 fn redirect(name: &CStr) -> Option<usize> {
-    let start = match PRELOADED.load(Relaxed) {
-        0 => return None,
-        start => start,
-    };
-    let hook = hooks::ALL.iter().find(|hook| hook.name == name)?;
-    let distance = (hook.address)().wrapping_sub(own_start()?);
-    Some(start.wrapping_add(distance))
-}
-
-/// Where this copy begins.
-fn own_start() -> Option<usize> {
-    // SAFETY: all bytes zero is a value of this type.
-    let mut info: libc::Dl_info = unsafe { core::mem::zeroed() };
-    let here: *const c_void = (&raw const PRELOADED).cast();
-    // SAFETY: `info` is valid for writing.
-    let known: c_int = unsafe { libc::dladdr(here, &mut info) };
-    (known != 0).then_some(info.dli_fbase as usize)
+    if !hooks::NAMES.contains(&name) {
+        return None;
+    }
+    // SAFETY: an object that came with the program, which stays.
+    unsafe { symbols::find_in(PRELOADED.load(Relaxed), DYNAMIC.load(Relaxed), name) }
 }
 
 #[cfg(test)]

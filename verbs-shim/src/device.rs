@@ -7,7 +7,8 @@ use crate::{
     known::{self, Driver, RXE_VENDOR},
     log::{self, Level},
     policy::Facts,
-    sys::{self, Real},
+    real::Real,
+    sys,
 };
 use core::{
     ffi::{CStr, c_char},
@@ -30,10 +31,7 @@ static DEVICE_NAME: Real = Real::new(c"ibv_get_device_name");
 /// `context` is an open context of libibverbs, or null.
 pub(crate) unsafe fn facts(context: *mut Context) -> Facts {
     if context.is_null() {
-        return Facts {
-            odp: None,
-            corrupting: None,
-        };
+        return Facts::NONE;
     }
     let now = sys::seconds();
     if let Some(facts) = SLOTS.iter().find_map(|slot| slot.get(context, now)) {
@@ -186,7 +184,7 @@ fn tell(name: &CStr, odp: Option<OdpCaps>, corrupting: bool) {
 ///
 /// `context` is an open context of libibverbs, and stays open while the name is used.
 unsafe fn name<'a>(context: *mut Context) -> Option<&'a CStr> {
-    let name_of = DEVICE_NAME.get();
+    let name_of = DEVICE_NAME.own();
     if name_of.is_null() {
         return None;
     }

@@ -10,9 +10,11 @@ use crate::{
     device,
     hooks::{self, absent, make},
     implicit,
+    outermost::Outermost,
     policy::Request,
+    real::Real,
     register::{change, met_at_its_end},
-    sys::{Real, set_errno},
+    sys::set_errno,
 };
 use core::{
     ffi::{c_int, c_uint, c_void},
@@ -39,7 +41,8 @@ pub unsafe extern "C" fn ibv_rereg_mr(
     access: c_int,
 ) -> c_int {
     static REAL: Real = Real::new(c"ibv_rereg_mr");
-    let real = REAL.get();
+    let outermost = Outermost::enter();
+    let real = REAL.get(outermost.as_ref());
     if real.is_null() {
         absent(c"ibv_rereg_mr");
         return ERR_CMD;
@@ -70,7 +73,7 @@ pub unsafe extern "C" fn ibv_rereg_mr(
         return call(access);
     }
     // SAFETY: the program's region.
-    unsafe { change(mr, request, call) }
+    unsafe { change(mr, request, outermost.as_ref(), call) }
 }
 
 /// Changes a region that an implicit one serves.
@@ -111,21 +114,29 @@ pub unsafe extern "C" fn ibv_dereg_mr(mr: *mut Mr) -> c_int {
         }
         return status;
     }
-    if !mr.is_null() {
+    let outermost = Outermost::enter();
+    if !mr.is_null() && outermost.is_some() {
         // SAFETY: the program's region.
         unsafe { meet(mr) };
     }
     // SAFETY: the program's argument.
-    unsafe { end(mr) }
+    unsafe { end_by(DEREG_MR.get(outermost.as_ref()), mr) }
 }
 
-/// Ends a region by the real function.
+/// Ends a region by libibverbs' own function.
 ///
 /// # Safety
 ///
 /// As for `ibv_dereg_mr`.
 unsafe fn end(mr: *mut Mr) -> c_int {
-    let real = DEREG_MR.get();
+    // SAFETY: by this function's contract.
+    unsafe { end_by(DEREG_MR.own(), mr) }
+}
+
+/// # Safety
+///
+/// As for `ibv_dereg_mr`, and `real` is the address of such a function, or null.
+unsafe fn end_by(real: *mut c_void, mr: *mut Mr) -> c_int {
     if real.is_null() {
         absent(c"ibv_dereg_mr");
         return libc::EOPNOTSUPP;
@@ -144,7 +155,8 @@ unsafe fn end(mr: *mut Mr) -> c_int {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ibv_dealloc_pd(pd: *mut Pd) -> c_int {
     static REAL: Real = Real::new(c"ibv_dealloc_pd");
-    let real = REAL.get();
+    let outermost = Outermost::enter();
+    let real = REAL.get(outermost.as_ref());
     if real.is_null() {
         absent(c"ibv_dealloc_pd");
         return libc::EOPNOTSUPP;
@@ -169,7 +181,8 @@ pub unsafe extern "C" fn ibv_dealloc_pd(pd: *mut Pd) -> c_int {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ibv_unimport_pd(pd: *mut Pd) {
     static REAL: Real = Real::new(c"ibv_unimport_pd");
-    let real = REAL.get();
+    let outermost = Outermost::enter();
+    let real = REAL.get(outermost.as_ref());
     if real.is_null() {
         absent(c"ibv_unimport_pd");
         return;
@@ -191,7 +204,8 @@ pub unsafe extern "C" fn ibv_unimport_pd(pd: *mut Pd) {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ibv_close_device(context: *mut Context) -> c_int {
     static REAL: Real = Real::new(c"ibv_close_device");
-    let real = REAL.get();
+    let outermost = Outermost::enter();
+    let real = REAL.get(outermost.as_ref());
     if real.is_null() {
         absent(c"ibv_close_device");
         return -1;

@@ -12,11 +12,12 @@ use crate::{
         MASK_ADDR, MASK_FD, MASK_IOVA, Mr, MrInitAttr, Pd, RegDmabufMr, RegMr, RegMrEx, RegMrIova,
         RegMrIova2,
     },
-    ends::{ibv_close_device, ibv_dealloc_pd, ibv_dereg_mr, ibv_rereg_mr, ibv_unimport_pd},
     log::{self, Level},
+    outermost::Outermost,
     policy::{Request, Why},
+    real::Real,
     register::{left_alone, register},
-    sys::{Real, set_errno},
+    sys::set_errno,
 };
 use core::{
     ffi::{CStr, c_int, c_uint, c_void},
@@ -26,38 +27,18 @@ use core::{
 
 static REG_MR_IOVA2: Real = Real::new(c"ibv_reg_mr_iova2");
 
-/// A hook, for those who look for one by its name.
-pub(crate) struct Hook {
-    /// The function's name.
-    pub(crate) name: &'static CStr,
-    /// Its address. A function, because a constant can't know it.
-    pub(crate) address: fn() -> usize,
-}
-
-macro_rules! hooks {
-    ($($name:ident),*) => {
-        &[$(Hook {
-            name: match CStr::from_bytes_with_nul(concat!(stringify!($name), "\0").as_bytes()) {
-                Ok(name) => name,
-                Err(_) => unreachable!(),
-            },
-            address: || $name as *const () as usize,
-        }),*]
-    };
-}
-
-/// All of them.
-pub(crate) const ALL: &[Hook] = hooks![
-    ibv_reg_mr,
-    ibv_reg_mr_iova,
-    ibv_reg_mr_iova2,
-    ibv_reg_mr_ex,
-    ibv_reg_dmabuf_mr,
-    ibv_rereg_mr,
-    ibv_dereg_mr,
-    ibv_dealloc_pd,
-    ibv_unimport_pd,
-    ibv_close_device
+/// The names of all hooks.
+pub(crate) const NAMES: &[&CStr] = &[
+    c"ibv_reg_mr",
+    c"ibv_reg_mr_iova",
+    c"ibv_reg_mr_iova2",
+    c"ibv_reg_mr_ex",
+    c"ibv_reg_dmabuf_mr",
+    c"ibv_rereg_mr",
+    c"ibv_dereg_mr",
+    c"ibv_dealloc_pd",
+    c"ibv_unimport_pd",
+    c"ibv_close_device",
 ];
 
 /// Null, with `errno` set: libibverbs is not loaded or lacks the function.
@@ -90,7 +71,9 @@ pub unsafe extern "C" fn ibv_reg_mr(
     access: c_int,
 ) -> *mut Mr {
     static REAL: Real = Real::new(c"ibv_reg_mr");
-    let real = REAL.get();
+    let outermost = Outermost::enter();
+    let outermost = outermost.as_ref();
+    let real = REAL.get(outermost);
     if real.is_null() {
         return absent(c"ibv_reg_mr");
     }
@@ -105,7 +88,7 @@ pub unsafe extern "C" fn ibv_reg_mr(
         access: access as c_uint,
     };
     // SAFETY: the program's protection domain.
-    unsafe { register(pd, "ibv_reg_mr", request, make, call) }
+    unsafe { register(pd, "ibv_reg_mr", outermost, request, make, call) }
 }
 
 /// Hook of `ibv_reg_mr_iova(3)`.
@@ -122,7 +105,9 @@ pub unsafe extern "C" fn ibv_reg_mr_iova(
     access: c_int,
 ) -> *mut Mr {
     static REAL: Real = Real::new(c"ibv_reg_mr_iova");
-    let real = REAL.get();
+    let outermost = Outermost::enter();
+    let outermost = outermost.as_ref();
+    let real = REAL.get(outermost);
     if real.is_null() {
         return absent(c"ibv_reg_mr_iova");
     }
@@ -137,7 +122,7 @@ pub unsafe extern "C" fn ibv_reg_mr_iova(
         access: access as c_uint,
     };
     // SAFETY: the program's protection domain.
-    unsafe { register(pd, "ibv_reg_mr_iova", request, make, call) }
+    unsafe { register(pd, "ibv_reg_mr_iova", outermost, request, make, call) }
 }
 
 /// Hook of `ibv_reg_mr_iova2`, which the macros `ibv_reg_mr` and `ibv_reg_mr_iova` call.
@@ -153,7 +138,9 @@ pub unsafe extern "C" fn ibv_reg_mr_iova2(
     iova: u64,
     access: c_uint,
 ) -> *mut Mr {
-    let real = REG_MR_IOVA2.get();
+    let outermost = Outermost::enter();
+    let outermost = outermost.as_ref();
+    let real = REG_MR_IOVA2.get(outermost);
     if real.is_null() {
         return absent(c"ibv_reg_mr_iova2");
     }
@@ -168,7 +155,7 @@ pub unsafe extern "C" fn ibv_reg_mr_iova2(
         access,
     };
     // SAFETY: the program's protection domain.
-    unsafe { register(pd, "ibv_reg_mr_iova2", request, make, call) }
+    unsafe { register(pd, "ibv_reg_mr_iova2", outermost, request, make, call) }
 }
 
 /// Hook of `ibv_reg_mr_ex(3)`. Memory by address is registered like anywhere else; the rest (dma-bufs,
@@ -180,7 +167,9 @@ pub unsafe extern "C" fn ibv_reg_mr_iova2(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ibv_reg_mr_ex(pd: *mut Pd, attr: *mut MrInitAttr) -> *mut Mr {
     static REAL: Real = Real::new(c"ibv_reg_mr_ex");
-    let real = REAL.get();
+    let outermost = Outermost::enter();
+    let outermost = outermost.as_ref();
+    let real = REAL.get(outermost);
     if real.is_null() {
         return absent(c"ibv_reg_mr_ex");
     }
@@ -197,7 +186,9 @@ pub unsafe extern "C" fn ibv_reg_mr_ex(pd: *mut Pd, attr: *mut MrInitAttr) -> *m
             Why::DmaBuf
         };
         // SAFETY: the program's arguments.
-        return without_address(left_alone(why, length, || unsafe { real(pd, attr) }));
+        return without_address(left_alone(why, length, outermost, || unsafe {
+            real(pd, attr)
+        }));
     }
     // SAFETY: the mask names no field behind those that are copied.
     let attr = unsafe { *attr };
@@ -220,7 +211,7 @@ pub unsafe extern "C" fn ibv_reg_mr_ex(pd: *mut Pd, attr: *mut MrInitAttr) -> *m
         access: attr.access as c_uint,
     };
     // SAFETY: the program's protection domain.
-    unsafe { register(pd, "ibv_reg_mr_ex", request, make, call) }
+    unsafe { register(pd, "ibv_reg_mr_ex", outermost, request, make, call) }
 }
 
 /// Hook of `ibv_reg_dmabuf_mr(3)`: counts only, for there are no pages of the process.
@@ -238,7 +229,9 @@ pub unsafe extern "C" fn ibv_reg_dmabuf_mr(
     access: c_int,
 ) -> *mut Mr {
     static REAL: Real = Real::new(c"ibv_reg_dmabuf_mr");
-    let real = REAL.get();
+    let outermost = Outermost::enter();
+    let outermost = outermost.as_ref();
+    let real = REAL.get(outermost);
     if real.is_null() {
         return absent(c"ibv_reg_dmabuf_mr");
     }
@@ -246,7 +239,7 @@ pub unsafe extern "C" fn ibv_reg_dmabuf_mr(
     let real: RegDmabufMr = unsafe { mem::transmute(real) };
     // SAFETY: the program's arguments.
     let call = || unsafe { real(pd, offset, length, iova, fd, access) };
-    without_address(left_alone(Why::DmaBuf, length, call))
+    without_address(left_alone(Why::DmaBuf, length, outermost, call))
 }
 
 /// Regions that were counted at their registration, but have no address, as a dma-buf from offset 0.
@@ -268,7 +261,7 @@ pub(crate) fn was_counted_without_address() -> bool {
         .is_ok()
 }
 
-/// Makes an implicit region by the real function.
+/// Makes an implicit region by libibverbs' own function.
 ///
 /// # Safety
 ///
@@ -279,7 +272,7 @@ pub(crate) unsafe fn make(
     length: usize,
     access: c_uint,
 ) -> *mut Mr {
-    let real = REG_MR_IOVA2.get();
+    let real = REG_MR_IOVA2.own();
     if real.is_null() {
         return absent(c"ibv_reg_mr_iova2");
     }

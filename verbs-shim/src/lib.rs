@@ -5,14 +5,16 @@
 //!
 //! - [`hooks`], [`ends`]: the entry points of libibverbs that are replaced.
 //! - [`audit`]: the same for programs that ask libibverbs' handle for them.
-//! - [`register`]: the way of one registration through the shim. [`outermost`]: calls within calls.
+//! - [`real`], [`symbols`]: the functions behind the hooks. [`outermost`]: calls within calls.
+//! - [`register`]: the way of one registration through the shim.
 //! - [`policy`]: which registrations become on-demand ones; pure. [`verbs_abi::known`]: whom not to trust.
-//! - [`settings`]: the environment. [`device`]: what a device can do. [`stats`], [`log`]: what is said.
+//! - [`settings`]: the environment. [`start`]: what came with the program.
+//! - [`device`]: what a device can do. [`stats`], [`log`]: what is said.
 //! - [`implicit`]: one region for all of a domain. [`arena`], [`lock`]: what it needs.
 //! - [`prefetch`]: pages asked for ahead of traffic.
-//! - [`verbs_abi::layout`]: the layouts of libibverbs. [`sys`]: libc, and the functions behind the hooks.
+//! - [`verbs_abi::layout`]: the layouts of libibverbs. [`sys`], [`raw`]: libc and the kernel.
 //!
-//! It runs inside other people's programs: no `std`, no thread, no allocation, `errno` kept.
+//! It runs inside other people's programs: no `std`, no thread, no allocation, `errno` and `dlerror()` kept.
 
 #![cfg_attr(not(test), no_std)]
 
@@ -28,9 +30,13 @@ mod log;
 mod outermost;
 mod policy;
 mod prefetch;
+mod raw;
+mod real;
 mod register;
 mod settings;
+mod start;
 mod stats;
+mod symbols;
 mod sys;
 
 use verbs_abi::{known, layout as abi};

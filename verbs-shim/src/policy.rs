@@ -18,6 +18,14 @@ pub(crate) struct Facts {
     pub(crate) corrupting: Option<&'static Known>,
 }
 
+impl Facts {
+    /// Of a device of which nothing is known.
+    pub(crate) const NONE: Self = Self {
+        odp: None,
+        corrupting: None,
+    };
+}
+
 /// What the program asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Request {
@@ -158,10 +166,7 @@ mod tests {
     }
 
     fn facts(odp: Option<OdpCaps>) -> Facts {
-        Facts {
-            odp,
-            corrupting: None,
-        }
+        Facts { odp, ..Facts::NONE }
     }
 
     #[test]

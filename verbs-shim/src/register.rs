@@ -24,8 +24,8 @@ static STAYS: Warning = Warning::new();
 
 /// Registers memory of `pd` through `call`, which gets the access flags.
 ///
-/// `entry` is the function that the program called, for the log. `make` makes the implicit region, if
-/// there is to be one.
+/// `entry` is the function that was called, for the log. `outermost` says that the program called it, and not another hooked function
+/// from inside. `make` makes the implicit region, if there is to be one.
 ///
 /// # Safety
 ///
@@ -33,16 +33,13 @@ static STAYS: Warning = Warning::new();
 pub(crate) unsafe fn register(
     pd: *mut Pd,
     entry: &str,
+    outermost: Option<&Outermost>,
     request: Request,
     make: Make,
     call: impl Fn(c_uint) -> *mut Mr,
 ) -> *mut Mr {
     let settings = settings::get();
-    let outermost = match settings.mode {
-        Mode::Off => None,
-        Mode::Auto | Mode::Force => Outermost::enter(),
-    };
-    if outermost.is_none() {
+    if settings.mode == Mode::Off || outermost.is_none() {
         return call(request.access);
     }
     if request.access & ON_DEMAND != 0 {
@@ -181,15 +178,14 @@ fn counted(mr: *mut Mr, count: impl FnOnce()) -> *mut Mr {
 pub(crate) unsafe fn change(
     mr: *mut Mr,
     request: Request,
+    outermost: Option<&Outermost>,
     call: impl Fn(c_uint) -> c_int,
 ) -> c_int {
     let settings = settings::get();
-    if settings.mode == Mode::Off || request.access & ON_DEMAND != 0 {
+    let off = settings.mode == Mode::Off || outermost.is_none();
+    if off || request.access & ON_DEMAND != 0 {
         return call(request.access);
     }
-    let Some(_outermost) = Outermost::enter() else {
-        return call(request.access);
-    };
     let before = errno();
     // SAFETY: by this function's contract.
     let pd = unsafe { (*mr).pd };
@@ -207,14 +203,16 @@ pub(crate) unsafe fn change(
 }
 
 /// Registers memory in a way that has no on-demand form, and counts it.
-pub(crate) fn left_alone(why: Why, bytes: usize, call: impl FnOnce() -> *mut Mr) -> *mut Mr {
+pub(crate) fn left_alone(
+    why: Why,
+    bytes: usize,
+    outermost: Option<&Outermost>,
+    call: impl FnOnce() -> *mut Mr,
+) -> *mut Mr {
     let settings = settings::get();
-    if settings.mode == Mode::Off {
+    if settings.mode == Mode::Off || outermost.is_none() {
         return call();
     }
-    let Some(_outermost) = Outermost::enter() else {
-        return call();
-    };
     counted(call(), || stats::kept(why, bytes))
 }
 

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! libc: `errno`, small files, handlers, and the functions of libibverbs behind the hooks.
+//! libc: `errno`, small files and handlers.
 
+use crate::raw;
 use core::{
     ffi::{CStr, c_int, c_void},
     fmt, ptr,
-    sync::atomic::{AtomicPtr, Ordering::Relaxed},
+    sync::atomic::{
+        AtomicU32,
+        Ordering::{Acquire, Relaxed, Release},
+    },
 };
 
 // Said here, since the crate `libc` says it only where nobody in the same build asks it for std. An audit
@@ -21,25 +25,56 @@ unsafe extern "C" {
         child: Option<extern "C" fn()>,
         dso: *mut c_void,
     ) -> c_int;
-    fn pthread_once(control: *mut libc::pthread_once_t, routine: extern "C" fn()) -> c_int;
 }
 
 /// A function that runs once in the life of the process.
-pub(crate) struct Once(core::cell::UnsafeCell<libc::pthread_once_t>);
+///
+/// `pthread_once` is this too, but before glibc 2.34 in a library that a program may not have loaded.
+pub(crate) struct Once(AtomicU32);
 
-// SAFETY: pthread_once is made to be called by several threads with one control.
-unsafe impl Sync for Once {}
+/// [`Once`]: not run yet.
+const NEW: u32 = 0;
+/// [`Once`]: done. Between the two it holds the number of the process that runs the function.
+const DONE: u32 = u32::MAX;
 
 impl Once {
     /// Not run yet.
     pub(crate) const fn new() -> Self {
-        Self(core::cell::UnsafeCell::new(0))
+        Self(AtomicU32::new(NEW))
     }
 
     /// Runs `routine` if nobody has, and returns when it is done.
     pub(crate) fn run(&self, routine: extern "C" fn()) {
-        // SAFETY: the control is initialised, and nothing else touches it.
-        unsafe { pthread_once(self.0.get(), routine) };
+        if self.0.load(Acquire) != DONE {
+            self.run_slowly(routine);
+        }
+    }
+
+    #[cold]
+    fn run_slowly(&self, routine: extern "C" fn()) {
+        // SAFETY: takes nothing, and never fails.
+        let own = unsafe { libc::getpid() } as u32;
+        loop {
+            let state = self.0.load(Acquire);
+            if state == DONE {
+                return;
+            }
+            if state == own {
+                raw::wait_while(&self.0, own);
+                continue;
+            }
+            // New, or left unfinished by a thread of the parent, which this process does not have.
+            if self
+                .0
+                .compare_exchange(state, own, Acquire, Relaxed)
+                .is_ok()
+            {
+                routine();
+                self.0.store(DONE, Release);
+                raw::wake_all(&self.0);
+                return;
+            }
+        }
     }
 }
 
@@ -108,89 +143,6 @@ impl fmt::Display for Errno {
     }
 }
 
-/// A function of libibverbs, looked up at its first use.
-pub(crate) struct Real {
-    name: &'static CStr,
-    address: AtomicPtr<c_void>,
-}
-
-impl Real {
-    /// The function of this name.
-    pub(crate) const fn new(name: &'static CStr) -> Self {
-        Self {
-            name,
-            address: AtomicPtr::new(ptr::null_mut()),
-        }
-    }
-
-    /// Its address; null if libibverbs is not loaded or lacks it.
-    pub(crate) fn get(&self) -> *mut c_void {
-        let known = self.address.load(Relaxed);
-        if !known.is_null() {
-            return known;
-        }
-        let found = self.look_up();
-        self.address.store(found, Relaxed);
-        found
-    }
-
-    #[cold]
-    fn look_up(&self) -> *mut c_void {
-        // Its address is kept, so libibverbs has to stay, even if the program closes it.
-        let flags = libc::RTLD_LAZY | libc::RTLD_NOLOAD | libc::RTLD_NODELETE;
-        // SAFETY: the name ends with a zero byte, and nothing is loaded that was not there.
-        let library = unsafe { libc::dlopen(c"libibverbs.so.1".as_ptr(), flags) };
-        // SAFETY: the name ends with a zero byte.
-        let next = unsafe { libc::dlsym(libc::RTLD_NEXT, self.name.as_ptr()) };
-        if !next.is_null() {
-            return next;
-        }
-        let library = if library.is_null() {
-            let Some(path) = renamed() else { return next };
-            // SAFETY: as above.
-            unsafe { libc::dlopen(path.as_ptr().cast(), flags) }
-        } else {
-            library
-        };
-        if library.is_null() {
-            return next;
-        }
-        // Python and others load libibverbs locally: it is behind nobody then.
-        // SAFETY: a valid handle, and a name that ends with a zero byte.
-        unsafe { libc::dlsym(library, self.name.as_ptr()) }
-    }
-}
-
-/// The path of a libibverbs with another name, which ends with a zero byte: Python wheels bring copies with a hash in it
-/// (`libibverbs-1de1263b.so.1.14`).
-fn renamed() -> Option<[u8; 512]> {
-    /// # Safety
-    ///
-    /// Called by `dl_iterate_phdr`: `info` is the linker's, and `found` the place for the path that was passed to it.
-    unsafe extern "C" fn look(
-        info: *mut libc::dl_phdr_info,
-        _size: usize,
-        found: *mut c_void,
-    ) -> c_int {
-        // SAFETY: by this function's contract.
-        let path = unsafe { (*info).dlpi_name };
-        // SAFETY: its names end with a zero byte.
-        let path = unsafe { CStr::from_ptr(path) }.to_bytes_with_nul();
-        let name = path.rsplit(|b| *b == b'/').next().unwrap_or(path);
-        // SAFETY: by this function's contract.
-        let found = unsafe { &mut *found.cast::<[u8; 512]>() };
-        if !name.starts_with(b"libibverbs-") || path.len() > found.len() {
-            return 0;
-        }
-        found[..path.len()].copy_from_slice(path);
-        1
-    }
-    let mut found = [0; 512];
-    // SAFETY: `look` gets a place for the path that outlives the call.
-    let any = unsafe { libc::dl_iterate_phdr(Some(look), (&raw mut found).cast()) };
-    (any != 0).then_some(found)
-}
-
 /// The first bytes of a small file, without the end of the line.
 pub(crate) fn read_file<'a>(path: &CStr, buffer: &'a mut [u8; 32]) -> Option<&'a [u8]> {
     // SAFETY: the path ends with a zero byte.
@@ -226,5 +178,32 @@ mod tests {
         let mut buffer = [0; 32];
         assert!(read_file(c"/proc/version", &mut buffer).is_some_and(|v| v.starts_with(b"Linux")));
         assert_eq!(read_file(c"/does/not/exist", &mut buffer), None);
+    }
+
+    #[test]
+    fn once_is_once_for_all_threads() {
+        static ONCE: Once = Once::new();
+        static RUNS: AtomicU32 = AtomicU32::new(0);
+        extern "C" fn slow() {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            RUNS.fetch_add(1, Relaxed);
+        }
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    ONCE.run(slow);
+                    assert_eq!(RUNS.load(Relaxed), 1);
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn what_a_parents_thread_left_unfinished_is_done_anew() {
+        // Of a process that is none.
+        let once = Once(AtomicU32::new(u32::MAX - 1));
+        extern "C" fn nothing() {}
+        once.run(nothing);
+        assert_eq!(once.0.load(Relaxed), DONE);
     }
 }

@@ -6,6 +6,7 @@ use crate::{
     build::BUILT,
     program::{ABLE, shimmed},
 };
+use std::path::Path;
 
 fn audit() -> (&'static str, &'static str) {
     ("LD_AUDIT", BUILT.shim.to_str().expect("text"))
@@ -43,4 +44,81 @@ fn an_audit_alone_changes_nothing() {
     shimmed(&[ABLE, audit(), off], &["reg:7:1", "dlvsym"])
         .has(&["length=7 access=0x1 ", "length=500 access=0x1 "])
         .is_quiet();
+}
+
+fn preloaded(paths: &[&Path]) -> String {
+    let paths: Vec<_> = paths.iter().map(|p| p.to_str().expect("text")).collect();
+    paths.join(":")
+}
+
+/// Every verb that somebody else's library wraps, in both orders, with and without an audit.
+#[test]
+fn another_preload_is_called_once_and_does_not_recurse() {
+    let actions = [
+        "reg:7:1",
+        "rereg:8:1",
+        "dereg",
+        "dlvsym",
+        "dereg",
+        "dealloc",
+        "close",
+    ];
+    let (shim, wrap) = (&*BUILT.shim, &*BUILT.wrap);
+    for order in [[shim, wrap], [wrap, shim]] {
+        let preload = preloaded(&order);
+        for audit in [("LD_AUDIT", ""), audit()] {
+            let said = shimmed(&[ABLE, ("LD_PRELOAD", &preload), audit], &actions);
+            said.has(&[
+                "register length=7 access=0x41",
+                "change flags=5 length=8 access=0x41",
+                "deregistered: 0",
+                "deallocated: 0",
+                "closed: 0",
+            ]);
+            for once in [
+                "ibv_reg_mr\n",
+                "ibv_rereg_mr",
+                "ibv_dealloc_pd",
+                "ibv_close_device",
+            ] {
+                assert_eq!(
+                    said.count(&format!("wrapped {once}")),
+                    1,
+                    "{once}: {}",
+                    said.out
+                );
+            }
+        }
+    }
+}
+
+/// What the other library registers through is libibverbs' own, whatever the mode.
+#[test]
+fn another_preload_with_other_modes() {
+    let preload = preloaded(&[&BUILT.shim, &BUILT.wrap]);
+    for (name, value) in [("VERBS_SHIM", "off"), ("VERBS_SHIM_IMPLICIT", "1")] {
+        let variables = [ABLE, ("LD_PRELOAD", &preload), audit(), (name, value)];
+        shimmed(
+            &variables,
+            &["reg:7:1", "dereg", "reg:8:3", "dealloc", "close"],
+        )
+        .has(&["deregistered: 0", "length=8", "closed: 0"]);
+    }
+}
+
+#[test]
+fn an_older_library_of_ours_is_met_at_its_own_places() {
+    let (shim, older) = (&*BUILT.shim, &*BUILT.older);
+    for order in [[shim, older], [older, shim]] {
+        let variables = [ABLE, ("LD_PRELOAD", &*preloaded(&order)), audit()];
+        shimmed(
+            &variables,
+            &["reg:7:1", "dereg", "dlvsym", "dlsym", "close"],
+        )
+        .has(&[
+            "register length=7 access=0x41",
+            "length=500 access=0x41",
+            "closed: 0",
+        ]);
+    }
 }

@@ -17,6 +17,10 @@ pub struct Built {
     pub client: PathBuf,
     /// The same as a library that needs a libibverbs of another name, and what opens it for itself: a Python wheel.
     pub wheel: [PathBuf; 2],
+    /// A preload library of somebody else's that wraps verbs.
+    pub wrap: PathBuf,
+    /// The same by another name: an older preload library of ours, laid out in another way.
+    pub older: PathBuf,
     /// Where the fake is.
     pub folder: PathBuf,
 }
@@ -47,13 +51,16 @@ fn shim(folder: &Path) -> PathBuf {
     target.join("shim/libverbs_shim.so")
 }
 
-fn cc(source: &str, output: &Path, flags: &[&str]) {
+/// The client's files.
+const CLIENT: [&str; 2] = ["client.c", "around.c"];
+
+fn cc(source: &[&str], output: &Path, flags: &[&str]) {
     let cc = env::var_os("CC").unwrap_or_else(|| "cc".into());
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/boundary");
     run(Command::new(cc)
         .args(["-O2", "-Wall", "-Wextra", "-o"])
         .arg(output)
-        .arg(source)
+        .args(source)
         .args(flags)
         .current_dir(sources));
 }
@@ -65,29 +72,33 @@ fn build() -> Built {
     let version_script = "-Wl,--version-script=fake.map";
     let soname = "-Wl,-soname,libibverbs.so.1";
     cc(
-        "fake.c",
+        &["fake.c"],
         &fake,
         &["-shared", "-fPIC", soname, version_script],
     );
     let client = folder.join("client");
     let fake = fake.to_str().expect("the folder's name is text");
-    cc("client.c", &client, &[fake, "-pthread"]);
+    cc(&CLIENT, &client, &[fake, "-pthread"]);
+    let (wrap, older) = (
+        folder.join("libwrap.so"),
+        folder.join("libverbs_shim_older.so"),
+    );
+    cc(&["wrap.c"], &wrap, &["-shared", "-fPIC"]);
+    cc(&["wrap.c"], &older, &["-shared", "-fPIC", "-DPADDING"]);
     let hashed = folder.join("libibverbs-1de1263b.so.1.14");
     let soname = "-Wl,-soname,libibverbs-1de1263b.so.1.14";
     let shared = ["-shared", "-fPIC", soname, version_script];
-    cc("fake.c", &hashed, &shared);
+    cc(&["fake.c"], &hashed, &shared);
     let (wheel, opener) = (folder.join("wheel.so"), folder.join("opener"));
     let hashed = hashed.to_str().expect("the folder's name is text");
-    cc(
-        "client.c",
-        &wheel,
-        &["-shared", "-fPIC", hashed, "-pthread"],
-    );
-    cc("opener.c", &opener, &["-ldl"]);
+    cc(&CLIENT, &wheel, &["-shared", "-fPIC", hashed, "-pthread"]);
+    cc(&["opener.c"], &opener, &["-ldl"]);
     Built {
         shim: shim(&folder),
         client,
         wheel: [opener, wheel],
+        wrap,
+        older,
         folder,
     }
 }

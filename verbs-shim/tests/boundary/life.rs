@@ -78,3 +78,30 @@ fn libc_is_all_it_needs() {
     assert!(needed[0].contains("libc.so.6"));
     assert!(text.contains("NODELETE"), "handlers point into it");
 }
+
+/// What the oldest distributions that it is meant for have: RHEL 7's. Ubuntu 20.04 has 2.31, RHEL 8 2.28.
+const OLDEST_GLIBC: [u32; 2] = [2, 17];
+
+#[test]
+fn an_old_glibc_is_enough() {
+    let output = Command::new("readelf")
+        .args(["--version-info", "--wide"])
+        .arg(&BUILT.shim)
+        .output()
+        .expect("readelf is there");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let versions: Vec<Vec<u32>> = text
+        .split("GLIBC_")
+        .skip(1)
+        .filter_map(|rest| {
+            let number = rest
+                .split(|c: char| c != '.' && !c.is_ascii_digit())
+                .next()?;
+            number.split('.').map(|part| part.parse().ok()).collect()
+        })
+        .collect();
+    assert!(versions.len() > 2, "{text}");
+    for version in versions {
+        assert!(version <= OLDEST_GLIBC.to_vec(), "{version:?} in\n{text}");
+    }
+}

@@ -8,6 +8,7 @@
 mod audit;
 mod build;
 mod costs;
+mod harm;
 mod implicit;
 mod life;
 mod policy;

@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/* What the client's files share. */
+#include "verbs.h"
+
+extern struct ibv_context *context;
+extern struct ibv_pd *pd;
+extern char memory[1 << 20];
+
+/* Scenes about what a program does beside verbs: whether it was one. */
+int around(const char *what);
+/* Prints the region. */
+void show(struct ibv_mr *made);
