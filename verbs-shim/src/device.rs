@@ -7,6 +7,7 @@ use crate::{
     known::{self, Driver, RXE_VENDOR},
     log::{self, Level},
     policy::Facts,
+    raw,
     real::Real,
     sys,
 };
@@ -214,9 +215,8 @@ fn driver(name: &CStr) -> Driver {
         room.copy_from_slice(part);
         len += part.len();
     }
-    // SAFETY: the path ends with a zero byte: its last byte is never written.
-    match unsafe { libc::access(path.as_ptr().cast(), libc::F_OK) } {
-        0 => Driver::Rxe,
-        _ => Driver::Other,
+    match CStr::from_bytes_until_nul(&path).is_ok_and(raw::exists) {
+        true => Driver::Rxe,
+        false => Driver::Other,
     }
 }

@@ -8,13 +8,13 @@
 //! - [`real`], [`symbols`]: the functions behind the hooks. [`outermost`]: calls within calls.
 //! - [`register`]: the way of one registration through the shim.
 //! - [`policy`]: which registrations become on-demand ones; pure. [`verbs_abi::known`]: whom not to trust.
-//! - [`settings`]: the environment. [`start`]: what came with the program.
+//! - [`settings`]: the environment. [`start`]: what the program may change later.
 //! - [`device`]: what a device can do. [`stats`], [`log`]: what is said.
 //! - [`implicit`]: one region for all of a domain. [`arena`], [`lock`]: what it needs.
 //! - [`prefetch`]: pages asked for ahead of traffic.
 //! - [`verbs_abi::layout`]: the layouts of libibverbs. [`sys`], [`raw`]: libc and the kernel.
 //!
-//! It runs inside other people's programs: no `std`, no thread, no allocation, `errno` and `dlerror()` kept.
+//! It runs inside other people's programs: no `std`, no thread, no allocation, `errno` and `dlerror()` kept, no signal.
 
 #![cfg_attr(not(test), no_std)]
 

@@ -4,10 +4,16 @@
 //!
 //! The file is opened for each line: a descriptor kept open could be closed by the program, and its
 //! number used for something else.
+//!
+//! A line must not harm the program: see [`Unsignalled`], [`to_standard_error`] and [`open`]. What can't be written at once is lost.
 
-use crate::settings::{self, PATH_MAX, Settings};
+use crate::{
+    raw::{self, Fd, Unsignalled},
+    settings::{self, PATH_MAX, Settings},
+    start, sys,
+};
 use core::{
-    ffi::c_int,
+    ffi::CStr,
     fmt::{self, Write as _},
     sync::atomic::{AtomicBool, Ordering::Relaxed},
 };
@@ -75,7 +81,7 @@ impl Warning {
     }
 }
 
-/// [`say`], while the settings are still being read.
+/// [`say`], while the settings are still being read. Leaves `errno` alone.
 pub(crate) fn write(settings: &Settings, level: Level, args: fmt::Arguments<'_>) {
     if level > settings.log {
         return;
@@ -85,46 +91,102 @@ pub(crate) fn write(settings: &Settings, level: Level, args: fmt::Arguments<'_>)
     let _ = line.write_str("verbs-shim: ").and(line.write_fmt(args));
     line.len = line.len.min(499);
     line.push(b"\n");
+    let before = sys::errno();
     put(settings, &line.bytes[..line.len]);
+    sys::set_errno(before);
 }
 
 /// Writes to the file that the settings name, or to standard error.
 fn put(settings: &Settings, line: &[u8]) {
-    let Some(fd) = open(settings) else {
-        return write_all(2, line);
-    };
-    if fd < 0 {
-        static TOLD: AtomicBool = AtomicBool::new(false);
-        if !TOLD.swap(true, Relaxed) {
-            write_all(
-                2,
-                b"verbs-shim: VERBS_SHIM_LOG_FILE can't be opened: writing here\n",
-            );
+    let quiet = Unsignalled::begin();
+    match open(settings) {
+        Log::File(file) => {
+            raw::write(file.number(), line);
         }
-        return write_all(2, line);
+        Log::None => to_standard_error(line),
+        Log::Unfit => {
+            static TOLD: AtomicBool = AtomicBool::new(false);
+            if !TOLD.swap(true, Relaxed) {
+                to_standard_error(
+                    b"verbs-shim: VERBS_SHIM_LOG_FILE can't be opened, or is a link or no ordinary file: writing here\n",
+                );
+            }
+            to_standard_error(line);
+        }
     }
-    write_all(fd, line);
-    // SAFETY: `fd` was opened by `open` and is used by nobody else.
-    unsafe { libc::close(fd) };
+    drop(quiet);
 }
 
-fn write_all(fd: c_int, line: &[u8]) {
-    // SAFETY: the line is valid for its length. A short write loses the rest of a message.
-    unsafe { libc::write(fd, line.as_ptr().cast(), line.len()) };
+/// Writes to standard error, if that is still what it was and takes the line at once: the program must not wait for whoever
+/// reads it. A short write loses the rest of a line.
+fn to_standard_error(line: &[u8]) {
+    let Some(now) = start::standard_error() else {
+        return;
+    };
+    match now.st_mode & libc::S_IFMT {
+        libc::S_IFSOCK => raw::send_now(2, line),
+        libc::S_IFREG => {
+            raw::write(2, line);
+        }
+        libc::S_IFIFO => to_pipe(line),
+        _ => to_other(line),
+    }
 }
 
-/// The file, opened for one more line, or a negative number; `None` if there is none to be opened.
-fn open(settings: &Settings) -> Option<c_int> {
-    let name = settings.log_file.split(|b| *b == 0).next()?;
+/// Writes to standard error, which is a pipe. Between a look for room and a write another thread could fill it.
+fn to_pipe(line: &[u8]) {
+    if raw::write_now(2, line) {
+        return;
+    }
+    // Linux before 6.5: another description of the same pipe does not wait either.
+    match raw::open(c"/proc/self/fd/2", libc::O_WRONLY | libc::O_NONBLOCK) {
+        Some(pipe) => {
+            raw::write(pipe.number(), line);
+        }
+        None => to_other(line),
+    }
+}
+
+/// Writes to standard error if there is room for it.
+fn to_other(line: &[u8]) {
+    if raw::has_room(2) {
+        raw::write(2, line);
+    }
+}
+
+/// What the settings name.
+enum Log {
+    /// Nothing.
+    None,
+    /// A file, opened for one more line.
+    File(Fd),
+    /// What is not there, or would wait or do something when it is written to.
+    Unfit,
+}
+
+fn open(settings: &Settings) -> Log {
+    let Some(name) = settings.log_file.split(|b| *b == 0).next() else {
+        return Log::None;
+    };
     if name.is_empty() {
-        return None;
+        return Log::None;
     }
     // SAFETY: takes nothing, and never fails.
     let pid = unsafe { libc::getpid() };
     let path = with_pid(name, pid);
-    let flags = libc::O_WRONLY | libc::O_APPEND | libc::O_CREAT | libc::O_CLOEXEC | libc::O_NOCTTY;
-    // SAFETY: the path ends with a zero byte; a new file gets mode 0644.
-    Some(unsafe { libc::open(path.as_ptr().cast(), flags, 0o644) })
+    let Ok(path) = CStr::from_bytes_until_nul(&path) else {
+        return Log::Unfit;
+    };
+    let flags =
+        libc::O_WRONLY | libc::O_APPEND | libc::O_CREAT | libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = raw::open(path, flags).filter(|file| {
+        raw::stat(file.number()).is_some_and(|stat| {
+            let null =
+                stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == libc::makedev(1, 3);
+            null || stat.st_mode & libc::S_IFMT == libc::S_IFREG
+        })
+    });
+    file.map_or(Log::Unfit, Log::File)
 }
 
 /// The path with the process number for its first `%d`, and a zero byte at the end.

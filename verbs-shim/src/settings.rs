@@ -5,7 +5,7 @@
 use crate::{
     bytes,
     log::{self, Level},
-    stats,
+    start, stats,
     sys::{self, Once},
 };
 use core::{cell::UnsafeCell, ffi::CStr};
@@ -32,8 +32,9 @@ pub(crate) enum Prefetch {
     Sync,
 }
 
-/// Longest `VERBS_SHIM_LOG_FILE`, in bytes.
-pub(crate) const PATH_MAX: usize = 256;
+/// Longest `VERBS_SHIM_LOG_FILE`, in bytes, with the working directory before a relative one; eleven are for the process
+/// number and the zero byte.
+pub(crate) const PATH_MAX: usize = 1024;
 
 /// All of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,13 +110,21 @@ fn parse_level(value: &[u8]) -> Option<Level> {
     }
 }
 
-/// Copies a path. The environment may change later.
-fn parse_path(value: &[u8]) -> Option<[u8; PATH_MAX]> {
+/// Copies a path, behind the directory that the program started in if it is a relative one: the program may go elsewhere. The
+/// environment may change later too.
+fn parse_path(value: &[u8], directory: Option<&[u8]>) -> Option<[u8; PATH_MAX]> {
+    let parts: [&[u8]; 3] = match value {
+        [b'/', ..] => [b"", b"", value],
+        _ => [directory?, b"/", value],
+    };
     let mut path = [0; PATH_MAX];
-    // The last byte stays zero, and ten more are kept for the process number.
-    path[..PATH_MAX - 11]
-        .get_mut(..value.len())?
-        .copy_from_slice(value);
+    let mut length = 0;
+    for part in parts {
+        path[..PATH_MAX - 11]
+            .get_mut(length..length + part.len())?
+            .copy_from_slice(part);
+        length += part.len();
+    }
     Some(path)
 }
 
@@ -163,8 +172,8 @@ fn take_all(settings: &mut Settings) {
     take(
         settings,
         c"VERBS_SHIM_LOG_FILE",
-        "a path of at most 245 bytes",
-        parse_path,
+        "a path of at most 1013 bytes, with the working directory",
+        |value| parse_path(value, start::directory()),
         |s| &mut s.log_file,
     );
     take(
@@ -249,9 +258,13 @@ mod tests {
 
     #[test]
     fn paths() {
-        let path = parse_path(b"/tmp/shim.%d").expect("it is short");
+        let path = parse_path(b"/tmp/shim.%d", None).expect("it is short");
         assert!(path.starts_with(b"/tmp/shim.%d\0"));
-        assert_eq!(parse_path(&[b'a'; PATH_MAX]), None);
+        let path = parse_path(b"shim.log", Some(b"/home/me")).expect("it is short");
+        assert!(path.starts_with(b"/home/me/shim.log\0"));
+        assert_eq!(parse_path(b"shim.log", None), None);
+        assert_eq!(parse_path(&[b'/'; PATH_MAX], None), None);
+        assert!(parse_path(&[b'/'; PATH_MAX - 11], None).is_some());
     }
 
     #[test]

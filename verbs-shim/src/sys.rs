@@ -145,16 +145,8 @@ impl fmt::Display for Errno {
 
 /// The first bytes of a small file, without the end of the line.
 pub(crate) fn read_file<'a>(path: &CStr, buffer: &'a mut [u8; 32]) -> Option<&'a [u8]> {
-    // SAFETY: the path ends with a zero byte.
-    let fd = unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
-    if fd < 0 {
-        return None;
-    }
-    // SAFETY: the buffer is valid for its length.
-    let got = unsafe { libc::read(fd, buffer.as_mut_ptr().cast(), buffer.len()) };
-    // SAFETY: `fd` was opened above and is used by nobody else.
-    unsafe { libc::close(fd) };
-    let text = &buffer[..usize::try_from(got).ok()?];
+    let file = raw::open(path, libc::O_RDONLY)?;
+    let text = raw::read(&file, buffer)?;
     Some(text.strip_suffix(b"\n").unwrap_or(text))
 }
 

@@ -191,10 +191,10 @@ static struct ibv_mr *extended(size_t length, int access, uint64_t mask)
 	return ibv_reg_mr_ex(pd, (struct ibv_mr_init_attr *)&attr);
 }
 
-static void act(const char *what, size_t length, int access)
+static void act(const char *what, size_t length, int access, char **rest)
 {
 	errno = 0;
-	if (around(what))
+	if (around(what, rest))
 		;
 	else if (!strcmp(what, "reg"))
 		show(ibv_reg_mr(pd, memory, length, access));
@@ -264,7 +264,7 @@ int main(int argc, char **argv)
 		size_t length = 0;
 		int access = 0;
 		sscanf(argv[i], "%31[^:]:%zi:%i", what, &length, &access);
-		act(what, length, access);
+		act(what, length, access, argv + i + 1);
 	}
 	return 0;
 }

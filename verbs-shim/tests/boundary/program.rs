@@ -3,7 +3,7 @@
 //! A run of the client.
 
 use crate::build::BUILT;
-use std::process::Command;
+use std::{path::Path, process::Command};
 
 /// A device that can all of it, as mlx5 says.
 pub const ABLE: (&str, &str) = ("FAKE_ODP", "3");
@@ -87,8 +87,13 @@ fn said(mut command: Command, variables: &[(&str, &str)], actions: &[&str]) -> S
 
 /// The client with these variables, and the shim preloaded.
 pub fn shimmed(variables: &[(&str, &str)], actions: &[&str]) -> Said {
-    let shim = BUILT.shim.to_str().expect("the folder's name is text");
-    let mut all = vec![("LD_PRELOAD", shim)];
-    all.extend_from_slice(variables);
-    plain(&all, actions)
+    shimmed_in(Path::new("."), variables, actions)
+}
+
+/// The same, in this folder.
+pub fn shimmed_in(folder: &Path, variables: &[(&str, &str)], actions: &[&str]) -> Said {
+    let mut command = Command::new(&BUILT.client);
+    command.env_clear().current_dir(folder);
+    command.env("LD_PRELOAD", &BUILT.shim);
+    said(command, variables, actions)
 }

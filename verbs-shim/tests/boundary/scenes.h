@@ -7,6 +7,6 @@ extern struct ibv_pd *pd;
 extern char memory[1 << 20];
 
 /* Scenes about what a program does beside verbs: whether it was one. */
-int around(const char *what);
+int around(const char *what, char **rest);
 /* Prints the region. */
 void show(struct ibv_mr *made);
