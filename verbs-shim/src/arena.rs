@@ -3,7 +3,7 @@
 //! Objects that look like libibverbs' regions to a program, in one range of addresses, so that an address
 //! tells whether a region is one of them.
 
-use crate::abi::Mr;
+use crate::abi::{Mr, Pd};
 use core::{
     ffi::{c_int, c_uint, c_void},
     ptr,
@@ -18,8 +18,10 @@ pub(crate) struct Region {
     kind: u32,
     /// `verbs_mr::access`
     pub(crate) access: c_uint,
-    /// The place of the implicit region behind it.
-    pub(crate) implicit: usize,
+    /// The place of the implicit region behind it, in the table of the process that registered it.
+    pub(crate) implicit: u32,
+    /// How many forks led to that process.
+    pub(crate) forks: u32,
     /// The next one in the list of those that are free, or [`IN_USE`].
     next: *mut Region,
     /// Providers have fields of their own behind libibverbs'; these are zero.
@@ -30,16 +32,22 @@ pub(crate) struct Region {
 const IN_USE: *mut Region = ptr::dangling_mut();
 
 impl Region {
-    /// A region that the implicit one at `implicit` serves.
-    pub(crate) fn new(mr: Mr, access: c_uint, implicit: usize) -> Self {
+    /// A region that the implicit one at `implicit` serves, `forks` forks from the first process.
+    pub(crate) fn new(mr: Mr, access: c_uint, implicit: u32, forks: u32) -> Self {
         Self {
             mr,
             kind: 0,
             access,
             implicit,
+            forks,
             next: IN_USE,
             room: [0; 7],
         }
+    }
+
+    /// The domain that it is of.
+    pub(crate) fn domain(&self) -> *mut Pd {
+        self.mr.pd
     }
 }
 
@@ -67,6 +75,25 @@ impl Arena {
             free: ptr::null_mut(),
             used: 0,
             usable: 0,
+        }
+    }
+
+    /// Makes the list of free places anew, from what each place says of itself: a fork may have caught another thread while it
+    /// changed the list. What that thread was handing out or taking back stays as it is.
+    pub(crate) fn renew(&mut self) {
+        self.free = ptr::null_mut();
+        let start = START.load(Relaxed);
+        if start == 0 {
+            return;
+        }
+        for at in (0..self.used).step_by(size_of::<Region>()) {
+            let place = (start + at) as *mut Region;
+            // SAFETY: a place in usable memory; before it is handed out it is all zero.
+            let next = unsafe { &mut (*place).next };
+            if *next != IN_USE {
+                *next = self.free;
+                self.free = place;
+            }
         }
     }
 
@@ -119,7 +146,7 @@ impl Arena {
         let at = mr as usize - START.load(Relaxed);
         let place = mr.cast::<Region>();
         let whole = at % size_of::<Region>() == 0 && at < self.used;
-        // SAFETY: below `used` all places are initialised.
+        // SAFETY: below `used` all places are initialised, if only with zeros.
         Some(match whole && unsafe { (*place).next } == IN_USE {
             true => Ok(place),
             false => Err(()),

@@ -7,7 +7,7 @@ use crate::{
     known::{self, Driver, RXE_VENDOR},
     log::{self, Level},
     policy::Facts,
-    raw,
+    raw::{self, Uncancelled},
     real::Real,
     sys,
 };
@@ -38,6 +38,8 @@ pub(crate) unsafe fn facts(context: *mut Context) -> Facts {
     if let Some(facts) = SLOTS.iter().find_map(|slot| slot.get(context, now)) {
         return facts;
     }
+    // The driver is asked on the program's behalf, not in its call.
+    let _whole = Uncancelled::begin();
     // SAFETY: by this function's contract.
     let facts = unsafe { ask(context) };
     let slot = SLOTS

@@ -8,7 +8,7 @@ use crate::{
         Pd, ReregMr, UnimportPd,
     },
     device,
-    hooks::{self, absent, make},
+    hooks::{self, WAYS, absent},
     implicit,
     outermost::Outermost,
     policy::Request,
@@ -93,7 +93,7 @@ unsafe fn change_served(mr: *mut Mr, flags: c_int, pd: *mut Pd, mut request: Req
         request.access = unsafe { implicit::access_of(mr) };
     }
     // SAFETY: by this function's contract.
-    if unsafe { implicit::change(mr, pd, request, make) } {
+    if unsafe { implicit::change(mr, pd, request, WAYS) } {
         return 0;
     }
     // `IBV_REREG_MR_ERR_INPUT`: the region is what it was.
@@ -128,7 +128,7 @@ pub unsafe extern "C" fn ibv_dereg_mr(mr: *mut Mr) -> c_int {
 /// # Safety
 ///
 /// As for `ibv_dereg_mr`.
-unsafe fn end(mr: *mut Mr) -> c_int {
+pub(crate) unsafe fn end(mr: *mut Mr) -> c_int {
     // SAFETY: by this function's contract.
     unsafe { end_by(DEREG_MR.own(), mr) }
 }

@@ -12,6 +12,8 @@ use crate::{
         MASK_ADDR, MASK_FD, MASK_IOVA, Mr, MrInitAttr, Pd, RegDmabufMr, RegMr, RegMrEx, RegMrIova,
         RegMrIova2,
     },
+    ends::end,
+    implicit::Ways,
     log::{self, Level},
     outermost::Outermost,
     policy::{Request, Why},
@@ -88,7 +90,7 @@ pub unsafe extern "C" fn ibv_reg_mr(
         access: access as c_uint,
     };
     // SAFETY: the program's protection domain.
-    unsafe { register(pd, "ibv_reg_mr", outermost, request, make, call) }
+    unsafe { register(pd, "ibv_reg_mr", outermost, request, WAYS, call) }
 }
 
 /// Hook of `ibv_reg_mr_iova(3)`.
@@ -122,7 +124,7 @@ pub unsafe extern "C" fn ibv_reg_mr_iova(
         access: access as c_uint,
     };
     // SAFETY: the program's protection domain.
-    unsafe { register(pd, "ibv_reg_mr_iova", outermost, request, make, call) }
+    unsafe { register(pd, "ibv_reg_mr_iova", outermost, request, WAYS, call) }
 }
 
 /// Hook of `ibv_reg_mr_iova2`, which the macros `ibv_reg_mr` and `ibv_reg_mr_iova` call.
@@ -155,7 +157,7 @@ pub unsafe extern "C" fn ibv_reg_mr_iova2(
         access,
     };
     // SAFETY: the program's protection domain.
-    unsafe { register(pd, "ibv_reg_mr_iova2", outermost, request, make, call) }
+    unsafe { register(pd, "ibv_reg_mr_iova2", outermost, request, WAYS, call) }
 }
 
 /// Hook of `ibv_reg_mr_ex(3)`. Memory by address is registered like anywhere else; the rest (dma-bufs,
@@ -211,7 +213,7 @@ pub unsafe extern "C" fn ibv_reg_mr_ex(pd: *mut Pd, attr: *mut MrInitAttr) -> *m
         access: attr.access as c_uint,
     };
     // SAFETY: the program's protection domain.
-    unsafe { register(pd, "ibv_reg_mr_ex", outermost, request, make, call) }
+    unsafe { register(pd, "ibv_reg_mr_ex", outermost, request, WAYS, call) }
 }
 
 /// Hook of `ibv_reg_dmabuf_mr(3)`: counts only, for there are no pages of the process.
@@ -261,17 +263,15 @@ pub(crate) fn was_counted_without_address() -> bool {
         .is_ok()
 }
 
+/// How implicit regions are made and ended.
+pub(crate) const WAYS: Ways = Ways { make, end };
+
 /// Makes an implicit region by libibverbs' own function.
 ///
 /// # Safety
 ///
 /// As for `ibv_reg_mr_iova2`.
-pub(crate) unsafe fn make(
-    pd: *mut Pd,
-    addr: *mut c_void,
-    length: usize,
-    access: c_uint,
-) -> *mut Mr {
+unsafe fn make(pd: *mut Pd, addr: *mut c_void, length: usize, access: c_uint) -> *mut Mr {
     let real = REG_MR_IOVA2.own();
     if real.is_null() {
         return absent(c"ibv_reg_mr_iova2");

@@ -6,14 +6,15 @@
 //! is an entry in a table of the process, with the implicit region's keys. There is one for each set of
 //! access flags, so that a key grants no more than what was asked for, except for the range.
 //!
-//! Lock order: [`TABLE`] alone. It is held over the creation of an implicit region, once for each domain and
-//! set of flags; what the hooks call below it comes back as an inner call and passes through.
+//! [`TABLE`] is a leaf among the locks: what is called while it is held is this file's and the arena's only. An implicit region
+//! is made and ended without it, so that two threads can make one at once; the later one ends its own again.
 
 use crate::{
     abi::{Context, Mr, ON_DEMAND, Pd},
     arena::{Arena, Region},
     lock::Lock,
     policy::Request,
+    raw::Uncancelled,
     sys,
 };
 use core::{
@@ -31,13 +32,20 @@ pub(crate) type Make = unsafe fn(*mut Pd, *mut c_void, usize, c_uint) -> *mut Mr
 // SAFETY: to be called with one that is live, and not used again.
 pub(crate) type End = unsafe fn(*mut Mr) -> c_int;
 
+/// How implicit regions are made and ended.
+#[derive(Clone, Copy)]
+pub(crate) struct Ways {
+    pub(crate) make: Make,
+    pub(crate) end: End,
+}
+
 /// An implicit region.
 #[derive(Clone, Copy)]
 struct Implicit {
     pd: *mut Pd,
     context: *mut Context,
     access: c_uint,
-    /// Null if the device refused it.
+    /// Null if the device refused it for good.
     mr: *mut Mr,
     /// Regions that it serves.
     users: usize,
@@ -46,6 +54,8 @@ struct Implicit {
 struct Table {
     implicit: [Option<Implicit>; MAX],
     arena: Arena,
+    /// Forks between the first process and this one.
+    forks: u32,
 }
 
 // SAFETY: the pointers are libibverbs' objects, which any thread may use.
@@ -55,18 +65,29 @@ static TABLE: Lock<Table> = Lock::new(
     Table {
         implicit: [None; MAX],
         arena: Arena::new(),
+        forks: 0,
     },
-    Table::leave_to_parent,
+    Table::renew,
 );
 
 /// What became of a registration.
 pub(crate) enum Served {
     /// It is this one.
     By(*mut Mr),
-    /// The device refused the implicit region just now, with this error.
+    /// The device refused the implicit region just now, with this error, and will not be asked again.
     Refused(c_int),
+    /// The device refused it just now, with an error that passes.
+    Later(c_int),
     /// It has to be registered on its own.
     Not,
+}
+
+/// Whether a refusal may be none the next time.
+fn passes(errno: c_int) -> bool {
+    matches!(
+        errno,
+        libc::ENOMEM | libc::EAGAIN | libc::EINTR | libc::EBUSY
+    )
 }
 
 /// Whether the request could be served by a range of the address space as it is.
@@ -81,27 +102,67 @@ pub(crate) fn fits(request: Request) -> bool {
         && request.addr.checked_add(request.length).is_some()
 }
 
-/// Serves a request from the implicit region of `pd`, which `make` creates at the first.
+/// Serves a request from the implicit region of `pd`, which is made at the first.
 ///
 /// # Safety
 ///
-/// `pd` is a protection domain of libibverbs, and `make` registers.
-pub(crate) unsafe fn serve(pd: *mut Pd, request: Request, make: Make) -> Served {
+/// `pd` is a protection domain of libibverbs, and `ways` make and end regions.
+pub(crate) unsafe fn serve(pd: *mut Pd, request: Request, ways: Ways) -> Served {
     if !fits(request) {
         return Served::Not;
     }
-    TABLE.with(|table| {
-        let known = table.find(pd, request.access);
-        let at = match known {
-            Some(at) => at,
-            // SAFETY: by this function's contract.
-            None => match unsafe { table.create(pd, request.access, make) } {
-                Ok(at) => at,
-                Err(refused) => return refused,
-            },
-        };
-        table.region(at, request).map_or(Served::Not, Served::By)
-    })
+    let known = |table: &mut Table| match table.find(pd, request.access) {
+        Some(at) => table.region(at, request).map_or(Served::Not, Served::By),
+        None if table.has_room() => Served::Later(0),
+        None => Served::Not,
+    };
+    match TABLE.with(known) {
+        Some(Served::Later(_)) => {}
+        Some(known) => return known,
+        None => return Served::Not,
+    }
+    // SAFETY: by this function's contract.
+    unsafe { serve_first(pd, request, ways) }
+}
+
+/// [`serve`] where nothing is known of the domain and the flags.
+///
+/// # Safety
+///
+/// As for [`serve`].
+#[cold]
+unsafe fn serve_first(pd: *mut Pd, request: Request, ways: Ways) -> Served {
+    // What is made has to be entered.
+    let _whole = Uncancelled::begin();
+    let access = request.access;
+    // SAFETY: by this function's contract.
+    let mr = unsafe { (ways.make)(pd, ptr::null_mut(), usize::MAX, access | ON_DEMAND) };
+    let cause = sys::errno();
+    if mr.is_null() && passes(cause) {
+        return Served::Later(cause);
+    }
+    // SAFETY: by this function's contract.
+    let context = unsafe { (*pd).context };
+    let entered = TABLE.with(|table| {
+        let (at, spare) = table.enter(Implicit {
+            pd,
+            context,
+            access,
+            mr,
+            users: 0,
+        })?;
+        Some((table.region(at, request), spare))
+    });
+    let (region, spare) = entered.flatten().unwrap_or((None, mr));
+    if !spare.is_null() {
+        // SAFETY: made above, and nobody else knows it.
+        unsafe { (ways.end)(spare) };
+    }
+    match region {
+        Some(region) => Served::By(region),
+        None if mr.is_null() => Served::Refused(cause),
+        None => Served::Not,
+    }
 }
 
 impl Table {
@@ -112,33 +173,24 @@ impl Table {
             .position(|slot| slot.as_ref().is_some_and(is_it))
     }
 
-    /// Makes an implicit region. That it was refused is remembered too.
-    ///
-    /// # Safety
-    ///
-    /// As for [`serve`].
-    unsafe fn create(&mut self, pd: *mut Pd, access: c_uint, make: Make) -> Result<usize, Served> {
-        let slot = self.implicit.iter().position(Option::is_none);
-        let at = slot.ok_or(Served::Not)?;
-        // SAFETY: by this function's contract.
-        let mr = unsafe { make(pd, ptr::null_mut(), usize::MAX, access | ON_DEMAND) };
-        let cause = sys::errno();
-        self.implicit[at] = Some(Implicit {
-            pd,
-            // SAFETY: by this function's contract.
-            context: unsafe { (*pd).context },
-            access,
-            mr,
-            users: 0,
-        });
-        if mr.is_null() {
-            return Err(Served::Refused(cause));
+    fn has_room(&self) -> bool {
+        self.implicit.iter().any(Option::is_none)
+    }
+
+    /// Enters an implicit region, or that it was refused: its place, and the region itself if another thread was first. `None` if there
+    /// is no room.
+    fn enter(&mut self, new: Implicit) -> Option<(usize, *mut Mr)> {
+        if let Some(at) = self.find(new.pd, new.access) {
+            return Some((at, new.mr));
         }
-        Ok(at)
+        let at = self.implicit.iter().position(Option::is_none)?;
+        self.implicit[at] = Some(new);
+        Some((at, ptr::null_mut()))
     }
 
     /// A region that the implicit one at `at` serves.
     fn region(&mut self, at: usize, request: Request) -> Option<*mut Mr> {
+        let forks = self.forks;
         let implicit = self.implicit[at].as_mut().filter(|i| !i.mr.is_null())?;
         // SAFETY: a region that was registered and has not ended.
         let keys = unsafe { &*implicit.mr };
@@ -153,7 +205,8 @@ impl Table {
                 rkey: keys.rkey,
             },
             request.access,
-            at,
+            at as u32,
+            forks,
         ))?;
         implicit.users += 1;
         Some(region)
@@ -161,32 +214,26 @@ impl Table {
 
     /// Ends a region of the table. `None` if it is none.
     fn release(&mut self, mr: *mut Mr) -> Option<Result<(), c_int>> {
-        let at = match self.arena.give_back(mr)? {
-            Ok(region) => region.implicit,
+        let region = match self.arena.give_back(mr)? {
+            Ok(region) => region,
             Err(errno) => return Some(Err(errno)),
         };
-        if let Some(implicit) = &mut self.implicit[at] {
+        // One that a parent registered is of the parent's table.
+        let (own, pd) = (region.forks == self.forks, region.domain());
+        let place = self.implicit.get_mut(region.implicit as usize);
+        let implicit = place.and_then(Option::as_mut).filter(|i| own && i.pd == pd);
+        if let Some(implicit) = implicit {
             implicit.users = implicit.users.saturating_sub(1);
-            if implicit.users == 0 && implicit.pd.is_null() {
-                self.implicit[at] = None;
-            }
         }
         Some(Ok(()))
     }
 
     /// In the child of a fork: the implicit regions are the parent's, and reach its memory. What the child registers gets
     /// others, and what it ends or closes leaves the parent's alone.
-    fn leave_to_parent(&mut self) {
-        for slot in &mut self.implicit {
-            let used = slot.take().filter(|implicit| implicit.users > 0);
-            // No domain, so that nobody finds it; it stays until the last region that the child knows is gone.
-            *slot = used.map(|implicit| Implicit {
-                pd: ptr::null_mut(),
-                context: ptr::null_mut(),
-                mr: ptr::null_mut(),
-                ..implicit
-            });
-        }
+    fn renew(&mut self) {
+        self.implicit = [None; MAX];
+        self.forks = self.forks.wrapping_add(1);
+        self.arena.renew();
     }
 
     /// Takes the implicit regions that match out of the table.
@@ -206,8 +253,10 @@ pub(crate) fn release(mr: *mut Mr) -> Option<c_int> {
     if !Arena::may_own(mr) {
         return None;
     }
-    TABLE
-        .with(|table| table.release(mr))
+    let released = TABLE.with(|table| table.release(mr));
+    // A child that has no memory for its lock leaves the region where it is.
+    released
+        .unwrap_or(Some(Err(libc::ENOMEM)))
         .map(|done| done.err().unwrap_or(0))
 }
 
@@ -221,9 +270,9 @@ pub(crate) fn is_served(mr: *const Mr) -> bool {
 /// # Safety
 ///
 /// As for [`serve`], and `mr` is a region that it made.
-pub(crate) unsafe fn change(mr: *mut Mr, pd: *mut Pd, request: Request, make: Make) -> bool {
+pub(crate) unsafe fn change(mr: *mut Mr, pd: *mut Pd, request: Request, ways: Ways) -> bool {
     // SAFETY: by this function's contract.
-    let Served::By(new) = (unsafe { serve(pd, request, make) }) else {
+    let Served::By(new) = (unsafe { serve(pd, request, ways) }) else {
         return false;
     };
     TABLE.with(|table| table.arena.swap(mr, new));
@@ -247,14 +296,15 @@ pub(crate) unsafe fn access_of(mr: *const Mr) -> c_uint {
 ///
 /// `end` ends regions.
 pub(crate) unsafe fn leave_domain(pd: *mut Pd, end: End) {
-    let idle = TABLE.with(|table| table.take_out(|i| i.pd == pd && i.users == 0));
-    // SAFETY: regions that nobody finds any more.
-    unsafe { end_all(&idle, end) };
+    // SAFETY: by this function's contract.
+    unsafe { leave(|i| i.pd == pd && i.users == 0, end) };
 }
 
 /// Forgets `pd`, which is gone. What it had is gone with it, and its address may come again.
 pub(crate) fn forget_domain(pd: *mut Pd) {
-    TABLE.with(|table| table.take_out(|i| i.pd == pd));
+    if TABLE.was_used() {
+        TABLE.with(|table| table.take_out(|i| i.pd == pd));
+    }
 }
 
 /// Ends all implicit regions of `context`: the program is about to close it.
@@ -263,17 +313,26 @@ pub(crate) fn forget_domain(pd: *mut Pd) {
 ///
 /// `end` ends regions.
 pub(crate) unsafe fn leave_context(context: *mut Context, end: End) {
-    let all = TABLE.with(|table| table.take_out(|i| i.context == context));
-    // SAFETY: regions that nobody finds any more.
-    unsafe { end_all(&all, end) };
+    // SAFETY: by this function's contract.
+    unsafe { leave(|i| i.context == context, end) };
 }
 
+/// Takes the implicit regions that match out of the table, and ends them.
+///
 /// # Safety
 ///
-/// The regions that are not null are registered and not in use.
-unsafe fn end_all(regions: &[*mut Mr], end: End) {
-    for mr in regions.iter().filter(|mr| !mr.is_null()) {
-        // SAFETY: by this function's contract. A failure leaves the domain busy, as the program will see.
+/// `end` ends regions.
+unsafe fn leave(matches: impl Fn(&Implicit) -> bool, end: End) {
+    if !TABLE.was_used() {
+        return;
+    }
+    // What is taken out has to be ended.
+    let _whole = Uncancelled::begin();
+    let Some(all) = TABLE.with(|table| table.take_out(matches)) else {
+        return;
+    };
+    for mr in all.iter().filter(|mr| !mr.is_null()) {
+        // SAFETY: a region that nobody finds any more. A failure leaves the domain busy, as the program will see.
         unsafe { end(*mr) };
     }
 }

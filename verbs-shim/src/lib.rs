@@ -14,7 +14,8 @@
 //! - [`prefetch`]: pages asked for ahead of traffic.
 //! - [`verbs_abi::layout`]: the layouts of libibverbs. [`sys`], [`raw`]: libc and the kernel.
 //!
-//! It runs inside other people's programs: no `std`, no thread, no allocation, `errno` and `dlerror()` kept, no signal.
+//! It runs inside other people's programs: no `std`, no thread, no allocation, `errno` and `dlerror()` kept, no signal, no
+//! cancellation point, no lock that a fork waits for.
 
 #![cfg_attr(not(test), no_std)]
 

@@ -1,91 +1,153 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! A mutual exclusion that a fork does not break.
+//! A mutual exclusion that a fork does not break, and that no fork waits for.
+//!
+//! A handler that takes the mutex before each fork would take it before or behind the program's own locks, as their handlers happen to be
+//! ordered: a thread that registers under one of those and a thread that forks would wait for each other. So nobody takes it. It lies
+//! in a page that is zero in a child, which is unlocked, and says that the child has to put its copy of the value in order.
 
-use crate::sys::{self, Once};
 use core::{
     cell::UnsafeCell,
+    ffi::c_void,
     ptr,
-    sync::atomic::{AtomicPtr, Ordering::Relaxed},
+    sync::atomic::{
+        AtomicPtr,
+        Ordering::{Acquire, Relaxed, Release},
+    },
 };
 
 /// A value that one thread at a time can reach. Made for one static: see [`Lock::with`].
 pub(crate) struct Lock<T> {
-    mutex: UnsafeCell<libc::pthread_mutex_t>,
+    words: AtomicPtr<Words>,
     value: UnsafeCell<T>,
-    once: Once,
-    /// What a child of a fork does to its copy of the value.
-    in_child: fn(&mut T),
+    /// What a process does to the value before its first use. In the child of a fork a thread that it does not have may have been
+    /// changing it.
+    renew: fn(&mut T),
 }
 
 // SAFETY: `value` is reached under the mutex only, and a mutex is made to be shared.
 unsafe impl<T: Send> Sync for Lock<T> {}
 
-/// The mutex that fork handlers take: the child gets a value that nobody was changing.
-static FORKED: AtomicPtr<libc::pthread_mutex_t> = AtomicPtr::new(ptr::null_mut());
-/// The lock that it is of, and the [`Lock::renew`] of its type.
-static LOCK: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
-static RENEW: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
-
-// SAFETY: to be called with the lock of the type that it is of, whose mutex the caller holds.
-type Renew = unsafe fn(*const ());
-
-extern "C" fn register_handlers() {
-    sys::around_fork(lock_forked, unlock_forked, renew_forked);
+/// What is zero in a child.
+struct Words {
+    mutex: UnsafeCell<libc::pthread_mutex_t>,
+    /// Whether the value is this process's; reached under the mutex.
+    renewed: UnsafeCell<bool>,
 }
 
-extern "C" fn renew_forked() {
-    // SAFETY: stored before the handlers could be registered, and a function of this type.
-    let renew: Renew = unsafe { core::mem::transmute(RENEW.load(Relaxed)) };
-    // SAFETY: the two belong together, and the mutex was taken in `lock_forked`.
-    unsafe { renew(LOCK.load(Relaxed)) };
-    unlock_forked();
-}
+/// Bytes of the page that they lie in.
+const PAGE: usize = 4096;
 
-extern "C" fn lock_forked() {
-    // SAFETY: the mutex of a static, which was stored before the handlers could be registered.
-    unsafe { libc::pthread_mutex_lock(FORKED.load(Relaxed)) };
-}
-
-extern "C" fn unlock_forked() {
-    // SAFETY: taken in `lock_forked` by this thread, or by the parent's that this one is a copy of.
-    unsafe { libc::pthread_mutex_unlock(FORKED.load(Relaxed)) };
-}
+// A mutex of zeros is one that is not taken.
+const _: () = {
+    // SAFETY: a mutex consists of bytes.
+    let bytes: [u8; size_of::<libc::pthread_mutex_t>()] =
+        unsafe { core::mem::transmute(libc::PTHREAD_MUTEX_INITIALIZER) };
+    let mut at = 0;
+    while at < bytes.len() {
+        assert!(bytes[at] == 0);
+        at += 1;
+    }
+};
 
 impl<T> Lock<T> {
-    /// Not taken. The child of a fork does `in_child` to the copy that it gets.
-    pub(crate) const fn new(value: T, in_child: fn(&mut T)) -> Self {
+    /// Not taken. A process does `renew` to the value that it gets before it uses it.
+    pub(crate) const fn new(value: T, renew: fn(&mut T)) -> Self {
         Self {
-            mutex: UnsafeCell::new(libc::PTHREAD_MUTEX_INITIALIZER),
+            words: AtomicPtr::new(ptr::null_mut()),
             value: UnsafeCell::new(value),
-            once: Once::new(),
-            in_child,
+            renew,
         }
     }
 
-    /// # Safety
-    ///
-    /// `lock` is one of this type, in a static, and its mutex is held.
-    unsafe fn renew(lock: *const ()) {
-        // SAFETY: by this function's contract.
-        let lock = unsafe { &*lock.cast::<Self>() };
-        // SAFETY: the mutex is held, by this function's contract.
-        (lock.in_child)(unsafe { &mut *lock.value.get() });
+    /// Whether anybody ever reached the value.
+    pub(crate) fn was_used(&self) -> bool {
+        !self.words.load(Relaxed).is_null()
     }
 
-    /// Does `f` with the value. `f` must not come back here.
-    pub(crate) fn with<R>(&'static self, f: impl FnOnce(&mut T) -> R) -> R {
-        let renew: Renew = Self::renew;
-        LOCK.store(ptr::from_ref(self).cast_mut().cast(), Relaxed);
-        RENEW.store(renew as *mut (), Relaxed);
-        FORKED.store(self.mutex.get(), Relaxed);
-        self.once.run(register_handlers);
-        // SAFETY: initialised, and never destroyed.
-        unsafe { libc::pthread_mutex_lock(self.mutex.get()) };
+    /// Does `f` with the value; `None` if the kernel is older than 4.14 or has no memory. `f` must not come back here, and calls
+    /// nothing of the program's or of libibverbs'.
+    pub(crate) fn with<R>(&'static self, f: impl FnOnce(&mut T) -> R) -> Option<R> {
+        let words = self.words()?;
+        // SAFETY: a mutex of zeros, or one in use; its page stays.
+        unsafe { libc::pthread_mutex_lock(words.mutex.get()) };
+        // SAFETY: the mutex is held.
+        let renewed = unsafe { &mut *words.renewed.get() };
         // SAFETY: the mutex is held, and `f` does not come back.
-        let result = f(unsafe { &mut *self.value.get() });
+        let value = unsafe { &mut *self.value.get() };
+        if !*renewed {
+            (self.renew)(value);
+            *renewed = true;
+        }
+        let result = f(value);
         // SAFETY: taken above, by this thread.
-        unsafe { libc::pthread_mutex_unlock(self.mutex.get()) };
-        result
+        unsafe { libc::pthread_mutex_unlock(words.mutex.get()) };
+        Some(result)
+    }
+
+    fn words(&self) -> Option<&'static Words> {
+        let mut words = self.words.load(Acquire);
+        if words.is_null() {
+            words = self.make_words()?;
+        }
+        // SAFETY: the page was made for them, stays, and zeros are a value of theirs.
+        Some(unsafe { &*words })
+    }
+
+    #[cold]
+    fn make_words(&self) -> Option<*mut Words> {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // SAFETY: a new page, wherever the kernel has room.
+        let page = unsafe { libc::mmap(ptr::null_mut(), PAGE, protection, flags, -1, 0) };
+        if page == libc::MAP_FAILED {
+            return None;
+        }
+        // SAFETY: the page is this function's own.
+        let wiped = unsafe { libc::madvise(page, PAGE, libc::MADV_WIPEONFORK) } == 0;
+        let words = page.cast::<Words>();
+        let before = match wiped {
+            true => self
+                .words
+                .compare_exchange(ptr::null_mut(), words, Release, Acquire),
+            false => Err(ptr::null_mut()),
+        };
+        match before {
+            Ok(_) => Some(words),
+            Err(others) => {
+                // SAFETY: nobody else knows the page.
+                unsafe { libc::munmap(page.cast::<c_void>(), PAGE) };
+                (!others.is_null()).then_some(others)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_finds_it_free_and_renews_its_copy() {
+        static LOCK: Lock<u32> = Lock::new(0, |value| *value += 10);
+        assert!(!LOCK.was_used());
+        assert_eq!(LOCK.with(|value| *value), Some(10));
+        // A fork while it is held, as another thread's would be.
+        let status = LOCK.with(|value| {
+            *value = 1;
+            // SAFETY: the child calls nothing but what is below.
+            let child = unsafe { libc::fork() };
+            if child == 0 {
+                let right = LOCK.with(|value| *value) == Some(11);
+                // SAFETY: ends the child at once.
+                unsafe { libc::_exit(if right { 0 } else { 1 }) };
+            }
+            let mut status = -1;
+            // SAFETY: the child made above, and room for its status.
+            unsafe { libc::waitpid(child, &mut status, 0) };
+            status
+        });
+        assert_eq!(status, Some(0));
+        assert_eq!(LOCK.with(|value| *value), Some(1));
     }
 }

@@ -5,6 +5,7 @@
 use crate::{
     abi::{self, LOCAL_WRITE, Mr, Sge},
     log::Warning,
+    raw::Uncancelled,
     settings::{self, Prefetch},
     sys::Errno,
 };
@@ -40,6 +41,8 @@ pub(crate) unsafe fn prefetch(mr: *mut Mr, iova: u64, length: usize, access: c_u
     } else {
         WRITE
     };
+    // It is given on the program's behalf, not in its call.
+    let _whole = Uncancelled::begin();
     for (at, length) in pieces(iova, length as u64) {
         // SAFETY: by this function's contract.
         let status = unsafe { advise(mr, advice, flags, at, length) };

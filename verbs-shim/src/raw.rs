@@ -226,6 +226,34 @@ impl Drop for Unsignalled {
     }
 }
 
+/// Keeps this thread from being cancelled while it lives.
+pub(crate) struct Uncancelled(c_int);
+
+unsafe extern "C" {
+    /// `pthread_setcancelstate(3)`
+    fn pthread_setcancelstate(state: c_int, before: *mut c_int) -> c_int;
+}
+
+/// `PTHREAD_CANCEL_DISABLE` of glibc.
+const DISABLE: c_int = 1;
+
+impl Uncancelled {
+    /// Of this thread.
+    pub(crate) fn begin() -> Self {
+        let mut before = 0;
+        // SAFETY: `before` is valid for writing.
+        unsafe { pthread_setcancelstate(DISABLE, &mut before) };
+        Self(before)
+    }
+}
+
+impl Drop for Uncancelled {
+    fn drop(&mut self) {
+        // SAFETY: a state that was this thread's.
+        unsafe { pthread_setcancelstate(self.0, ptr::null_mut()) };
+    }
+}
+
 /// Waits until the word is no longer `value`, or for no reason.
 pub(crate) fn wait_while(word: &core::sync::atomic::AtomicU32, value: u32) {
     let for_ever: *const c_void = ptr::null();

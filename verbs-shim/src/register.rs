@@ -5,7 +5,7 @@
 use crate::{
     abi::{Mr, ON_DEMAND, Pd},
     device,
-    implicit::{self, Make, Served},
+    implicit::{self, Served, Ways},
     log::{self, Level, Warning},
     outermost::Outermost,
     policy::{self, Choice, Facts, Request, Why},
@@ -25,7 +25,7 @@ static STAYS: Warning = Warning::new();
 /// Registers memory of `pd` through `call`, which gets the access flags.
 ///
 /// `entry` is the function that was called, for the log. `outermost` says that the program called it, and not another hooked function
-/// from inside. `make` makes the implicit region, if there is to be one.
+/// from inside. `ways` make the implicit region, if there is to be one.
 ///
 /// # Safety
 ///
@@ -35,7 +35,7 @@ pub(crate) unsafe fn register(
     entry: &str,
     outermost: Option<&Outermost>,
     request: Request,
-    make: Make,
+    ways: Ways,
     call: impl Fn(c_uint) -> *mut Mr,
 ) -> *mut Mr {
     let settings = settings::get();
@@ -60,7 +60,7 @@ pub(crate) unsafe fn register(
     let on_demand = !matches!(choice, Choice::Keep(_));
     if on_demand && settings.implicit {
         // SAFETY: by this function's contract.
-        let mr = unsafe { from_implicit(pd, &facts, request, make) };
+        let mr = unsafe { from_implicit(pd, &facts, request, ways) };
         set_errno(before);
         if !mr.is_null() {
             return unpinned(mr, request);
@@ -78,8 +78,9 @@ pub(crate) unsafe fn register(
 /// # Safety
 ///
 /// `pd` is a protection domain of libibverbs, or null.
-unsafe fn from_implicit(pd: *mut Pd, facts: &Facts, request: Request, make: Make) -> *mut Mr {
+unsafe fn from_implicit(pd: *mut Pd, facts: &Facts, request: Request, ways: Ways) -> *mut Mr {
     static NONE: Warning = Warning::new();
+    static NONE_NOW: Warning = Warning::new();
     if pd.is_null() {
         return ptr::null_mut();
     }
@@ -90,12 +91,19 @@ unsafe fn from_implicit(pd: *mut Pd, facts: &Facts, request: Request, make: Make
         return ptr::null_mut();
     }
     // SAFETY: by this function's contract.
-    match unsafe { implicit::serve(pd, request, make) } {
+    match unsafe { implicit::serve(pd, request, ways) } {
         Served::By(mr) => mr,
         Served::Not => ptr::null_mut(),
         Served::Refused(cause) => {
             NONE.give(format_args!(
                 "no implicit regions: the device refused one with {}; each region is registered on its own",
+                Errno(cause)
+            ));
+            ptr::null_mut()
+        }
+        Served::Later(cause) => {
+            NONE_NOW.give(format_args!(
+                "no implicit region yet: the device refused one with {}; regions are registered on their own until it makes one",
                 Errno(cause)
             ));
             ptr::null_mut()

@@ -90,16 +90,6 @@ pub(crate) fn at_exit(f: extern "C" fn(*mut c_void)) {
     unsafe { __cxa_atexit(f, ptr::null_mut(), ptr::null_mut()) };
 }
 
-/// Has `before` called before each `fork`, and behind it `parent` and `child` in the parent and in the child.
-pub(crate) fn around_fork(
-    before: extern "C" fn(),
-    parent: extern "C" fn(),
-    child: extern "C" fn(),
-) {
-    // SAFETY: all are there as long as this library, which is never unloaded.
-    unsafe { __register_atfork(Some(before), Some(parent), Some(child), ptr::null_mut()) };
-}
-
 /// Has `child` called in every child that `fork` makes.
 pub(crate) fn at_fork(child: extern "C" fn()) {
     // SAFETY: `child` is there as long as this library, which is never unloaded.

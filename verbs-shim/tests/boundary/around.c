@@ -81,6 +81,28 @@ static void take_errors(void)
 	must(open(getenv("CLIENT_DATA"), O_WRONLY | O_CREAT | O_TRUNC, 0644) == 2);
 }
 
+static int done;
+
+static void *cancelled(void *unused)
+{
+	(void)unused;
+	/* Cancelled already, and to be met at the first point. */
+	pthread_cancel(pthread_self());
+	struct ibv_mr *mr = ibv_reg_mr(pd, memory, 64, LOCAL_WRITE);
+	done = mr && !ibv_dereg_mr(mr);
+	pthread_testcancel();
+	return NULL;
+}
+
+static void cancel(void)
+{
+	pthread_t thread;
+	void *result;
+	must(!pthread_create(&thread, NULL, cancelled, NULL));
+	must(!pthread_join(thread, &result));
+	printf("cancelled=%d after its calls=%d\n", result == PTHREAD_CANCELED, done);
+}
+
 static void pending_error(void)
 {
 	dlopen("/there/is/none", RTLD_NOW);
@@ -107,6 +129,8 @@ int around(const char *what, char **rest)
 		must(!setrlimit(RLIMIT_FSIZE, &(struct rlimit){ 0, RLIM_INFINITY }));
 	else if (!strcmp(what, "chdir"))
 		must(!chdir("/"));
+	else if (!strcmp(what, "cancel"))
+		cancel();
 	else if (!strcmp(what, "dlerror"))
 		pending_error();
 	else

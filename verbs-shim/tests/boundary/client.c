@@ -194,7 +194,7 @@ static struct ibv_mr *extended(size_t length, int access, uint64_t mask)
 static void act(const char *what, size_t length, int access, char **rest)
 {
 	errno = 0;
-	if (around(what, rest))
+	if (around(what, rest) || crowd(what, length))
 		;
 	else if (!strcmp(what, "reg"))
 		show(ibv_reg_mr(pd, memory, length, access));

@@ -4,7 +4,8 @@
  *
  * FAKE_ODP, FAKE_RC: capabilities (hex). FAKE_OLD=1: a context without extensions.
  * FAKE_REFUSE: errno of on-demand registrations. FAKE_REFUSE_ALL: errno of every registration.
- * FAKE_REFUSE_IMPLICIT: errno of the implicit region. FAKE_ADVISE: errno of advice.
+ * FAKE_REFUSE_IMPLICIT: errno of the implicit region, FAKE_REFUSALS: so often, else always. FAKE_ADVISE: errno of advice.
+ * FAKE_CANCEL=1: what the shim calls besides the registration is a cancellation point, as a write to the kernel is.
  * FAKE_TRACE=1: a line on standard output for each call that reaches "the kernel".
  */
 #include "verbs.h"
@@ -38,12 +39,19 @@ static unsigned long number(const char *name, int base)
 	return value ? strtoul(value, NULL, base) : 0;
 }
 
-static unsigned long odp, rc, vendor, refuse, refuse_all, refuse_implicit, advise;
+static unsigned long odp, rc, vendor, refuse, refuse_all, refuse_implicit, refusals, advise, cancel;
+
+static void point(void)
+{
+	if (cancel)
+		pthread_testcancel();
+}
 
 static int query_device_ex(struct ibv_context *context, const void *input, void *attr, size_t size)
 {
 	(void)context, (void)input;
 	TRACE("query_device_ex\n");
+	point();
 	memset(attr, 0, size);
 	*(uint32_t *)((char *)attr + 96) = vendor;
 	*(uint64_t *)((char *)attr + 240) = odp;
@@ -55,6 +63,7 @@ static int advise_mr(struct ibv_pd *pd, int advice, uint32_t flags, struct sge *
 {
 	(void)pd, (void)n;
 	TRACE("advise advice=%d flags=%u length=%u lkey=%u\n", advice, flags, list->length, list->lkey);
+	point();
 	return advise;
 }
 
@@ -73,7 +82,9 @@ struct ibv_context *fake_open(void)
 	refuse = number("FAKE_REFUSE", 10);
 	refuse_all = number("FAKE_REFUSE_ALL", 10);
 	refuse_implicit = number("FAKE_REFUSE_IMPLICIT", 10);
+	refusals = number("FAKE_REFUSALS", 10);
 	advise = number("FAKE_ADVISE", 10);
+	cancel = number("FAKE_CANCEL", 10);
 	context->advise_mr = advise_mr;
 	context->query_device_ex = query_device_ex;
 	context->sz = sizeof(*context);
@@ -106,6 +117,22 @@ static struct ibv_mr pool[4096];
 static struct ibv_mr *unused[4096];
 static int left = -1;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+/* The kernel has no lock that a fork could break. */
+static void before_fork(void)
+{
+	pthread_mutex_lock(&lock);
+}
+
+static void after_fork(void)
+{
+	pthread_mutex_unlock(&lock);
+}
+
+__attribute__((constructor)) static void handlers(void)
+{
+	pthread_atfork(before_fork, after_fork, after_fork);
+}
 
 static struct ibv_mr *take(struct ibv_pd *pd, void *addr, size_t length)
 {
@@ -141,8 +168,12 @@ struct ibv_mr *ibv_reg_mr_iova2(struct ibv_pd *pd, void *addr, size_t length, ui
 {
 	int implicit = !addr && length == SIZE_MAX;
 	TRACE("register length=%zu access=%#x moved=%ld\n", length, access, (long)(iova - (uintptr_t)addr));
-	errno = refuse_all ? refuse_all : !(access & ON_DEMAND) ? 0 : implicit && refuse_implicit ?
-		refuse_implicit : refuse;
+	errno = refuse_all ? refuse_all : implicit && !(access & ON_DEMAND) ? EINVAL : !(access & ON_DEMAND) ? 0 :
+		implicit && refuse_implicit ? refuse_implicit : refuse;
+	if (implicit)
+		point();
+	if (implicit && refusals && !--refusals)
+		refuse_implicit = 0;
 	return errno ? NULL : take(pd, addr, length);
 }
 

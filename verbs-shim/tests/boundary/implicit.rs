@@ -111,6 +111,32 @@ fn a_device_that_refuses_one() {
     assert_eq!(said.err.lines().count(), 1);
 }
 
+/// What passes ends nothing: the next registration is served.
+#[test]
+fn a_device_that_refuses_one_for_a_while() {
+    let (refuse, twice) = (("FAKE_REFUSE_IMPLICIT", "12"), ("FAKE_REFUSALS", "2"));
+    let actions = ["reg:7:1", "reg:8:1", "reg:9:1", "reg:10:1"];
+    let said = shimmed(&[ABLE, IMPLICIT, refuse, twice], &actions);
+    said.has(&[
+        "register length=7 access=0x41",
+        "register length=8 access=0x41",
+        "errno=0",
+    ])
+    .says(&["no implicit region yet: the device refused one with errno 12 (ENOMEM)"]);
+    assert_eq!(said.count(WHOLE), 3);
+    assert_eq!(said.count("register length"), 5, "{}", said.out);
+    assert_eq!(said.err.lines().count(), 1);
+}
+
+/// More pairs of domain and flags than there is room for: no region is made in vain.
+#[test]
+fn domains_without_room() {
+    let many: Vec<_> = (0..66).flat_map(|_| ["pd", "reg:7:1"]).collect();
+    let said = shimmed(&[ABLE, IMPLICIT], &many);
+    assert_eq!(said.count(WHOLE), 64);
+    assert_eq!(said.count("register length=7 access=0x41"), 2);
+}
+
 #[test]
 fn without_paging_nothing_is_implicit() {
     let said = shimmed(&[IMPLICIT], &["reg:7:1"]);

@@ -8,6 +8,7 @@
 mod audit;
 mod build;
 mod costs;
+mod crowd;
 mod harm;
 mod implicit;
 mod life;
