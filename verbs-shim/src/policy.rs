@@ -58,11 +58,13 @@ pub(crate) enum Why {
     Device,
     /// It was registered in a way that this version does not know.
     Unknown,
+    /// It is no range of memory.
+    NoRange,
 }
 
 impl Why {
     /// How many there are.
-    pub(crate) const COUNT: usize = 8;
+    pub(crate) const COUNT: usize = 9;
     /// All, in the order of their numbers.
     pub(crate) const ALL: [Self; Self::COUNT] = [
         Self::Corrupting,
@@ -73,6 +75,7 @@ impl Why {
         Self::DmaBuf,
         Self::Device,
         Self::Unknown,
+        Self::NoRange,
     ];
 
     /// For the user.
@@ -86,6 +89,7 @@ impl Why {
             Self::DmaBuf => "dma-buf",
             Self::Device => "device memory or NULL MR",
             Self::Unknown => "unknown kind of registration",
+            Self::NoRange => "no range of memory",
         }
     }
 }
@@ -104,6 +108,9 @@ pub(crate) enum Choice {
 /// The choice for one registration. In [`Mode::Off`] there is nothing to choose.
 #[must_use]
 pub(crate) fn choose(settings: &Settings, facts: &Facts, request: Request) -> Choice {
+    if is_no_range(request) {
+        return Choice::Keep(Why::NoRange);
+    }
     if excluded_by_flags(request.access) {
         return Choice::Keep(Why::Flags);
     }
@@ -128,6 +135,13 @@ pub(crate) fn choose(settings: &Settings, facts: &Facts, request: Request) -> Ch
 #[must_use]
 pub(crate) fn can_be_implicit(facts: &Facts) -> bool {
     facts.odp.is_none_or(|odp| odp.general & ODP_IMPLICIT != 0)
+}
+
+/// Whether no memory can be meant. On demand, all of the length from address 0 is an implicit region: what fails as the program asks
+/// would make a key to its whole address space.
+fn is_no_range(request: Request) -> bool {
+    let end = request.addr.checked_add(request.length);
+    end.is_none_or(|end| end == usize::MAX)
 }
 
 /// Whether some flag promises what on-demand memory can't hold. Persistence is promised of the pages
@@ -226,6 +240,24 @@ mod tests {
         for mode in [Mode::Auto, Mode::Force] {
             let choice = choose(&settings(mode), &facts(Some(MLX5)), persistent);
             assert_eq!(choice, Choice::Keep(Why::Flags));
+        }
+    }
+
+    #[test]
+    fn the_whole_address_space_is_not_given_away() {
+        let ranges = [(0, usize::MAX), (1, usize::MAX - 1), (8, usize::MAX)];
+        for (mode, (addr, length)) in [Mode::Auto, Mode::Force]
+            .into_iter()
+            .flat_map(|mode| ranges.map(|range| (mode, range)))
+        {
+            let whole = Request {
+                addr,
+                iova: addr as u64,
+                length,
+                ..PLAIN
+            };
+            let choice = choose(&settings(mode), &facts(Some(MLX5)), whole);
+            assert_eq!(choice, Choice::Keep(Why::NoRange));
         }
     }
 

@@ -191,11 +191,25 @@ static struct ibv_mr *extended(size_t length, int access, uint64_t mask)
 	return ibv_reg_mr_ex(pd, (struct ibv_mr_init_attr *)&attr);
 }
 
+/* All of the address space, in each way that there is. */
+static void whole(void)
+{
+	show(ibv_reg_mr(pd, NULL, SIZE_MAX, LOCAL_WRITE));
+	show(ibv_reg_mr_iova(pd, NULL, SIZE_MAX, 0, LOCAL_WRITE));
+	show(ibv_reg_mr_iova2(pd, NULL, SIZE_MAX, 0, LOCAL_WRITE));
+	show(ibv_reg_mr_ex(pd, &(struct ibv_mr_init_attr){ .length = SIZE_MAX, .access = LOCAL_WRITE,
+							   .comp_mask = 2 }));
+	struct ibv_mr *small = ibv_reg_mr(pd, memory, 64, LOCAL_WRITE);
+	printf("changed: %d\n", ibv_rereg_mr(small, 5, pd, NULL, SIZE_MAX, LOCAL_WRITE));
+}
+
 static void act(const char *what, size_t length, int access, char **rest)
 {
 	errno = 0;
 	if (around(what, rest) || crowd(what, length))
 		;
+	else if (!strcmp(what, "whole"))
+		whole();
 	else if (!strcmp(what, "reg"))
 		show(ibv_reg_mr(pd, memory, length, access));
 	else if (!strcmp(what, "iova"))

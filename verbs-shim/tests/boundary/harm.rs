@@ -117,3 +117,24 @@ fn a_file_that_may_not_grow_kills_nobody() {
 fn a_pending_error_of_the_linker_stays_pending() {
     shimmed(&[ABLE], &["dlerror"]).has(&["length=64 access=0x41", "dlerror: /there/is/none"]);
 }
+
+#[test]
+fn the_whole_address_space_is_not_given_away() {
+    for mode in ["auto", "force"] {
+        for implicit in ["0", "1"] {
+            let variables = [
+                ABLE,
+                ("VERBS_SHIM", mode),
+                ("VERBS_SHIM_IMPLICIT", implicit),
+            ];
+            let said = shimmed(&variables, &["whole"]);
+            let asked = said.count("register length=18446744073709551615 access=0x1 ");
+            assert_eq!(asked, 4, "{}", said.out);
+            let served = usize::from(implicit == "1");
+            let made = said.count("register length=18446744073709551615 access=0x41");
+            assert_eq!(made, served, "{}", said.out);
+            assert_eq!(said.count("no region, errno=22"), 4, "{}", said.out);
+            assert_eq!(said.count("length=18446744073709551615 access=0x41\n"), 0);
+        }
+    }
+}
