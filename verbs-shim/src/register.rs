@@ -149,13 +149,17 @@ fn try_on_demand(request: Request, before: c_int, call: impl Fn(c_uint) -> *mut 
     let cause = errno();
     set_errno(before);
     counted(call(request.access), || {
-        stats::kept(Why::Refused, request.length);
-        STAYS.give(format_args!(
-            "memory stays pinned: on-demand registration of {} bytes failed with {}",
-            request.length,
-            Errno(cause)
-        ));
+        refused("registration", request.length, cause);
     })
+}
+
+/// Counts memory that is pinned because the device refused it on demand, and says so once.
+fn refused(what: &str, bytes: usize, cause: c_int) {
+    stats::kept(Why::Refused, bytes);
+    STAYS.give(format_args!(
+        "memory stays pinned: on-demand {what} of {bytes} bytes failed with {}",
+        Errno(cause)
+    ));
 }
 
 /// Counts an on-demand region, and has its pages prefetched if that is wanted.
@@ -205,7 +209,17 @@ pub(crate) unsafe fn change(
         Choice::OnDemand => call(request.access | ON_DEMAND),
         Choice::TryOnDemand => match call(request.access | ON_DEMAND) {
             0 => 0,
-            _ => call(request.access),
+            _ => {
+                let cause = errno();
+                set_errno(before);
+                let status = call(request.access);
+                if status == 0 {
+                    let after = errno();
+                    refused("re-registration", request.length, cause);
+                    set_errno(after);
+                }
+                status
+            }
         },
     }
 }

@@ -151,6 +151,19 @@ fn a_change_of_access_keeps_it_on_demand() {
 }
 
 #[test]
+fn a_change_that_falls_back_is_counted_and_said() {
+    let said = shimmed(
+        &[ABLE, STATS, ("FAKE_REFUSE", "22")],
+        &["dm:5:1", "rereg:9:3"],
+    );
+    said.has(&["access=0x43", "access=0x3\n", "changed: 0 errno=0"])
+        .says(&[
+            "memory stays pinned: on-demand re-registration of 9 bytes failed with errno 22 (EINVAL)",
+            "1 refused by the device (9 bytes)",
+        ]);
+}
+
+#[test]
 fn short_regions() {
     let least = ("VERBS_SHIM_MIN_BYTES", "4K");
     let said = shimmed(&[ABLE, STATS, least], &["reg:4095:1", "reg:4096:1"]);
