@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What a device can do, asked at most once a second for each open context.
+//! What a device can do, asked once for each open context.
 
 use crate::{
     abi::{self, Context, DeviceName, OdpCaps},
-    known::{self, Driver, RXE_VENDOR},
+    known::{self, Driver, Known, RXE_VENDOR},
     log::{self, Level},
     policy::Facts,
     raw::{self, Uncancelled},
@@ -12,7 +12,7 @@ use crate::{
     sys,
 };
 use core::{
-    ffi::{CStr, c_char},
+    ffi::{CStr, c_char, c_void},
     mem, ptr,
     sync::atomic::{
         AtomicPtr, AtomicU32, AtomicU64, AtomicUsize,
@@ -24,8 +24,8 @@ static DEVICE_NAME: Real = Real::new(c"ibv_get_device_name");
 
 /// The facts about `context`.
 ///
-/// They can change while the context is open: `mr_backend` of rxe can be set at any time. A second's
-/// delay is the price of not asking at each registration.
+/// Capabilities are asked for once; only what failed to be asked is asked again. What serves on-demand regions of rxe can
+/// change while a context is open: `mr_backend` can be set at any time. It is read anew each second, and nothing of other devices is.
 ///
 /// # Safety
 ///
@@ -34,20 +34,54 @@ pub(crate) unsafe fn facts(context: *mut Context) -> Facts {
     if context.is_null() {
         return Facts::NONE;
     }
-    let now = sys::seconds();
-    if let Some(facts) = SLOTS.iter().find_map(|slot| slot.get(context, now)) {
-        return facts;
-    }
-    // The driver is asked on the program's behalf, not in its call.
-    let _whole = Uncancelled::begin();
     // SAFETY: by this function's contract.
-    let facts = unsafe { ask(context) };
+    let device = unsafe { (*context).device };
+    let now = sys::seconds();
+    let known = SLOTS.iter().find_map(|slot| slot.get(context, device));
+    let answer = match known {
+        Some((answer, asked_at)) if asked_at == now || !answer.can_change() => answer,
+        Some((answer, _)) if answer.rxe && answer.corrupting == corrupting(true) => {
+            remember(context, device, now, answer);
+            answer
+        }
+        _ => {
+            // The driver is asked on the program's behalf, not in its call.
+            let _whole = Uncancelled::begin();
+            // SAFETY: by this function's contract.
+            let answer = unsafe { ask(context) };
+            remember(context, device, now, answer);
+            answer
+        }
+    };
+    Facts {
+        odp: answer.odp,
+        corrupting: answer.corrupting,
+    }
+}
+
+/// What a device was found to be.
+#[derive(Clone, Copy)]
+struct Answer {
+    odp: Option<OdpCaps>,
+    corrupting: Option<&'static Known>,
+    rxe: bool,
+    /// Whether it may answer another time.
+    failed: bool,
+}
+
+impl Answer {
+    /// Whether it may be another one a second later.
+    fn can_change(&self) -> bool {
+        self.rxe || self.failed
+    }
+}
+
+fn remember(context: *mut Context, device: *const c_void, now: u32, answer: Answer) {
     let slot = SLOTS
         .iter()
         .find(|slot| slot.context.load(Relaxed) == context)
         .unwrap_or_else(|| &SLOTS[NEXT.fetch_add(1, Relaxed) % SLOTS.len()]);
-    slot.set(context, now, &facts);
-    facts
+    slot.set(context, device, now, answer);
 }
 
 /// Forgets `context`, which is about to be closed: another device's may come to the same address.
@@ -69,6 +103,8 @@ struct Slot {
     /// Seconds.
     asked_at: AtomicU32,
     context: AtomicPtr<Context>,
+    /// Its device: a context that was closed unseen may have left its address to another one's.
+    device: AtomicPtr<c_void>,
     known: AtomicUsize,
     general: AtomicU64,
     rc: AtomicU32,
@@ -78,6 +114,10 @@ struct Slot {
 
 /// `Slot::known`: the capabilities are known.
 const CAPS: usize = 1 << 16;
+/// `Slot::known`: the device is one of rxe.
+const RXE: usize = 1 << 17;
+/// `Slot::known`: it could not be asked.
+const FAILED: usize = 1 << 18;
 
 static SLOTS: [Slot; 16] = [const { Slot::new() }; 16];
 static NEXT: AtomicUsize = AtomicUsize::new(0);
@@ -88,6 +128,7 @@ impl Slot {
             version: AtomicU32::new(0),
             asked_at: AtomicU32::new(0),
             context: AtomicPtr::new(ptr::null_mut()),
+            device: AtomicPtr::new(ptr::null_mut()),
             known: AtomicUsize::new(0),
             general: AtomicU64::new(0),
             rc: AtomicU32::new(0),
@@ -96,12 +137,15 @@ impl Slot {
         }
     }
 
-    fn get(&self, context: *mut Context, now: u32) -> Option<Facts> {
+    /// What is known of the context, and the second it was found out in.
+    fn get(&self, context: *mut Context, device: *const c_void) -> Option<(Answer, u32)> {
         let version = self.version.load(Acquire);
-        let fresh = self.context.load(Acquire) == context && self.asked_at.load(Acquire) == now;
-        if !fresh || version % 2 == 1 {
+        let its = self.context.load(Acquire) == context
+            && self.device.load(Acquire).cast_const() == device;
+        if !its || version % 2 == 1 {
             return None;
         }
+        let asked_at = self.asked_at.load(Acquire);
         let known = self.known.load(Acquire);
         let odp = OdpCaps {
             general: self.general.load(Acquire),
@@ -109,16 +153,19 @@ impl Slot {
             uc: self.uc.load(Acquire),
             ud: self.ud.load(Acquire),
         };
-        // The loads above are acquiring ones, so this one comes after them.
-        (self.version.load(Relaxed) == version).then(|| Facts {
+        let answer = Answer {
             odp: (known & CAPS != 0).then_some(odp),
             corrupting: (known % CAPS)
                 .checked_sub(1)
                 .and_then(|at| known::CORRUPTING.get(at)),
-        })
+            rxe: known & RXE != 0,
+            failed: known & FAILED != 0,
+        };
+        // The loads above are acquiring ones, so this one comes after them.
+        (self.version.load(Relaxed) == version).then_some((answer, asked_at))
     }
 
-    fn set(&self, context: *mut Context, now: u32, facts: &Facts) {
+    fn set(&self, context: *mut Context, device: *const c_void, now: u32, answer: Answer) {
         let version = self.version.load(Relaxed);
         let mine = version % 2 == 0
             && self
@@ -128,16 +175,19 @@ impl Slot {
         if !mine {
             return;
         }
-        let odp = facts.odp.unwrap_or_default();
+        let odp = answer.odp.unwrap_or_default();
         let entry = known::CORRUPTING
             .iter()
-            .position(|known| Some(known) == facts.corrupting)
+            .position(|known| Some(known) == answer.corrupting)
             .map_or(0, |at| at + 1);
-        let caps = if facts.odp.is_some() { CAPS } else { 0 };
+        let flag = |is, flag| if is { flag } else { 0 };
+        let flags =
+            flag(answer.odp.is_some(), CAPS) | flag(answer.rxe, RXE) | flag(answer.failed, FAILED);
         // Releasing stores: who sees one of them sees that the version is odd.
         self.context.store(context, Release);
+        self.device.store(device.cast_mut(), Release);
         self.asked_at.store(now, Release);
-        self.known.store(entry | caps, Release);
+        self.known.store(entry | flags, Release);
         self.general.store(odp.general, Release);
         self.rc.store(odp.rc, Release);
         self.uc.store(odp.uc, Release);
@@ -150,22 +200,35 @@ impl Slot {
 ///
 /// `context` is an open context of libibverbs.
 #[cold]
-unsafe fn ask(context: *mut Context) -> Facts {
+unsafe fn ask(context: *mut Context) -> Answer {
     // SAFETY: by this function's contract.
     let says = unsafe { abi::says(context) };
     let odp = says.map(|says| says.odp);
     // SAFETY: by this function's contract.
     let name = unsafe { name(context) };
     // A program without /sys, or whose device was renamed meanwhile, finds no attribute.
-    let driver = match says {
-        Some(says) if says.vendor == RXE_VENDOR => Driver::Rxe,
-        _ => name.map_or(Driver::Other, driver),
+    let rxe = match says {
+        Some(says) if says.vendor == RXE_VENDOR => true,
+        _ => name.is_some_and(has_parent),
     };
+    let corrupting = corrupting(rxe);
+    tell(name.unwrap_or(c"?"), odp, corrupting.is_some());
+    Answer {
+        odp,
+        corrupting,
+        rxe,
+        failed: says.is_none(),
+    }
+}
+
+/// Why the device is not to be trusted, if so. It is read for rxe only.
+fn corrupting(rxe: bool) -> Option<&'static Known> {
+    if !rxe {
+        return known::corrupting(Driver::Other, None);
+    }
     let mut backend = [0; 32];
     let backend = sys::read_file(c"/sys/module/rdma_rxe/parameters/mr_backend", &mut backend);
-    let corrupting = known::corrupting(driver, backend);
-    tell(name.unwrap_or(c"?"), odp, corrupting.is_some());
-    Facts { odp, corrupting }
+    known::corrupting(Driver::Rxe, backend)
 }
 
 /// Says what was found.
@@ -201,8 +264,8 @@ unsafe fn name<'a>(context: *mut Context) -> Option<&'a CStr> {
     (!name.is_null()).then(|| unsafe { CStr::from_ptr(name) })
 }
 
-/// The kind of the device: of the drivers in the tree, rxe alone has the attribute `parent`.
-fn driver(name: &CStr) -> Driver {
+/// Whether the device has the attribute `parent`: of the drivers in the tree, rxe alone has.
+fn has_parent(name: &CStr) -> bool {
     let mut path = [0_u8; 128];
     let parts = [
         b"/sys/class/infiniband/".as_slice(),
@@ -212,13 +275,10 @@ fn driver(name: &CStr) -> Driver {
     let mut len = 0;
     for part in parts {
         let Some(room) = path[..127].get_mut(len..len + part.len()) else {
-            return Driver::Other;
+            return false;
         };
         room.copy_from_slice(part);
         len += part.len();
     }
-    match CStr::from_bytes_until_nul(&path).is_ok_and(raw::exists) {
-        true => Driver::Rxe,
-        false => Driver::Other,
-    }
+    CStr::from_bytes_until_nul(&path).is_ok_and(raw::exists)
 }

@@ -19,6 +19,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 static void must(int good)
@@ -111,6 +112,17 @@ static void pending_error(void)
 	printf("dlerror: %s\n", error ? error : "forgotten");
 }
 
+/* The clock by which devices are asked again goes on to its next second. */
+static void next_second(void)
+{
+	struct timespec then, now, wait = { 0, 10000000 };
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &then);
+	do {
+		nanosleep(&wait, NULL);
+		clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+	} while (now.tv_sec == then.tv_sec);
+}
+
 int around(const char *what, char **rest)
 {
 	if (!strcmp(what, "start-closed-pipe"))
@@ -125,6 +137,8 @@ int around(const char *what, char **rest)
 		filter(SYS_pwritev2, SECCOMP_RET_ERRNO | EOPNOTSUPP), start(rest);
 	else if (!strcmp(what, "take-errors"))
 		take_errors();
+	else if (!strcmp(what, "no-open"))
+		filter(SYS_openat, SECCOMP_RET_KILL_PROCESS);
 	else if (!strcmp(what, "no-file-growth"))
 		must(!setrlimit(RLIMIT_FSIZE, &(struct rlimit){ 0, RLIM_INFINITY }));
 	else if (!strcmp(what, "chdir"))
@@ -133,6 +147,8 @@ int around(const char *what, char **rest)
 		cancel();
 	else if (!strcmp(what, "dlerror"))
 		pending_error();
+	else if (!strcmp(what, "second"))
+		next_second();
 	else
 		return 0;
 	return 1;

@@ -138,3 +138,14 @@ fn the_whole_address_space_is_not_given_away() {
         }
     }
 }
+
+/// Nobody but rxe has the file that says what serves on-demand regions.
+#[test]
+fn other_devices_are_asked_once_and_no_file_is_read() {
+    let said = shimmed(&[ABLE], &["no-open", "reg:1:1", "second", "reg:2:1"]);
+    said.has(&["length=1 access=0x41", "length=2 access=0x41"]);
+    assert_eq!(said.count("query_device_ex"), 1);
+    let rxe = ("FAKE_VENDOR", "ffffff");
+    let said = shimmed(&[ABLE, rxe], &["reg:1:1", "second", "reg:2:1"]);
+    assert_eq!(said.count("query_device_ex"), 1, "its file has not changed");
+}
