@@ -37,7 +37,7 @@ const NO_CALLS: c_uint = 3;
 enum Object {
     /// Any other
     Other = 0,
-    /// libibverbs
+    /// libibverbs, or the provider of mlx5
     Verbs,
     /// The preloaded copy of this library
     Own,
@@ -103,7 +103,7 @@ pub unsafe extern "C" fn la_objopen(
 /// What the object of this path is.
 fn classify(path: &CStr) -> Object {
     let name = file_name(path.to_bytes());
-    if Library::Verbs.is(name) > 0 {
+    if Library::Verbs.is(name) > 0 || Library::Mlx5.is(name) > 0 {
         Object::Verbs
     } else if name.starts_with(b"libverbs_shim") {
         Object::Own

@@ -4,6 +4,7 @@
 
 use crate::{
     abi::{self, Context, DeviceName, OdpCaps},
+    devx,
     known::{self, Driver, Known, RXE_VENDOR},
     log::{self, Level},
     policy::Facts,
@@ -34,6 +35,10 @@ pub(crate) unsafe fn facts(context: *mut Context) -> Facts {
     if context.is_null() {
         return Facts::NONE;
     }
+    let facts = Facts {
+        devx: devx::is(context),
+        ..Facts::NONE
+    };
     // SAFETY: by this function's contract.
     let device = unsafe { (*context).device };
     let now = sys::seconds();
@@ -56,6 +61,7 @@ pub(crate) unsafe fn facts(context: *mut Context) -> Facts {
     Facts {
         odp: answer.odp,
         corrupting: answer.corrupting,
+        ..facts
     }
 }
 

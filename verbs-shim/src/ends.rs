@@ -7,7 +7,7 @@ use crate::{
         CHANGE_ACCESS, CHANGE_PD, CHANGE_TRANSLATION, CloseDevice, Context, DeallocPd, DeregMr, Mr,
         Pd, ReregMr, UnimportPd,
     },
-    device,
+    device, devx,
     hooks::{self, WAYS, absent},
     implicit,
     outermost::Outermost,
@@ -213,6 +213,7 @@ pub unsafe extern "C" fn ibv_close_device(context: *mut Context) -> c_int {
     // SAFETY: `end` ends regions.
     unsafe { implicit::leave_context(context, end) };
     device::forget(context);
+    devx::forget(context);
     // SAFETY: the address is that of `ibv_close_device`.
     let real: CloseDevice = unsafe { mem::transmute(real) };
     // SAFETY: the program's argument.

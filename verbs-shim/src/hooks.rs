@@ -41,6 +41,8 @@ pub(crate) const NAMES: &[&CStr] = &[
     c"ibv_dealloc_pd",
     c"ibv_unimport_pd",
     c"ibv_close_device",
+    c"mlx5dv_open_device",
+    c"mlx5dv_dr_domain_create",
 ];
 
 /// Null, with `errno` set: libibverbs is not loaded or lacks the function.
@@ -51,8 +53,12 @@ pub(crate) fn absent(name: &CStr) -> *mut Mr {
         log::say(
             Level::Warn,
             format_args!(
-                "{} was called, but no libibverbs.so.1 that has it is loaded",
-                name.to_str().unwrap_or("?")
+                "{0} was called, but no {1} that has it is loaded",
+                name.to_str().unwrap_or("?"),
+                match name.to_bytes() {
+                    [b'm', ..] => "libmlx5.so.1",
+                    _ => "libibverbs.so.1",
+                }
             ),
         );
     }

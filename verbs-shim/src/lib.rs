@@ -3,7 +3,7 @@
 //! `libverbs_shim.so`: preloaded into an ibverbs program, it makes the program's memory regions
 //! on-demand ones, so that their pages are not pinned. Nothing else in the program changes.
 //!
-//! - [`hooks`], [`ends`]: the entry points of libibverbs that are replaced.
+//! - [`hooks`], [`ends`]: the entry points of libibverbs that are replaced. [`devx`]: those of mlx5's provider.
 //! - [`audit`]: the same for programs that ask libibverbs' handle for them.
 //! - [`real`], [`symbols`]: the functions behind the hooks. [`outermost`]: calls within calls.
 //! - [`register`]: the way of one registration through the shim.
@@ -23,6 +23,7 @@ mod arena;
 mod audit;
 mod bytes;
 mod device;
+mod devx;
 mod ends;
 mod hooks;
 mod implicit;

@@ -16,6 +16,8 @@ pub(crate) struct Facts {
     pub(crate) odp: Option<OdpCaps>,
     /// Why its on-demand paging is not to be trusted, if so.
     pub(crate) corrupting: Option<&'static Known>,
+    /// Whether the context was opened for DevX.
+    pub(crate) devx: bool,
 }
 
 impl Facts {
@@ -23,6 +25,7 @@ impl Facts {
     pub(crate) const NONE: Self = Self {
         odp: None,
         corrupting: None,
+        devx: false,
     };
 }
 
@@ -58,13 +61,15 @@ pub(crate) enum Why {
     Device,
     /// It was registered in a way that this version does not know.
     Unknown,
+    /// Its context was opened for DevX.
+    DevX,
     /// It is no range of memory.
     NoRange,
 }
 
 impl Why {
     /// How many there are.
-    pub(crate) const COUNT: usize = 9;
+    pub(crate) const COUNT: usize = 10;
     /// All, in the order of their numbers.
     pub(crate) const ALL: [Self; Self::COUNT] = [
         Self::Corrupting,
@@ -75,6 +80,7 @@ impl Why {
         Self::DmaBuf,
         Self::Device,
         Self::Unknown,
+        Self::DevX,
         Self::NoRange,
     ];
 
@@ -89,6 +95,7 @@ impl Why {
             Self::DmaBuf => "dma-buf",
             Self::Device => "device memory or NULL MR",
             Self::Unknown => "unknown kind of registration",
+            Self::DevX => "context opened for DevX",
             Self::NoRange => "no range of memory",
         }
     }
@@ -123,6 +130,7 @@ pub(crate) fn choose(settings: &Settings, facts: &Facts, request: Request) -> Ch
     match facts.odp {
         Some(odp) if odp.general & ODP_SUPPORT == 0 => Choice::Keep(Why::NoPaging),
         _ if facts.corrupting.is_some() => Choice::Keep(Why::Corrupting),
+        _ if facts.devx => Choice::Keep(Why::DevX),
         Some(odp) if request.access & REMOTE_ATOMIC != 0 && odp.rc & ODP_ATOMIC == 0 => {
             Choice::Keep(Why::Flags)
         }
@@ -220,6 +228,7 @@ mod tests {
         let bad = Facts {
             odp: Some(MLX5),
             corrupting: corrupting(Driver::Rxe, Some(b"odp")),
+            ..Facts::NONE
         };
         assert_eq!(
             choose(&settings(Mode::Auto), &bad, PLAIN),
@@ -259,6 +268,22 @@ mod tests {
             let choice = choose(&settings(mode), &facts(Some(MLX5)), whole);
             assert_eq!(choice, Choice::Keep(Why::NoRange));
         }
+    }
+
+    #[test]
+    fn devx_stays_pinned() {
+        let devx = Facts {
+            devx: true,
+            ..facts(Some(MLX5))
+        };
+        assert_eq!(
+            choose(&settings(Mode::Auto), &devx, PLAIN),
+            Choice::Keep(Why::DevX)
+        );
+        assert_eq!(
+            choose(&settings(Mode::Force), &devx, PLAIN),
+            Choice::OnDemand
+        );
     }
 
     #[test]

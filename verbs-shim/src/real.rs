@@ -25,6 +25,8 @@ use core::{
 pub(crate) enum Library {
     /// libibverbs
     Verbs,
+    /// The provider of mlx5, which has functions of its own.
+    Mlx5,
 }
 
 impl Library {
@@ -33,6 +35,7 @@ impl Library {
     pub(crate) fn is(self, name: &[u8]) -> u8 {
         let (usual, renamed): (_, &[u8]) = match self {
             Self::Verbs => (b"libibverbs.so".as_slice(), b"libibverbs-"),
+            Self::Mlx5 => (b"libmlx5.so".as_slice(), b"libmlx5-"),
         };
         match name.starts_with(usual) {
             true => 2,
@@ -188,6 +191,8 @@ mod tests {
         assert_eq!(Library::Verbs.is(b"libibverbs.so.1"), 2);
         assert_eq!(Library::Verbs.is(b"libibverbs-1de1263b.so.1.14"), 1);
         assert_eq!(Library::Verbs.is(b"libmlx5.so.1"), 0);
-        assert_eq!(Library::Verbs.is(b""), 0);
+        assert_eq!(Library::Mlx5.is(b"libmlx5.so.1"), 2);
+        assert_eq!(Library::Mlx5.is(b"libmlx5-rdmav59.so"), 1);
+        assert_eq!(Library::Mlx5.is(b""), 0);
     }
 }

@@ -130,6 +130,9 @@ fn keep(
             (Why::NoPaging, _) => STAYS.give(format_args!(
                 "memory stays pinned: the device has no on-demand paging"
             )),
+            (Why::DevX, _) => STAYS.give(format_args!(
+                "memory stays pinned: its context was opened for DevX, whose queue pairs can't wait for pages"
+            )),
             // Asked for by the user or by the program: nothing to warn of.
             _ => log::write(
                 settings,

@@ -78,7 +78,11 @@ fn build() -> Built {
     );
     let client = folder.join("client");
     let fake = fake.to_str().expect("the folder's name is text");
-    cc(&CLIENT, &client, &[fake, "-pthread"]);
+    let mlx5 = folder.join("libmlx5.so.1");
+    let soname_mlx5 = "-Wl,-soname,libmlx5.so.1";
+    cc(&["mlx5.c"], &mlx5, &["-shared", "-fPIC", soname_mlx5, fake]);
+    let mlx5 = mlx5.to_str().expect("the folder's name is text");
+    cc(&CLIENT, &client, &[fake, mlx5, "-pthread"]);
     let (wrap, older) = (
         folder.join("libwrap.so"),
         folder.join("libverbs_shim_older.so"),
@@ -91,7 +95,19 @@ fn build() -> Built {
     cc(&["fake.c"], &hashed, &shared);
     let (wheel, opener) = (folder.join("wheel.so"), folder.join("opener"));
     let hashed = hashed.to_str().expect("the folder's name is text");
-    cc(&CLIENT, &wheel, &["-shared", "-fPIC", hashed, "-pthread"]);
+    let hashed_mlx5 = folder.join("libmlx5-2e2d3c7e.so.1.25");
+    let soname = "-Wl,-soname,libmlx5-2e2d3c7e.so.1.25";
+    cc(
+        &["mlx5.c"],
+        &hashed_mlx5,
+        &["-shared", "-fPIC", soname, hashed],
+    );
+    let hashed_mlx5 = hashed_mlx5.to_str().expect("the folder's name is text");
+    cc(
+        &CLIENT,
+        &wheel,
+        &["-shared", "-fPIC", hashed, hashed_mlx5, "-pthread"],
+    );
     cc(&["opener.c"], &opener, &["-ldl"]);
     Built {
         shim: shim(&folder),

@@ -203,6 +203,14 @@ static void whole(void)
 	printf("changed: %d\n", ibv_rereg_mr(small, 5, pd, NULL, SIZE_MAX, LOCAL_WRITE));
 }
 
+/* Goes on in a context that mlx5's provider opens. */
+static void open_mlx5(uint32_t flags)
+{
+	struct mlx5dv_context_attr attr = { .flags = flags };
+	context = mlx5dv_open_device("fake0", &attr);
+	pd = fake_alloc_pd(context);
+}
+
 static void act(const char *what, size_t length, int access, char **rest)
 {
 	errno = 0;
@@ -210,6 +218,12 @@ static void act(const char *what, size_t length, int access, char **rest)
 		;
 	else if (!strcmp(what, "whole"))
 		whole();
+	else if (!strcmp(what, "devx"))
+		open_mlx5(1);
+	else if (!strcmp(what, "mlx5"))
+		open_mlx5(0);
+	else if (!strcmp(what, "steering"))
+		show(mlx5dv_dr_domain_create(context, 0));
 	else if (!strcmp(what, "reg"))
 		show(ibv_reg_mr(pd, memory, length, access));
 	else if (!strcmp(what, "iova"))

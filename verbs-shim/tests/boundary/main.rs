@@ -12,5 +12,6 @@ mod crowd;
 mod harm;
 mod implicit;
 mod life;
+mod mlx5;
 mod policy;
 mod program;

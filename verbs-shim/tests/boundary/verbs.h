@@ -57,6 +57,14 @@ int ibv_dereg_mr(struct ibv_mr *mr);
 int ibv_dealloc_pd(struct ibv_pd *pd);
 int ibv_close_device(struct ibv_context *context);
 
+/* Of mlx5's provider. */
+struct mlx5dv_context_attr {
+	uint32_t flags;
+	uint64_t comp_mask;
+};
+struct ibv_context *mlx5dv_open_device(void *device, struct mlx5dv_context_attr *attr);
+void *mlx5dv_dr_domain_create(struct ibv_context *context, int type);
+
 /* Not of libibverbs. */
 struct ibv_context *fake_open(void);
 struct ibv_pd *fake_alloc_pd(struct ibv_context *context);
