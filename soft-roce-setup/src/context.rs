@@ -15,7 +15,8 @@ pub struct Global {
     /// [default: $XDG_CACHE_HOME/ib-emm or ~/.cache/ib-emm]
     #[arg(long, global = true, value_name = "DIR")]
     pub cache: Option<PathBuf>,
-    /// Debian archive to install from: http://…, https://… or file:///… [default: the host's own]
+    /// Debian archive to install from: http://…, https://… or file:///… [default: the one
+    /// given last for this cache, or the host's own]
     #[arg(long, global = true, value_name = "URL")]
     pub mirror: Option<String>,
     /// Show every command and its output
@@ -42,5 +43,16 @@ impl Context {
             mirror: global.mirror.clone(),
             ui: Ui::new(global.verbose),
         })
+    }
+
+    /// For a unit test, with the cache at `dir`.
+    #[cfg(test)]
+    pub(crate) fn for_tests(dir: &std::path::Path) -> Self {
+        let global = Global {
+            cache: Some(dir.to_owned()),
+            mirror: None,
+            verbose: false,
+        };
+        Self::new(&global).expect("an empty folder can be a cache")
     }
 }

@@ -32,7 +32,7 @@ pub struct Recipe<'a> {
 impl Recipe<'_> {
     /// Makes the tree below `dir` and returns its place.
     pub fn make(&self, context: &Context, dir: &Path, log: &Path, step: &Step) -> Result<PathBuf> {
-        let mirror = Mirror::resolve(context.mirror.as_deref())?;
+        let mirror = Mirror::of(context)?;
         let tree = dir.join("tree");
         let options = self.options(&mirror);
         let sources = sources(&mirror, self.suites, host::KEYRING, self.stale);
@@ -43,14 +43,14 @@ impl Recipe<'_> {
         );
         if enter::is_root() {
             // In a mount namespace of its own: whatever happens, no mount stays behind.
-            Cmd::new("unshare")
-                .args([
-                    "--mount",
-                    "--",
-                    "mmdebstrap",
-                    "--mode=root",
-                    "--format=directory",
-                ])
+            let cmd = Cmd::new("unshare").args([
+                "--mount",
+                "--",
+                "mmdebstrap",
+                "--mode=root",
+                "--format=directory",
+            ]);
+            through(host::proxies(), cmd)
                 .args(&options)
                 .arg(self.suites[0])
                 .arg(&tree)
@@ -58,12 +58,13 @@ impl Recipe<'_> {
                 .arg("-")
                 .hint(hint)
                 .run(log, step)?;
+            mirror.remember(context)?;
             return Ok(tree);
         }
         // mmdebstrap maps its root to the first sub-id; the tree shall belong to the user.
         let archive = dir.join("root.tar");
-        Cmd::new("mmdebstrap")
-            .args(["--mode=unshare", "--format=tar"])
+        let cmd = Cmd::new("mmdebstrap").args(["--mode=unshare", "--format=tar"]);
+        through(host::proxies(), cmd)
             .args(&options)
             .arg(self.suites[0])
             .arg(&archive)
@@ -84,6 +85,7 @@ impl Recipe<'_> {
             .arg(&archive)
             .run(log, step)?;
         remove_tree(&archive)?;
+        mirror.remember(context)?;
         Ok(tree)
     }
 
@@ -112,6 +114,13 @@ impl Recipe<'_> {
     }
 }
 
+/// The same command behind these proxies. The apt of mmdebstrap reads no configuration of the host's, and so not what
+/// that says of proxies.
+fn through(proxies: Vec<(String, String)>, cmd: Cmd) -> Cmd {
+    let with = |cmd: Cmd, (key, value)| cmd.env(key, value);
+    proxies.into_iter().fold(cmd, with)
+}
+
 /// The sources for apt, with the archive's key given explicitly.
 pub fn sources(mirror: &Mirror, suites: &[&str], keyring: &str, stale: bool) -> String {
     let stale = if stale { " check-valid-until=no" } else { "" };
@@ -124,4 +133,20 @@ pub fn sources(mirror: &Mirror, suites: &[&str], keyring: &str, stale: bool) -> 
             )
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mmdebstrap_is_told_of_proxies() {
+        let proxy = (
+            "http_proxy".to_owned(),
+            "http://proxy.example:3142".to_owned(),
+        );
+        let command = through(vec![proxy.clone()], Cmd::new("mmdebstrap")).to_command();
+        let (key, value) = (proxy.0.as_ref(), Some(proxy.1.as_ref()));
+        assert!(command.get_envs().any(|pair| pair == (key, value)));
+    }
 }

@@ -15,6 +15,7 @@ use crate::cache::remove_tree;
 use crate::context::Context;
 use crate::enter::Enter;
 use crate::exit::coded;
+use crate::host;
 use crate::ui::Step;
 
 /// What `--kernel` takes for it.
@@ -25,6 +26,8 @@ pub const SUFFIX: &str = "-debug";
 const FRAGMENT: &str = include_str!("../../debug.config");
 /// To be raised when the recipe below changes.
 const RECIPE: u32 = 1;
+/// GiB that its source and its build take.
+const GIB: f64 = 3.0;
 /// Arguments of every make in its tree: KASAN with Rust needs clang.
 pub const MAKE_ARGS: [&str; 1] = ["LLVM=-19"];
 /// In the source: the key of what it was unpacked from.
@@ -101,6 +104,7 @@ fn make(
     dir: &Path,
     step: &Step,
 ) -> Result<()> {
+    host::require_room(context, GIB, &format!("kernel {}", chosen.release))?;
     let log = context
         .cache
         .fresh_log(&format!("kernel-{}", chosen.release));

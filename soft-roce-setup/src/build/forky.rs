@@ -16,6 +16,9 @@ pub const PLACE: &str = "forky";
 /// To be raised when the recipe below changes in a way that its lists do not show.
 const RECIPE: u32 = 1;
 
+/// GiB that making it takes.
+const GIB: f64 = 1.0;
+
 const SUITES: &[&str] = &["forky"];
 
 const PACKAGES: &[&str] = &[
@@ -58,6 +61,7 @@ pub fn ensure(context: &Context) -> Result<PathBuf> {
         .cache
         .ensure(&context.ui, PLACE, &key(), title, |dir, step| {
             host::require_for_root(context)?;
+            host::require_room(context, GIB, title)?;
             let log = context.cache.fresh_log("forky");
             let recipe = Recipe {
                 suites: SUITES,

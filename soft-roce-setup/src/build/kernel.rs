@@ -8,17 +8,24 @@ use serde::{Deserialize, Serialize};
 
 use super::debug;
 use super::key::Key;
+use super::mirror::Mirror;
 use super::root::{self, Apt};
 use super::versions::{self, Kernel};
 use crate::cache::remove_tree;
 use crate::context::Context;
 use crate::enter::Enter;
 use crate::exit::coded;
+use crate::host;
 use crate::proc::Cmd;
 use crate::ui::Step;
 
 /// To be raised when the recipe below changes.
 const RECIPE: u32 = 1;
+
+/// GiB that a kernel's packages take.
+const GIB_PACKAGES: f64 = 0.5;
+/// GiB that a prepared kernel takes.
+const GIB: f64 = 2.0;
 
 /// Where the prepared source is in the root, always: its build leaves absolute paths behind.
 pub const SOURCE_INSIDE: &str = "/mnt/linux";
@@ -237,6 +244,7 @@ pub fn resolve(context: &Context, wanted: Option<&str>, refresh: bool) -> Result
     }
     let chosen = versions::choose(&versions::complete_kernels(&packages), wanted)?.into();
     remember(context, wanted, &chosen)?;
+    Mirror::of(context)?.remember(context)?;
     step.done();
     Ok(chosen)
 }
@@ -274,6 +282,7 @@ pub(super) fn fetch(context: &Context, chosen: &Chosen) -> Result<Vec<PathBuf>> 
     let dir = context
         .cache
         .ensure(&context.ui, &place, &key, &title, |dir, step| {
+            host::require_room(context, GIB_PACKAGES, &title)?;
             let log = context.cache.fresh_log("kernel-download");
             let inside = context.cache.path("apt").join("debs");
             remove_tree(&inside)?;
@@ -360,6 +369,7 @@ fn prepare(
     let Some(folder) = debs.first().and_then(|deb| deb.parent()) else {
         bail!("no packages of {} were downloaded", chosen.release);
     };
+    host::require_room(context, GIB, &format!("kernel {}", chosen.release))?;
     let log = context
         .cache
         .fresh_log(&format!("kernel-{}", chosen.release));

@@ -3,9 +3,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context as _, Result};
 
+use crate::context::Context;
 use crate::exit::{HOST, coded};
+
+/// Where the cache remembers a mirror that had to be given.
+const REMEMBERED: &str = "mirror";
 
 /// A Debian archive that has trixie.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,21 +19,44 @@ pub struct Mirror {
 }
 
 impl Mirror {
-    /// The mirror `chosen` by the user, or the host's own.
+    /// The mirror that the user chose, now or in an earlier run with this cache, or else the host's own.
     ///
     /// # Errors
     /// The choice is no address; the host has no Debian archive in its apt configuration.
-    pub fn resolve(chosen: Option<&str>) -> Result<Self> {
-        if let Some(url) = chosen {
+    pub fn of(context: &Context) -> Result<Self> {
+        Self::resolve(context, Path::new("/etc/apt"))
+    }
+
+    fn resolve(context: &Context, apt: &Path) -> Result<Self> {
+        if let Some(url) = &context.mirror {
             return Self::parse(url);
         }
-        host_mirror(Path::new("/etc/apt")).ok_or_else(|| {
+        let file = context.cache.path(REMEMBERED);
+        if let Ok(url) = fs::read_to_string(&file) {
+            return Self::parse(url.trim()).with_context(|| {
+                format!(
+                    "{} remembers the archive of an earlier --mirror (another --mirror takes its place)",
+                    file.display()
+                )
+            });
+        }
+        host_mirror(apt).ok_or_else(|| {
             coded(
                 HOST,
                 "this host's apt configuration names no Debian archive\n  \
-                 what to do: choose one with --mirror URL (http://, https:// or file:///)",
+                 what to do: choose one with --mirror URL (http://, https:// or file:///); it is remembered",
             )
         })
+    }
+
+    /// Remembers the mirror for later runs, if the user chose it: something came from it. The caller holds the exclusive lock.
+    pub fn remember(&self, context: &Context) -> Result<()> {
+        if context.mirror.is_none() {
+            return Ok(());
+        }
+        let file = context.cache.path(REMEMBERED);
+        fs::write(&file, format!("{}\n", self.url))
+            .with_context(|| format!("cannot write {}", file.display()))
     }
 
     fn parse(url: &str) -> Result<Self> {
@@ -204,6 +231,28 @@ mod tests {
         let source = format!("Types: deb-src\nURIs: {c}\nSuites: sid\n");
         assert_eq!(url(from_deb822(&source)), None);
         assert_eq!(url(from_deb822(&text)), Some(c));
+    }
+
+    #[test]
+    fn a_mirror_that_had_to_be_given_is_remembered() {
+        let (dir, apt) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mut context = Context::for_tests(dir.path());
+        let lock = context.cache.lock_exclusive(&context.ui).unwrap();
+        let resolved = |context: &Context| Mirror::resolve(context, apt.path());
+        assert!(resolved(&context).is_err(), "nobody named one");
+        let [given, own] = ["given", "own"].map(archive);
+        context.mirror = Some(given.clone());
+        resolved(&context).unwrap().remember(&context).unwrap();
+        context.mirror = None;
+        assert_eq!(resolved(&context).unwrap().url, given);
+        // The host's own does not take its place, and is not remembered.
+        let list = format!("deb {own} trixie main\n");
+        fs::write(apt.path().join("sources.list"), list).unwrap();
+        assert_eq!(resolved(&context).unwrap().url, given);
+        context.cache.remove(&lock, REMEMBERED).unwrap();
+        resolved(&context).unwrap().remember(&context).unwrap();
+        assert!(!context.cache.path(REMEMBERED).exists());
+        assert_eq!(resolved(&context).unwrap().url, own);
     }
 
     #[test]

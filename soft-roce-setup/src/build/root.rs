@@ -19,6 +19,9 @@ pub const PLACE: &str = "root";
 /// To be raised when the recipe below changes in a way that its lists do not show.
 const RECIPE: u32 = 1;
 
+/// GiB that making it takes.
+const GIB: f64 = 2.5;
+
 const SUITES: [&str; 2] = ["trixie", "trixie-backports"];
 
 /// Everything that is installed, by what it is for.
@@ -118,6 +121,7 @@ pub fn ensure(context: &Context) -> Result<PathBuf> {
         "root (Debian trixie with build tools, QEMU, RDMA programs)",
         |dir, step| {
             host::require_for_root(context)?;
+            host::require_room(context, GIB, "root")?;
             make(context, dir, step)
         },
     )?;
@@ -152,7 +156,7 @@ impl Apt {
 
     /// Prepares the folders and the sources for the mirror of `context`.
     pub fn new(context: &Context) -> Result<Self> {
-        let mirror = Mirror::resolve(context.mirror.as_deref())?;
+        let mirror = Mirror::of(context)?;
         let state = context.cache.path("apt");
         for sub in ["lists/partial", "archives/partial"] {
             let dir = state.join(sub);
@@ -180,9 +184,9 @@ impl Apt {
             enter = enter.env(key, value);
         }
         if inside.url.starts_with("https:") {
-            let bundle = Path::new("/etc/ssl/certs/ca-certificates.crt");
-            if bundle.exists() {
-                enter = enter.bind_ro(bundle, bundle);
+            let own = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
+            if let Some(bundle) = host::ca_bundle(Path::new("/"), own) {
+                enter = enter.bind_ro(bundle, host::CA_BUNDLE_INSIDE);
             }
         }
         Ok(Self { enter })

@@ -9,6 +9,7 @@ use super::key::Key;
 use super::{root, sources};
 use crate::context::Context;
 use crate::enter::Enter;
+use crate::host;
 use crate::proc::Cmd;
 use crate::ui::Step;
 
@@ -16,6 +17,10 @@ use crate::ui::Step;
 const RECIPE: u32 = 1;
 /// The place of the result in the cache.
 pub const PLACE: &str = "userland";
+/// GiB that the crates' sources take.
+const GIB_CRATES: f64 = 0.4;
+/// GiB that a build of the programs takes.
+const GIB: f64 = 0.5;
 /// The place of the crates' sources in the cache.
 const VENDOR: &str = "vendor";
 /// What cargo keeps in the cache from build to build.
@@ -96,6 +101,7 @@ pub fn key() -> Result<String> {
 pub fn ensure_vendor(context: &Context) -> Result<PathBuf> {
     let key = vendor_key()?;
     context.cache.ensure(&context.ui, VENDOR, &key, "crates: download", |dir, step| {
+        host::require_room(context, GIB_CRATES, "crates")?;
         let log = context.cache.fresh_log("vendor");
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let config = Cmd::new(cargo)
@@ -177,6 +183,7 @@ fn executable(told: &str, name: &str) -> Option<String> {
 }
 
 fn make(context: &Context, vendor: &Path, dir: &Path, step: &Step) -> Result<()> {
+    host::require_room(context, GIB, "programs of the guest")?;
     let log = context.cache.fresh_log("userland");
     let source = dir.join("source");
     let enter = workshop(context, vendor, &source)?;

@@ -6,24 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::Result;
-
 use crate::build::mirror::Mirror;
-use crate::build::{kernel, root};
 use crate::context::Context;
 use crate::enter;
-use crate::exit::{self, coded};
 
-use super::{KEYRING, sudo};
-
-/// GiB on disk for the root, one kernel, its packages and the builds.
-const DISK_FIRST: f64 = 6.0;
-/// GiB for what changes later.
-const DISK_LATER: f64 = 1.0;
-/// MiB of memory for the guest, QEMU and the builds.
-const MEMORY: u64 = 3 * 1024;
-/// What QEMU takes beside a guest's memory, in MiB.
-const QEMU_MIB: u64 = 512;
+use super::distro::Distro;
+use super::{KEYRING, limits, place};
 
 /// How a check ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +40,7 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn there(name: &'static str, detail: impl Into<String>) -> Self {
+    pub(super) fn there(name: &'static str, detail: impl Into<String>) -> Self {
         Self {
             name,
             state: State::There,
@@ -62,7 +50,11 @@ impl Finding {
         }
     }
 
-    fn missing(name: &'static str, detail: impl Into<String>, fix: impl Into<String>) -> Self {
+    pub(super) fn missing(
+        name: &'static str,
+        detail: impl Into<String>,
+        fix: impl Into<String>,
+    ) -> Self {
         Self {
             name,
             state: State::Missing,
@@ -72,8 +64,12 @@ impl Finding {
         }
     }
 
-    fn package(name: &'static str, detail: impl Into<String>, package: &'static str) -> Self {
-        let fix = format!("{}apt-get install {package}", sudo());
+    pub(super) fn package(
+        name: &'static str,
+        detail: impl Into<String>,
+        package: &'static str,
+    ) -> Self {
+        let fix = Distro::here().install(package);
         Self {
             package: Some(package),
             ..Self::missing(name, detail, fix)
@@ -96,9 +92,9 @@ impl std::fmt::Display for Finding {
             State::Doubtful => "note",
             State::Missing => "MISSING",
         };
-        write!(f, "{word:<8} {:<14} {}", self.name, self.detail)?;
+        write!(f, "{word:<8} {:<15} {}", self.name, self.detail)?;
         if let Some(fix) = &self.fix {
-            write!(f, "\n{:<8} {:<14} fix: {fix}", "", "")?;
+            write!(f, "\n{:<8} {:<15} fix: {fix}", "", "")?;
         }
         Ok(())
     }
@@ -106,7 +102,12 @@ impl std::fmt::Display for Finding {
 
 /// All checks.
 pub fn all(context: &Context) -> Vec<Finding> {
-    let mut all = vec![architecture(), privileges()];
+    let mut all = vec![architecture()];
+    all.extend(util_linux(
+        &said(Command::new("unshare").arg("--version")),
+        enter::is_root(),
+    ));
+    all.push(privileges());
     if !enter::is_root() {
         all.push(sub_ids());
     }
@@ -115,8 +116,11 @@ pub fn all(context: &Context) -> Vec<Finding> {
         program("tar", "tar", "tar"),
         keyring(),
         cargo(),
-        disk(context),
-        memory(),
+    ]);
+    all.extend(place::all(context));
+    all.extend([
+        limits::memory(),
+        limits::processors(),
         mirror(context),
         kvm(),
     ]);
@@ -187,6 +191,43 @@ fn privileges() -> Finding {
     )
 }
 
+/// Version of util-linux from which on `unshare` kills what it started when it is killed itself.
+const KILLS_CHILD: (u32, u32) = (2, 32);
+/// Version from which on it maps the sub-ids of an ordinary user.
+const MAPS_SUB_IDS: (u32, u32) = (2, 38);
+
+/// What is wrong with this `unshare`, by what it says of its version; nothing if that can't be told.
+fn util_linux(said: &str, root: bool) -> Option<Finding> {
+    let (major, minor) = version(said)?;
+    let need = if root { KILLS_CHILD } else { MAPS_SUB_IDS };
+    if (major, minor) >= need {
+        return None;
+    }
+    let detail = format!(
+        "unshare is of version {major}.{minor}; {} needs {}.{}",
+        if root {
+            "this tool"
+        } else {
+            "an ordinary user"
+        },
+        need.0,
+        need.1
+    );
+    let fix = if root {
+        "use a newer release of this distribution"
+    } else {
+        "run this tool as root (sudo -H), for whom the version is new enough, or use a newer release of this distribution"
+    };
+    Some(Finding::missing("util-linux", detail, fix))
+}
+
+/// Major and minor number in `unshare from util-linux 2.38.1`.
+fn version(said: &str) -> Option<(u32, u32)> {
+    let number = said.trim().split_once("util-linux ")?.1;
+    let mut parts = number.split(['.', '-', ' ']);
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
 /// An ordinary user needs ids for the other users of the root.
 fn sub_ids() -> Finding {
     if find_program("newuidmap").is_none() {
@@ -255,115 +296,12 @@ fn cargo() -> Finding {
     }
 }
 
-fn disk(context: &Context) -> Finding {
-    let name = "disk";
-    let dir = context.cache.ground();
-    let made = context.cache.is_fresh(root::PLACE, &root::key())
-        && !kernel::all_remembered(context).is_empty();
-    let need = if made { DISK_LATER } else { DISK_FIRST };
-    let Ok(stat) = rustix::fs::statvfs(dir) else {
-        return Finding::missing(
-            name,
-            format!("cannot look at {}", dir.display()),
-            "choose another --cache",
-        );
-    };
-    #[expect(clippy::cast_precision_loss, reason = "a size for people")]
-    let free = (stat.f_bavail * stat.f_frsize) as f64 / f64::from(1 << 30);
-    let detail = format!(
-        "{free:.1} GiB free in {} ({need:.0} GiB needed)",
-        dir.display()
-    );
-    if free >= need {
-        return Finding::there(name, detail);
-    }
-    Finding::missing(
-        name,
-        detail,
-        "make room, or choose a cache on another disk with --cache DIR",
-    )
-}
-
-fn memory() -> Finding {
-    let name = "memory";
-    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let Some(available) = meminfo_mib(&text, "MemAvailable:") else {
-        return Finding {
-            state: State::Doubtful,
-            ..Finding::there(name, "unknown")
-        };
-    };
-    let detail = format!("{available} MiB available ({MEMORY} MiB needed)");
-    if available >= MEMORY {
-        return Finding::there(name, detail);
-    }
-    Finding::missing(
-        name,
-        detail,
-        "end other programs, or use a host with more memory",
-    )
-}
-
-/// Fails if a guest of `bytes` can't be had here. QEMU takes memory as the guest touches it, so a little
-/// less than all is worth a try.
-pub fn guest_memory(bytes: u64) -> Result<()> {
-    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    match meminfo_mib(&text, "MemTotal:") {
-        Some(total) if bytes >> 20 > total => Err(coded(
-            exit::HOST,
-            format!(
-                "--mem: the guest would have {} MiB, and this host has {total} MiB in all\n  what to do: choose less with --mem",
-                bytes >> 20
-            ),
-        )),
-        _ => Ok(()),
-    }
-}
-
-/// Guests of `bytes` and of `cpus` CPUs that fit in here at once; one at least.
-pub fn room_for_guests(bytes: u64, cpus: u32) -> usize {
-    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let own = std::thread::available_parallelism().map_or(1, usize::from);
-    let served = own / cpus.max(1) as usize;
-    let available = meminfo_mib(&text, "MemAvailable:").unwrap_or(0);
-    let available = cgroup_mib(Path::new("/")).map_or(available, |mib| mib.min(available));
-    let fit = available / ((bytes >> 20) + QEMU_MIB);
-    served
-        .min(usize::try_from(fit).unwrap_or(usize::MAX))
-        .max(1)
-}
-
-/// What the memory cgroups that this process is in leave it, in the file system at `root`; None without a limit.
-fn cgroup_mib(root: &Path) -> Option<u64> {
-    let own = fs::read_to_string(root.join("proc/self/cgroup")).ok()?;
-    let own = own.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    let mount = root.join("sys/fs/cgroup");
-    let number = |dir: &Path, name: &str| -> Option<u64> {
-        let text = fs::read_to_string(dir.join(name)).ok()?;
-        text.trim().parse().ok()
-    };
-    // Without a limit the file says `max`; the root has none.
-    let left = |dir: &Path| {
-        let limit = number(dir, "memory.max")?;
-        Some(limit.saturating_sub(number(dir, "memory.current")?) >> 20)
-    };
-    let dir = mount.join(own);
-    let chain = dir.ancestors().take_while(|dir| dir.starts_with(&mount));
-    chain.filter_map(left).min()
-}
-
-fn meminfo_mib(meminfo: &str, name: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib / 1024)
-}
-
 fn mirror(context: &Context) -> Finding {
     let name = "archive";
-    let mirror = match Mirror::resolve(context.mirror.as_deref()) {
+    let mirror = match Mirror::of(context) {
         Ok(mirror) => mirror,
         Err(error) => {
-            return Finding::missing(name, error.to_string(), "choose one with --mirror URL");
+            return Finding::missing(name, format!("{error:#}"), "choose one with --mirror URL");
         }
     };
     if !super::proxies().is_empty() || mirror.directory().is_some() {
@@ -432,6 +370,12 @@ fn kvm() -> Finding {
     }
 }
 
+/// What a program writes to its standard output; nothing if it is not there.
+fn said(command: &mut Command) -> String {
+    let output = command.output().map(|output| output.stdout);
+    String::from_utf8_lossy(&output.unwrap_or_default()).into_owned()
+}
+
 fn succeeds(command: &mut Command) -> bool {
     command.output().is_ok_and(|output| output.status.success())
 }
@@ -459,30 +403,17 @@ mod tests {
     }
 
     #[test]
-    fn meminfo() {
-        let text = "MemTotal: 16000000 kB\nMemAvailable:    2097152 kB\n";
-        assert_eq!(meminfo_mib(text, "MemAvailable:"), Some(2048));
-        assert_eq!(meminfo_mib("x", "MemAvailable:"), None);
-    }
-
-    #[test]
-    fn the_narrowest_memory_cgroup_counts() {
-        let root = std::env::temp_dir().join(format!("cgroup-test-{}", std::process::id()));
-        let write = |path: &str, text: &str| {
-            let path = root.join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        };
-        assert_eq!(cgroup_mib(&root), None);
-        write("proc/self/cgroup", "0::/pod/us\n");
-        write("sys/fs/cgroup/pod/us/memory.max", "max\n");
-        write("sys/fs/cgroup/pod/us/memory.current", "1048576\n");
-        assert_eq!(cgroup_mib(&root), None);
-        write("sys/fs/cgroup/pod/memory.max", "8388608\n");
-        write("sys/fs/cgroup/pod/memory.current", "3145728\n");
-        assert_eq!(cgroup_mib(&root), Some(5));
-        write("sys/fs/cgroup/pod/us/memory.max", "2097152\n");
-        assert_eq!(cgroup_mib(&root), Some(1));
-        fs::remove_dir_all(&root).unwrap();
+    fn versions_of_util_linux() {
+        let of = |text: &str| version(text);
+        assert_eq!(of("unshare from util-linux 2.37.2\n"), Some((2, 37)));
+        assert_eq!(of("unshare from util-linux 2.41-rc1\n"), Some((2, 41)));
+        assert_eq!(of("unshare from util-linux 2.38.1"), Some((2, 38)));
+        assert_eq!(of("BusyBox v1.36"), None);
+        assert!(util_linux("unshare from util-linux 2.37.2", true).is_none());
+        let old = util_linux("unshare from util-linux 2.37.2", false).unwrap();
+        assert_eq!(old.state, State::Missing);
+        assert!(old.detail.contains("2.38"), "{}", old.detail);
+        assert!(util_linux("unshare from util-linux 2.31", true).is_some());
+        assert!(util_linux("unshare from util-linux 2.38.1", false).is_none());
     }
 }

@@ -1,7 +1,11 @@
 //! The host: what is there, what is missing, and how to mend it.
 
 mod check;
+mod distro;
 mod install;
+mod limits;
+mod net;
+mod place;
 
 use std::process::ExitCode;
 
@@ -9,10 +13,12 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::context::Context;
-use crate::enter;
 use crate::exit::{HOST, coded};
 
-pub use check::{Finding, State, guest_memory, room_for_guests};
+pub use check::{Finding, State};
+pub use limits::{guest_memory, room_for_guests};
+pub use net::{CA_BUNDLE_INSIDE, ca_bundle, proxies};
+pub use place::require_room;
 
 /// Debian's keys on the host.
 pub const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
@@ -100,40 +106,4 @@ fn fail_on_missing(findings: &[Finding]) -> Result<()> {
         HOST,
         format!("this host lacks something:{}", missing.concat()),
     ))
-}
-
-/// The proxies to pass on into the root, as variables of the environment.
-pub fn proxies() -> Vec<(String, String)> {
-    let mut found: Vec<(String, String)> = ["http_proxy", "https_proxy", "no_proxy", "all_proxy"]
-        .iter()
-        .flat_map(|name| [(*name).to_owned(), name.to_uppercase()])
-        .filter_map(|name| Some((name.clone(), std::env::var(name).ok()?)))
-        .collect();
-    for scheme in ["http", "https"] {
-        let name = format!("{scheme}_proxy");
-        if found.iter().any(|(known, _)| *known == name) {
-            continue;
-        }
-        if let Some(proxy) = apt_proxy(scheme) {
-            found.push((name, proxy));
-        }
-    }
-    found
-}
-
-/// The proxy of apt's own configuration.
-fn apt_proxy(scheme: &str) -> Option<String> {
-    let key = format!("Acquire::{scheme}::Proxy");
-    let output = std::process::Command::new("apt-config")
-        .args(["shell", "P", &key])
-        .output()
-        .ok()?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let value = text.trim().strip_prefix("P='")?.strip_suffix('\'')?;
-    (!value.is_empty() && value != "DIRECT").then(|| value.to_owned())
-}
-
-/// How a fix begins that needs root.
-fn sudo() -> &'static str {
-    if enter::is_root() { "" } else { "sudo " }
 }
