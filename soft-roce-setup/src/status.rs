@@ -101,7 +101,7 @@ fn collect(context: &Context) -> Result<Status> {
         if seen.contains(&chosen.release) {
             continue;
         }
-        let key = chosen.key();
+        let key = kernel::key(&chosen);
         entries.push(entry(
             cache,
             &format!("kernel {}", chosen.release),

@@ -30,7 +30,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
     signal::install()?;
     let context = Context::new(&cli.global)?;
     match &cli.command {
-        Command::Doctor(args) => host::doctor(&context, args),
+        Command::Doctor(args) => host::doctor(&context, args, build::kernel::made(&context)),
         Command::Status(args) => status::run(&context, args),
         Command::Clean(args) => status::clean(&context, args),
         Command::Build(args) => build::run(&context, args),

@@ -6,11 +6,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use super::mirror::Mirror;
 use crate::cache::remove_tree;
 use crate::context::Context;
 use crate::enter;
-use crate::host;
+use crate::host::{self, Mirror};
 use crate::proc::Cmd;
 use crate::ui::Step;
 

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::kernel::{self, Chosen, Prepared, SOURCE_INSIDE};
+use super::chosen::{Chosen, DEBUG_MAKE_ARGS, LEFT_OUT, Prepared, SOURCE_INSIDE};
+use super::fetch::fetch;
 use super::key::Key;
 use super::root;
 use crate::cache::remove_tree;
@@ -28,12 +29,24 @@ const FRAGMENT: &str = include_str!("../../debug.config");
 const RECIPE: u32 = 1;
 /// GiB that its source and its build take.
 const GIB: f64 = 3.0;
-/// Arguments of every make in its tree: KASAN with Rust needs clang.
-pub const MAKE_ARGS: [&str; 1] = ["LLVM=-19"];
 /// In the source: the key of what it was unpacked from.
 const SOURCE_KEY: &str = ".soft-roce-source";
 /// In the source: the fragment that its configuration was made from.
 const CONFIGURED: &str = ".soft-roce-fragment";
+
+/// The debug kernel from the source of `stock`.
+pub fn chosen(stock: &Chosen) -> Chosen {
+    let version = stock
+        .package_version
+        .split_once('-')
+        .map_or(stock.package_version.as_str(), |(version, _)| version);
+    Chosen {
+        series: stock.series.clone(),
+        release: format!("{version}{}", SUFFIX),
+        package_version: stock.package_version.clone(),
+        debug_of: Some(stock.release.clone()),
+    }
+}
 
 /// The key of the kernel made from the source of `stock`.
 pub fn key(stock: &Chosen) -> String {
@@ -47,17 +60,17 @@ pub fn key(stock: &Chosen) -> String {
 fn source_key(stock: &Chosen) -> String {
     Key::new("debug source", 1)
         .text(&stock.package_version)
-        .text(&kernel::LEFT_OUT.join(" "))
+        .text(&LEFT_OUT.join(" "))
         .text(&root::key())
         .finish()
 }
 
 /// Builds the kernel if it is not there, from the source of `stock`.
 pub fn ensure(context: &Context, stock: &Chosen) -> Result<Prepared> {
-    let chosen = Chosen::debug(stock);
+    let chosen = chosen(stock);
     let key = key(stock);
     if !context.cache.is_fresh(&chosen.place(), &key) {
-        let debs = kernel::fetch(context, stock)?;
+        let debs = fetch(context, stock)?;
         context.cache.ensure(
             &context.ui,
             &chosen.place(),
@@ -125,7 +138,7 @@ fn make(
             let Some(folder) = debs.first().and_then(|deb| deb.parent()) else {
                 bail!("no packages of {} were downloaded", stock.release);
             };
-            let exclude = kernel::LEFT_OUT
+            let exclude = LEFT_OUT
                 .iter()
                 .map(|pattern| format!("--exclude={pattern}"));
             inside(context, &source)
@@ -144,7 +157,7 @@ fn make(
             .bind_ro(&fragment, "/mnt/fragment")
             .cmd("bash")
             .args(["-euo", "pipefail", "-c", CONFIGURE, "configure"])
-            .args(MAKE_ARGS)
+            .args(DEBUG_MAKE_ARGS)
             .run(&log, step)?;
         let config = source.join(".config");
         let text = fs::read_to_string(&config)
@@ -156,7 +169,7 @@ fn make(
         .bind(dir, "/mnt/out")
         .cmd("bash")
         .args(["-euo", "pipefail", "-c", BUILD, "build", &chosen.release])
-        .args(MAKE_ARGS)
+        .args(DEBUG_MAKE_ARGS)
         .hint("the next run goes on where this one ended")
         .run(&log, step)?;
     fs::rename(&source, dir.join("linux"))

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use super::debian::Recipe;
+use super::kernel;
 use super::key::Key;
 use crate::context::Context;
 use crate::host;
@@ -60,7 +61,7 @@ pub fn ensure(context: &Context) -> Result<PathBuf> {
     context
         .cache
         .ensure(&context.ui, PLACE, &key(), title, |dir, step| {
-            host::require_for_root(context)?;
+            host::require_for_root(context, kernel::made(context))?;
             host::require_room(context, GIB, title)?;
             let log = context.cache.fresh_log("forky");
             let recipe = Recipe {

@@ -4,157 +4,38 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use serde::{Deserialize, Serialize};
 
+use super::chosen::{LEFT_OUT, MAKE_ARGS, SOURCE_INSIDE};
 use super::debug;
+use super::fetch::{REACH, fetch};
 use super::key::Key;
-use super::mirror::Mirror;
 use super::root::{self, Apt};
-use super::versions::{self, Kernel};
-use crate::cache::remove_tree;
+use super::versions;
 use crate::context::Context;
 use crate::enter::Enter;
 use crate::exit::coded;
-use crate::host;
-use crate::proc::Cmd;
+use crate::host::{self, Made, Mirror};
 use crate::ui::Step;
+
+pub use super::chosen::{Chosen, Prepared, make_module};
 
 /// To be raised when the recipe below changes.
 const RECIPE: u32 = 1;
 
-/// GiB that a kernel's packages take.
-const GIB_PACKAGES: f64 = 0.5;
 /// GiB that a prepared kernel takes.
 const GIB: f64 = 2.0;
 
-/// Where the prepared source is in the root, always: its build leaves absolute paths behind.
-pub const SOURCE_INSIDE: &str = "/mnt/linux";
-/// Arguments of every make in a stock kernel's tree.
-pub const MAKE_ARGS: [&str; 2] = ["CC=gcc-14", "HOSTCC=gcc-14"];
-
-/// Parts of the source that no module of ours reads. Kconfig stays, for the configuration.
-/// tar's `*` matches slashes, so each pattern begins at the top (`tools/objtool/arch` must stay).
-pub(super) const LEFT_OUT: &[&str] = &[
-    "linux-source-?.?/Documentation/[a-z]*",
-    "linux-source-?.?/tools/testing",
-    "linux-source-?.?/drivers/gpu/drm/amd/include/*",
-];
-
-/// A kernel in the cache.
-#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
-pub struct Chosen {
-    /// `7.3`
-    pub series: String,
-    /// `uname -r`
-    pub release: String,
-    /// Version of the packages.
-    pub package_version: String,
-    /// For the debug kernel, the release of the stock one whose source it is made of.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub debug_of: Option<String>,
-}
-
-impl Chosen {
-    /// The debug kernel from the source of `stock`.
-    pub fn debug(stock: &Self) -> Self {
-        let version = stock
-            .package_version
-            .split_once('-')
-            .map_or(stock.package_version.as_str(), |(version, _)| version);
-        Self {
-            series: stock.series.clone(),
-            release: format!("{version}{}", debug::SUFFIX),
-            package_version: stock.package_version.clone(),
-            debug_of: Some(stock.release.clone()),
-        }
+/// The key of a kernel's preparation.
+pub fn key(chosen: &Chosen) -> String {
+    if chosen.is_debug() {
+        return debug::key(&chosen.stock());
     }
-
-    /// The stock kernel that a debug kernel is made of, or the kernel itself.
-    fn stock(&self) -> Self {
-        Self {
-            release: self
-                .debug_of
-                .clone()
-                .unwrap_or_else(|| self.release.clone()),
-            debug_of: None,
-            ..self.clone()
-        }
-    }
-
-    /// Whether it is the debug kernel.
-    pub fn is_debug(&self) -> bool {
-        self.debug_of.is_some()
-    }
-
-    /// What make is given in its tree.
-    fn make_args(&self) -> &'static [&'static str] {
-        if self.is_debug() {
-            &debug::MAKE_ARGS
-        } else {
-            &MAKE_ARGS
-        }
-    }
-
-    /// Its place in the cache.
-    pub fn place(&self) -> String {
-        format!("kernels/{}", self.release)
-    }
-
-    /// The key of its preparation.
-    pub fn key(&self) -> String {
-        if self.is_debug() {
-            return debug::key(&self.stock());
-        }
-        Key::new("kernel", RECIPE)
-            .text(&self.release)
-            .text(&self.package_version)
-            .text(&LEFT_OUT.join(" "))
-            .text(&root::key())
-            .finish()
-    }
-
-    fn packages(&self) -> Vec<String> {
-        Kernel {
-            series: self.series.clone(),
-            release: self.release.clone(),
-            package_version: self.package_version.clone(),
-        }
-        .packages()
-    }
-}
-
-impl From<Kernel> for Chosen {
-    fn from(kernel: Kernel) -> Self {
-        Self {
-            series: kernel.series,
-            release: kernel.release,
-            package_version: kernel.package_version,
-            debug_of: None,
-        }
-    }
-}
-
-/// A kernel's files in the cache.
-#[derive(Debug, Clone)]
-pub struct Prepared {
-    /// Which it is.
-    pub chosen: Chosen,
-    /// The prepared source.
-    pub source: PathBuf,
-    /// The folder `usr/lib/modules/RELEASE` of the packages.
-    pub modules: PathBuf,
-}
-
-impl Prepared {
-    /// Where the files of a kernel are, if it is there.
-    pub fn at(context: &Context, chosen: Chosen) -> Self {
-        let dir = context.cache.path(chosen.place());
-        Self {
-            source: dir.join("linux"),
-            modules: dir.join("usr/lib/modules").join(&chosen.release),
-            chosen,
-        }
-    }
+    Key::new("kernel", RECIPE)
+        .text(&chosen.release)
+        .text(&chosen.package_version)
+        .text(&LEFT_OUT.join(" "))
+        .text(&root::key())
+        .finish()
 }
 
 /// The memory of what a choice was resolved to, so that later starts need no network.
@@ -165,12 +46,20 @@ fn memory(context: &Context) -> PathBuf {
 /// What the choice `wanted` was resolved to, if it ever was.
 pub fn remembered(context: &Context, wanted: Option<&str>) -> Option<Chosen> {
     if wanted == Some(debug::NAME) {
-        return Some(Chosen::debug(&remembered(context, None)?));
+        return Some(debug::chosen(&remembered(context, None)?));
     }
     let all = all_remembered(context);
     all.into_iter()
         .find(|(asked, _)| asked == wanted.unwrap_or(""))
         .map(|(_, chosen)| chosen)
+}
+
+/// What the cache has of root and kernels.
+pub fn made(context: &Context) -> Made {
+    Made {
+        root: context.cache.is_fresh(root::PLACE, &root::key()),
+        kernel: !all_remembered(context).is_empty(),
+    }
 }
 
 /// All choices that were resolved, with what was asked for (empty for the default).
@@ -216,7 +105,7 @@ pub fn check_choice(wanted: Option<&str>) -> Result<()> {
 /// Resolves the choice: from memory, or by asking the archive.
 pub fn resolve(context: &Context, wanted: Option<&str>, refresh: bool) -> Result<Chosen> {
     if wanted == Some(debug::NAME) {
-        return Ok(Chosen::debug(&resolve(context, None, refresh)?));
+        return Ok(debug::chosen(&resolve(context, None, refresh)?));
     }
     if let (false, Some(chosen)) = (refresh, remembered(context, wanted)) {
         return Ok(chosen);
@@ -249,15 +138,13 @@ pub fn resolve(context: &Context, wanted: Option<&str>, refresh: bool) -> Result
     Ok(chosen)
 }
 
-const REACH: &str = "check the network and the archive's address (--mirror URL chooses another)";
-
 /// Fetches, unpacks and prepares the kernel if it is not there.
 pub fn ensure(context: &Context, chosen: Chosen) -> Result<Prepared> {
     if chosen.is_debug() {
         return debug::ensure(context, &chosen.stock());
     }
     let place = chosen.place();
-    let key = chosen.key();
+    let key = key(&chosen);
     if !context.cache.is_fresh(&place, &key) {
         let debs = fetch(context, &chosen)?;
         context.cache.ensure(
@@ -269,65 +156,6 @@ pub fn ensure(context: &Context, chosen: Chosen) -> Result<Prepared> {
         )?;
     }
     Ok(Prepared::at(context, chosen))
-}
-
-/// Downloads the packages of a kernel. Each is checked by apt, and kept.
-pub(super) fn fetch(context: &Context, chosen: &Chosen) -> Result<Vec<PathBuf>> {
-    let folder = format!("kernel-{}", chosen.package_version.replace(['~', '+'], "_"));
-    let place = format!("downloads/{folder}");
-    let key = Key::new("fetch", 1)
-        .text(&chosen.packages().join(" "))
-        .finish();
-    let title = format!("kernel {}: download", chosen.release);
-    let dir = context
-        .cache
-        .ensure(&context.ui, &place, &key, &title, |dir, step| {
-            host::require_room(context, GIB_PACKAGES, &title)?;
-            let log = context.cache.fresh_log("kernel-download");
-            let inside = context.cache.path("apt").join("debs");
-            remove_tree(&inside)?;
-            fs::create_dir_all(&inside)
-                .with_context(|| format!("cannot create {}", inside.display()))?;
-            let apt = Apt::new(context)?.in_folder("debs");
-            // The lists may be old, and what they name gone.
-            let download = || {
-                let names = chosen.packages();
-                apt.tool("apt-get")
-                    .arg("download")
-                    .args(&names)
-                    .hint(REACH)
-                    .run(&log, step)
-            };
-            if download().is_err() {
-                apt.tool("apt-get")
-                    .args(["update", "--error-on=any"])
-                    .hint(REACH)
-                    .run(&log, step)?;
-                download()?;
-            }
-            for deb in list(&inside)? {
-                if let Some(name) = deb.file_name() {
-                    fs::rename(&deb, dir.join(name))
-                        .with_context(|| format!("cannot move {}", deb.display()))?;
-                }
-            }
-            Ok(())
-        })?;
-    Ok(list(&dir)?
-        .into_iter()
-        .filter(|path| path.extension().is_some_and(|e| e == "deb"))
-        .collect())
-}
-
-fn list(dir: &Path) -> Result<Vec<PathBuf>> {
-    let read = || -> std::io::Result<Vec<PathBuf>> {
-        fs::read_dir(dir)?
-            .map(|entry| entry.map(|entry| entry.path()))
-            .collect()
-    };
-    let mut paths = read().with_context(|| format!("cannot read {}", dir.display()))?;
-    paths.sort();
-    Ok(paths)
 }
 
 /// Unpacks the packages (`$1` is the kernel's release, `$2` its series, the rest patterns to leave out)
@@ -416,24 +244,4 @@ fn prepare(
 
 fn root_enter(context: &Context) -> Enter {
     Enter::new(&root::tree(context))
-}
-
-/// `make` on the prepared source, for the module in `module` (a path inside the root).
-pub fn make_module(enter: &Enter, kernel: &Prepared, module: &str) -> Cmd {
-    enter
-        .clone()
-        .bind(&kernel.source, SOURCE_INSIDE)
-        .dir(SOURCE_INSIDE)
-        .cmd("make")
-        .arg(format!(
-            "-j{}",
-            std::thread::available_parallelism().map_or(1, usize::from)
-        ))
-        .args(kernel.chosen.make_args())
-        .args([
-            "CONFIG_DEBUG_INFO=",
-            "CONFIG_DEBUG_INFO_BTF=",
-            "CONFIG_DEBUG_INFO_BTF_MODULES=",
-        ])
-        .arg(format!("M={module}"))
 }

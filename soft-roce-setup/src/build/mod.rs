@@ -1,12 +1,13 @@
 //! From sources and packages to what a guest starts from: the root, a stock kernel, our modules, and the
 //! guest's programs. Each is a step of the cache.
 
+mod chosen;
 mod debian;
 pub mod debug;
+mod fetch;
 pub mod forky;
 pub mod kernel;
 mod key;
-pub mod mirror;
 pub mod modules;
 pub mod root;
 pub mod rxe;
@@ -79,8 +80,11 @@ pub struct BuildOptions {
 
 /// Whether the kernel `wanted` is in the cache as it would be built now; its modules may be older.
 pub fn has_kernel(context: &Context, wanted: Option<&str>) -> bool {
-    kernel::remembered(context, wanted)
-        .is_some_and(|chosen| context.cache.is_fresh(&chosen.place(), &chosen.key()))
+    kernel::remembered(context, wanted).is_some_and(|chosen| {
+        context
+            .cache
+            .is_fresh(&chosen.place(), &kernel::key(&chosen))
+    })
 }
 
 /// `build`
@@ -150,8 +154,8 @@ fn fresh(
     };
     let place = variant.place(&chosen.release);
     let all = cache.is_fresh(root::PLACE, &root::key())
-        && cache.is_fresh(&chosen.place(), &chosen.key())
-        && cache.is_fresh(&place, &variant.key(&chosen.key())?)
+        && cache.is_fresh(&chosen.place(), &kernel::key(&chosen))
+        && cache.is_fresh(&place, &variant.key(&kernel::key(&chosen))?)
         && cache.is_fresh(userland::PLACE, &userland::key()?);
     if !all {
         return Ok(None);

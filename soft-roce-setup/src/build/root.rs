@@ -7,10 +7,9 @@ use anyhow::{Context as _, Result};
 
 use super::debian::{self, Recipe};
 use super::key::Key;
-use super::mirror::Mirror;
 use crate::context::Context;
 use crate::enter::Enter;
-use crate::host;
+use crate::host::{self, Made, Mirror};
 use crate::proc::Cmd;
 use crate::ui::Step;
 
@@ -120,7 +119,7 @@ pub fn ensure(context: &Context) -> Result<PathBuf> {
         &key(),
         "root (Debian trixie with build tools, QEMU, RDMA programs)",
         |dir, step| {
-            host::require_for_root(context)?;
+            host::require_for_root(context, Made::default())?;
             host::require_room(context, GIB, "root")?;
             make(context, dir, step)
         },

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, bail};
 
 use super::key::Key;
-use super::{kernel, root};
+use super::{fetch, kernel, root};
 use crate::context::Context;
 use crate::enter::Enter;
 
@@ -74,7 +74,7 @@ pub fn ensure(context: &Context, series: &str) -> Result<PathBuf> {
         return Ok(context.cache.path(place));
     }
     let _lock = context.cache.lock_exclusive(&context.ui)?;
-    let debs = kernel::fetch(context, &chosen)?;
+    let debs = fetch::fetch(context, &chosen)?;
     let folder = debs
         .first()
         .and_then(|deb| deb.parent())

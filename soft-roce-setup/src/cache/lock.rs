@@ -11,7 +11,6 @@ use anyhow::{Context, Result, bail};
 use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno;
 
-use super::Cache;
 use super::place::{self, Found, MARK, MARK_TEXT, OLD_LOCK};
 use crate::exit::{HOST, coded};
 use crate::signal;
@@ -50,11 +49,11 @@ impl CacheLock {
 }
 
 /// Locks the cache; makes and marks it if it is not there.
-pub(super) fn lock(cache: &Cache, ui: &Ui, kind: Kind) -> Result<CacheLock> {
-    let path = cache.path(MARK);
+pub(super) fn lock(dir: &Path, ui: &Ui, kind: Kind) -> Result<CacheLock> {
+    let path = dir.join(MARK);
     loop {
-        let file = open(cache, &path)?;
-        wait(cache, ui, &file, kind.operation())?;
+        let file = open(dir, &path)?;
+        wait(dir, ui, &file, kind.operation())?;
         let lock = CacheLock { file, kind };
         // It may have been waited for while `clean` took the cache away.
         if !is_at(&lock.file, &path) {
@@ -63,17 +62,16 @@ pub(super) fn lock(cache: &Cache, ui: &Ui, kind: Kind) -> Result<CacheLock> {
         if is_whole(&lock.file)? {
             return Ok(lock);
         }
-        wait(cache, ui, &lock.file, Kind::Exclusive.operation())?;
+        wait(dir, ui, &lock.file, Kind::Exclusive.operation())?;
         if is_at(&lock.file, &path) && !is_whole(&lock.file)? {
-            mark(cache, ui, &lock.file)?;
+            mark(dir, ui, &lock.file)?;
         }
         // Once more: the lock that was asked for, of a cache that is marked by now.
     }
 }
 
 /// Opens the mark, or begins it in a new cache.
-fn open(cache: &Cache, path: &Path) -> Result<File> {
-    let dir = cache.dir();
+fn open(dir: &Path, path: &Path) -> Result<File> {
     // Before anything is written into it.
     place::look(dir, &place::homes())?;
     fs::create_dir_all(dir)
@@ -106,15 +104,14 @@ fn cannot_use(dir: &Path, error: &io::Error) -> anyhow::Error {
 }
 
 /// Writes the mark. The caller holds the exclusive lock.
-fn mark(cache: &Cache, ui: &Ui, mut file: &File) -> Result<()> {
-    let dir = cache.dir();
+fn mark(dir: &Path, ui: &Ui, mut file: &File) -> Result<()> {
     let found = place::look(dir, &place::homes())?;
     let old = dir.join(OLD_LOCK);
     let mut old_lock = None;
     if found == Found::Old {
         if let Ok(lock) = File::open(&old) {
             // A run of an earlier version of this tool.
-            wait(cache, ui, &lock, Kind::Exclusive.operation())?;
+            wait(dir, ui, &lock, Kind::Exclusive.operation())?;
             old_lock = Some(lock);
         }
     }
@@ -149,14 +146,14 @@ fn is_at(file: &File, path: &Path) -> bool {
 }
 
 /// Takes a lock; says so if that has to be waited for.
-fn wait(cache: &Cache, ui: &Ui, file: &File, operation: FlockOperation) -> Result<()> {
+fn wait(dir: &Path, ui: &Ui, file: &File, operation: FlockOperation) -> Result<()> {
     let mut told = false;
     loop {
         match rustix::fs::flock(file, operation) {
             Ok(()) => return Ok(()),
             Err(Errno::WOULDBLOCK) => {}
             Err(Errno::INTR) => continue,
-            Err(error) => bail!("cannot lock the cache {}: {error}", cache.dir().display()),
+            Err(error) => bail!("cannot lock the cache {}: {error}", dir.display()),
         }
         if !told {
             let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
@@ -166,7 +163,7 @@ fn wait(cache: &Cache, ui: &Ui, file: &File, operation: FlockOperation) -> Resul
             };
             ui.note(format!(
                 "waiting: another run uses the cache {}{by}",
-                cache.dir().display()
+                dir.display()
             ));
             told = true;
         }

@@ -6,6 +6,7 @@
 mod lock;
 mod place;
 mod remove;
+mod stamp;
 
 use std::fs;
 use std::io;
@@ -13,17 +14,17 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
-use serde::{Deserialize, Serialize};
 
 use self::lock::Kind;
 use self::place::{Found, MARK};
+use self::stamp::STAMP;
 use crate::signal;
 use crate::ui::{Step, Ui};
 
 pub use self::lock::CacheLock;
 pub use self::remove::remove_tree;
+pub use self::stamp::Stamp;
 
-const STAMP: &str = "stamp.json";
 /// What is not whole yet, and gone after the next build.
 const TMP: &str = "tmp";
 const LOGS: &str = "logs";
@@ -32,26 +33,6 @@ const LOGS: &str = "logs";
 #[derive(Debug, Clone)]
 pub struct Cache {
     dir: PathBuf,
-}
-
-/// What a step leaves beside its result.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Stamp {
-    /// Key of the inputs.
-    pub key: String,
-    /// How long the step took, in seconds.
-    pub seconds: f64,
-    /// When it was done, in seconds of the Unix epoch.
-    pub made: u64,
-}
-
-impl Stamp {
-    /// A stamp's text; nothing if it is none.
-    fn parse(text: &str) -> Option<Self> {
-        let stamp: Self = serde_json::from_str(text).ok()?;
-        let is_key = stamp.key.len() == 32 && stamp.key.bytes().all(|b| b.is_ascii_hexdigit());
-        is_key.then_some(stamp)
-    }
 }
 
 impl Cache {
@@ -115,11 +96,11 @@ impl Cache {
 
     /// Waits until guests and builds have ended, and keeps others away until all is removed.
     pub fn lock_to_clean(&self, ui: &Ui) -> Result<CacheLock> {
-        lock::lock(self, ui, Kind::Exclusive)
+        lock::lock(&self.dir, ui, Kind::Exclusive)
     }
 
     fn lock(&self, ui: &Ui, kind: Kind) -> Result<CacheLock> {
-        let lock = lock::lock(self, ui, kind)?;
+        let lock = lock::lock(&self.dir, ui, kind)?;
         remove::refuse_links_in(&self.dir)?;
         for sub in [LOGS, TMP] {
             let path = self.path(sub);

@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::{STAMP, Stamp};
+use super::stamp::{STAMP, Stamp};
 use crate::exit::{USAGE, coded};
 
 /// The file that makes a directory a cache. Whoever uses the cache holds its lock (flock).

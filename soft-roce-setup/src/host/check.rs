@@ -6,102 +6,22 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use crate::build::mirror::Mirror;
 use crate::context::Context;
 use crate::enter;
 
-use super::distro::Distro;
-use super::{KEYRING, limits, place};
+use super::finding::{Finding, State};
+use super::mirror::Mirror;
+use super::net::proxies;
+use super::place::Made;
+use super::{limits, place};
 
-/// How a check ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
-    /// It is there.
-    There,
-    /// It may do without.
-    Doubtful,
-    /// It is missing, and nothing works without.
-    Missing,
-}
-
-/// The result of one check.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
-    /// What was looked for.
-    pub name: &'static str,
-    /// Whether it is there.
-    pub state: State,
-    /// What was found.
-    pub detail: String,
-    /// What to do if it is missing.
-    pub fix: Option<String>,
-    /// The package that brings it.
-    pub package: Option<&'static str>,
-}
-
-impl Finding {
-    pub(super) fn there(name: &'static str, detail: impl Into<String>) -> Self {
-        Self {
-            name,
-            state: State::There,
-            detail: detail.into(),
-            fix: None,
-            package: None,
-        }
-    }
-
-    pub(super) fn missing(
-        name: &'static str,
-        detail: impl Into<String>,
-        fix: impl Into<String>,
-    ) -> Self {
-        Self {
-            name,
-            state: State::Missing,
-            detail: detail.into(),
-            fix: Some(fix.into()),
-            package: None,
-        }
-    }
-
-    pub(super) fn package(
-        name: &'static str,
-        detail: impl Into<String>,
-        package: &'static str,
-    ) -> Self {
-        let fix = Distro::here().install(package);
-        Self {
-            package: Some(package),
-            ..Self::missing(name, detail, fix)
-        }
-    }
-
-    /// The finding in one line.
-    pub fn sentence(&self) -> String {
-        match &self.fix {
-            Some(fix) => format!("{}: {}\n    what to do: {fix}", self.name, self.detail),
-            None => format!("{}: {}", self.name, self.detail),
-        }
-    }
-}
-
-impl std::fmt::Display for Finding {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let word = match self.state {
-            State::There => "ok",
-            State::Doubtful => "note",
-            State::Missing => "MISSING",
-        };
-        write!(f, "{word:<8} {:<15} {}", self.name, self.detail)?;
-        if let Some(fix) = &self.fix {
-            write!(f, "\n{:<8} {:<15} fix: {fix}", "", "")?;
-        }
-        Ok(())
-    }
-}
+/// Debian's keys on the host.
+pub const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+/// The same in the root.
+pub const KEYRING_INSIDE: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// All checks.
-pub fn all(context: &Context) -> Vec<Finding> {
+pub fn all(context: &Context, made: Made) -> Vec<Finding> {
     let mut all = vec![architecture()];
     all.extend(util_linux(
         &said(Command::new("unshare").arg("--version")),
@@ -117,7 +37,7 @@ pub fn all(context: &Context) -> Vec<Finding> {
         keyring(),
         cargo(),
     ]);
-    all.extend(place::all(context));
+    all.extend(place::all(context, made));
     all.extend([
         limits::memory(),
         limits::processors(),
@@ -304,7 +224,7 @@ fn mirror(context: &Context) -> Finding {
             return Finding::missing(name, format!("{error:#}"), "choose one with --mirror URL");
         }
     };
-    if !super::proxies().is_empty() || mirror.directory().is_some() {
+    if !proxies().is_empty() || mirror.directory().is_some() {
         return Finding::there(name, mirror.url);
     }
     match reach(&mirror.url) {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use super::check::{Finding, State};
+use super::finding::{Finding, State};
 use crate::exit::{self, coded};
 
 /// MiB of memory for the guest, QEMU and the builds.

@@ -2,8 +2,10 @@
 
 mod check;
 mod distro;
+mod finding;
 mod install;
 mod limits;
+mod mirror;
 mod net;
 mod place;
 
@@ -15,15 +17,12 @@ use clap::Args;
 use crate::context::Context;
 use crate::exit::{HOST, coded};
 
-pub use check::{Finding, State};
-pub use limits::{guest_memory, room_for_guests};
-pub use net::{CA_BUNDLE_INSIDE, ca_bundle, proxies};
-pub use place::require_room;
-
-/// Debian's keys on the host.
-pub const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
-/// The same in the root.
-pub const KEYRING_INSIDE: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+pub use self::check::{KEYRING, KEYRING_INSIDE};
+pub use self::finding::{Finding, State};
+pub use self::limits::{guest_memory, room_for_guests};
+pub use self::mirror::Mirror;
+pub use self::net::{CA_BUNDLE_INSIDE, ca_bundle, proxies};
+pub use self::place::{Made, require_room};
 
 /// `doctor`
 #[derive(Debug, Clone, Args)]
@@ -33,12 +32,12 @@ pub struct DoctorArgs {
     pub fix: bool,
 }
 
-/// `doctor`
-pub fn doctor(context: &Context, args: &DoctorArgs) -> Result<ExitCode> {
-    let mut findings = check::all(context);
+/// `doctor`, where `made` is there already.
+pub fn doctor(context: &Context, args: &DoctorArgs, made: Made) -> Result<ExitCode> {
+    let mut findings = check::all(context, made);
     if args.fix && install::possible() && !packages(&findings).is_empty() {
         install::install(context, &packages(&findings))?;
-        findings = check::all(context);
+        findings = check::all(context, made);
     }
     for finding in &findings {
         println!("{finding}");
@@ -65,13 +64,13 @@ pub fn require_architecture() -> Result<()> {
     fail_on_missing(&[check::architecture()])
 }
 
-/// Makes sure that the root can be made here; installs packages where that is possible.
-pub fn require_for_root(context: &Context) -> Result<()> {
-    let mut findings = check::all(context);
+/// Makes sure that the root can be made here; installs packages where that is possible. `made` is there already.
+pub fn require_for_root(context: &Context, made: Made) -> Result<()> {
+    let mut findings = check::all(context, made);
     let packages = packages(&findings);
     if !packages.is_empty() && install::possible() {
         install::install(context, &packages)?;
-        findings = check::all(context);
+        findings = check::all(context, made);
     }
     for finding in findings
         .iter()

@@ -7,9 +7,8 @@ use std::path::Path;
 use anyhow::Result;
 use rustix::fs::{Access, StatVfs, StatVfsMountFlags};
 
-use super::check::{Finding, State};
 use super::distro::sudo;
-use crate::build::{kernel, root};
+use super::finding::{Finding, State};
 use crate::context::Context;
 use crate::enter;
 use crate::exit::{HOST, coded};
@@ -27,12 +26,19 @@ const ROOT_TREE: f64 = 2.5;
 /// Bytes of a GiB.
 const GIB: f64 = (1u64 << 30) as f64;
 
+/// What the cache has already, and nothing needs room for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Made {
+    /// The root.
+    pub root: bool,
+    /// A kernel.
+    pub kernel: bool,
+}
+
 /// All that is looked at.
-pub(super) fn all(context: &Context) -> Vec<Finding> {
-    let made = context.cache.is_fresh(root::PLACE, &root::key())
-        && !kernel::all_remembered(context).is_empty();
+pub(super) fn all(context: &Context, made: Made) -> Vec<Finding> {
     let ground = context.cache.ground();
-    let (gib, files) = if made {
+    let (gib, files) = if made.root && made.kernel {
         (LATER, FILES_LATER)
     } else {
         (FIRST, FILES_FIRST)
@@ -46,7 +52,7 @@ pub(super) fn all(context: &Context) -> Vec<Finding> {
     ));
     all.extend(owner(context, ground));
     // An ordinary user's mmdebstrap makes the root there, and hands it over packed.
-    if !enter::is_root() && !context.cache.is_fresh(root::PLACE, &root::key()) {
+    if !enter::is_root() && !made.root {
         let tmp = std::env::temp_dir();
         let other = "make room, or set TMPDIR to a folder on another disk that all users can enter";
         all.push(room("temporary files", &tmp, ROOT_TREE, FILES_LATER, other));

@@ -1,0 +1,78 @@
+//! The packages of a kernel, downloaded.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use super::chosen::Chosen;
+use super::key::Key;
+use super::root::Apt;
+use crate::cache::remove_tree;
+use crate::context::Context;
+use crate::host;
+
+/// GiB that a kernel's packages take.
+const GIB: f64 = 0.5;
+/// What to do when apt fails.
+pub const REACH: &str =
+    "check the network and the archive's address (--mirror URL chooses another)";
+
+/// Downloads the packages of a kernel. Each is checked by apt, and kept.
+pub fn fetch(context: &Context, chosen: &Chosen) -> Result<Vec<PathBuf>> {
+    let folder = format!("kernel-{}", chosen.package_version.replace(['~', '+'], "_"));
+    let place = format!("downloads/{folder}");
+    let key = Key::new("fetch", 1)
+        .text(&chosen.packages().join(" "))
+        .finish();
+    let title = format!("kernel {}: download", chosen.release);
+    let dir = context
+        .cache
+        .ensure(&context.ui, &place, &key, &title, |dir, step| {
+            host::require_room(context, GIB, &title)?;
+            let log = context.cache.fresh_log("kernel-download");
+            let inside = context.cache.path("apt").join("debs");
+            remove_tree(&inside)?;
+            fs::create_dir_all(&inside)
+                .with_context(|| format!("cannot create {}", inside.display()))?;
+            let apt = Apt::new(context)?.in_folder("debs");
+            // The lists may be old, and what they name gone.
+            let download = || {
+                let names = chosen.packages();
+                apt.tool("apt-get")
+                    .arg("download")
+                    .args(&names)
+                    .hint(REACH)
+                    .run(&log, step)
+            };
+            if download().is_err() {
+                apt.tool("apt-get")
+                    .args(["update", "--error-on=any"])
+                    .hint(REACH)
+                    .run(&log, step)?;
+                download()?;
+            }
+            for deb in list(&inside)? {
+                if let Some(name) = deb.file_name() {
+                    fs::rename(&deb, dir.join(name))
+                        .with_context(|| format!("cannot move {}", deb.display()))?;
+                }
+            }
+            Ok(())
+        })?;
+    Ok(list(&dir)?
+        .into_iter()
+        .filter(|path| path.extension().is_some_and(|e| e == "deb"))
+        .collect())
+}
+
+fn list(dir: &Path) -> Result<Vec<PathBuf>> {
+    let read = || -> std::io::Result<Vec<PathBuf>> {
+        fs::read_dir(dir)?
+            .map(|entry| entry.map(|entry| entry.path()))
+            .collect()
+    };
+    let mut paths = read().with_context(|| format!("cannot read {}", dir.display()))?;
+    paths.sort();
+    Ok(paths)
+}
