@@ -9,41 +9,56 @@ use anyhow::Result;
 use crate::{
     cli::Mode,
     device::{self, Device, describe, read},
-    run,
+    run, say,
 };
 
 /// `CAP_IPC_LOCK`, by its number.
 const CAP_IPC_LOCK: u32 = 14;
 
 /// Prints it.
+///
+/// # Errors
+///
+/// It can't be written.
 pub fn check() -> Result<ExitCode> {
     let devices = device::all();
-    devices.iter().for_each(show);
+    let mut text: String = devices.iter().map(describe_device).collect();
     if devices.is_empty() {
-        println!("no RDMA device (/sys/class/infiniband is empty)");
+        text.push_str("no RDMA device (/sys/class/infiniband is empty)\n");
     }
     let release = read("/proc/sys/kernel/osrelease").unwrap_or_default();
-    println!("kernel: {release}");
     let emm = Path::new("/sys/module/ib_emm").exists();
-    println!("ib_emm: {}", if emm { "loaded" } else { "not loaded" });
-    println!("locked memory: {}", locked_memory());
-    match run::library() {
-        Some(library) => println!("library: {}", library.display()),
-        None => println!("library: not found beside this program or in ../lib"),
-    }
+    let emm = if emm { "loaded" } else { "not loaded" };
+    let locked = locked_memory();
+    let library = run::library().map_or_else(
+        || "not found beside this program or in ../lib".to_owned(),
+        |library| library.display().to_string(),
+    );
+    text.push_str(&format!(
+        "kernel: {release}\nib_emm: {emm}\nlocked memory: {locked}\nlibrary: {library}\n"
+    ));
     let served = devices.iter().any(Device::serves_on_demand);
-    Ok(ExitCode::from(u8::from(!served)))
+    let gone = say::text(&text)?;
+    Ok(gone.unwrap_or_else(|| ExitCode::from(u8::from(!served))))
 }
 
-fn show(device: &Device) {
-    println!("device {}: {}", device.name, device.outlook(Mode::Auto));
-    match &device.odp {
-        Ok(odp) => println!("  on-demand paging: {}", describe(*odp)),
-        Err(error) => println!("  on-demand paging: unknown: {error:#}"),
-    }
+fn describe_device(device: &Device) -> String {
+    let mut lines = vec![format!(
+        "device {}: {}",
+        device.name,
+        device.outlook(Mode::Auto)
+    )];
+    lines.push(match &device.odp {
+        Ok(odp) => format!("  on-demand paging: {}", describe(*odp)),
+        Err(error) => format!("  on-demand paging: unknown: {error:#}"),
+    });
     if let Some(backend) = &device.backend {
-        println!("  mr_backend: {backend}");
+        lines.push(format!("  mr_backend: {backend}"));
     }
+    if let Some(except) = device.exception() {
+        lines.push(format!("  but pinned: {except}"));
+    }
+    lines.join("\n") + "\n"
 }
 
 /// How much the caller may pin. On-demand memory does not count.

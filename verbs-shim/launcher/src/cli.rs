@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 const AFTER: &str = "\
-Exit status of `run`: the program's; 125 if the library is missing or can't be preloaded, 126 if the
+Exit status of `run`: the program's; 125 if the library is missing, can't be preloaded or is there twice, 126 if the
 program can't be executed, 127 if it was not found. Of `check`: 0 if some device would serve on demand, else 1.";
 
 /// Runs unmodified ibverbs programs with memory regions that are not pinned.
@@ -59,7 +59,7 @@ pub struct RunArgs {
     /// How much the library says (VERBS_SHIM_LOG) [default: warn]
     #[arg(long, value_enum)]
     pub log: Option<Log>,
-    /// Where it says it; %d becomes the process number (VERBS_SHIM_LOG_FILE)
+    /// Where it says it, an ordinary file; %d becomes the process number (VERBS_SHIM_LOG_FILE)
     #[arg(long, value_name = "FILE")]
     pub log_file: Option<PathBuf>,
     /// Print the counts at exit (VERBS_SHIM_STATS=1)

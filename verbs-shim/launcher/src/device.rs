@@ -22,6 +22,8 @@ pub struct Device {
     corrupting: Option<&'static Known>,
     /// What `mr_backend` says, of an rxe device whose module has it.
     pub backend: Option<String>,
+    /// The kernel's driver.
+    driver: String,
 }
 
 impl Device {
@@ -32,6 +34,14 @@ impl Device {
                 .odp
                 .as_ref()
                 .is_ok_and(|odp| odp.general & ODP_SUPPORT != 0)
+    }
+
+    /// What stays as programs ask although the device serves on demand, if there is such.
+    pub fn exception(&self) -> Option<&'static str> {
+        (self.driver == "mlx5_core" && self.serves_on_demand()).then_some(
+            "contexts opened for DevX (as UCX does), and what mlx5's steering registers: the kernel resolves no page faults of their \
+             queue pairs",
+        )
     }
 
     /// What will happen to regions of this device, for the user.
@@ -112,7 +122,10 @@ fn one(path: &Path) -> Device {
     } else {
         (Driver::Other, None)
     };
+    let kernels = path.join("device/driver").read_link().unwrap_or_default();
+    let kernels = kernels.file_name().unwrap_or_default();
     Device {
+        driver: kernels.to_string_lossy().into_owned(),
         odp: verbs::odp_caps(&name),
         corrupting: known::corrupting(driver, backend.as_deref().map(str::as_bytes)),
         name,
@@ -127,6 +140,7 @@ mod tests {
     fn device(odp: Result<OdpCaps>, driver: Driver, backend: Option<&str>) -> Device {
         Device {
             name: "d0".into(),
+            driver: String::new(),
             odp,
             corrupting: known::corrupting(driver, backend.map(str::as_bytes)),
             backend: backend.map(Into::into),
@@ -176,6 +190,21 @@ mod tests {
             unknown.outlook(Mode::Auto),
             "on demand if it can (no library)"
         );
+    }
+
+    #[test]
+    fn mlx5_has_an_exception() {
+        let mlx5 = |odp| Device {
+            driver: "mlx5_core".into(),
+            ..device(Ok(odp), Driver::Other, None)
+        };
+        assert!(
+            mlx5(ABLE)
+                .exception()
+                .is_some_and(|text| text.contains("DevX"))
+        );
+        assert_eq!(mlx5(OdpCaps::default()).exception(), None);
+        assert_eq!(device(Ok(ABLE), Driver::Other, None).exception(), None);
     }
 
     #[test]

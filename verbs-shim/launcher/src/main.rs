@@ -12,6 +12,7 @@ mod cli;
 mod device;
 mod pages;
 mod run;
+mod say;
 mod sigpipe;
 mod top;
 mod verbs;
@@ -30,7 +31,7 @@ fn main() -> ExitCode {
         Command::Pages(args) => pages::write(&args),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("verbs-shim: {error:#}");
+        say::error(&format!("{error:#}"));
         ExitCode::FAILURE
     })
 }

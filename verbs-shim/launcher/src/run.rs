@@ -5,7 +5,8 @@
 use std::{
     env,
     ffi::{OsStr, OsString},
-    io::ErrorKind,
+    fs,
+    io::{self, ErrorKind},
     os::unix::{ffi::OsStrExt as _, process::CommandExt},
     path::{Path, PathBuf},
     process::{Command, ExitCode},
@@ -15,7 +16,7 @@ use clap::ValueEnum as _;
 
 use crate::{
     cli::{Mode, RunArgs, word},
-    device, sigpipe,
+    device, say, sigpipe,
 };
 
 const LIBRARY: &str = "libverbs_shim.so";
@@ -29,7 +30,7 @@ pub fn library() -> Option<PathBuf> {
 }
 
 fn fail(status: u8, message: &str) -> ExitCode {
-    eprintln!("verbs-shim: {message}");
+    say::error(message);
     ExitCode::from(status)
 }
 
@@ -62,12 +63,23 @@ pub fn run(args: &RunArgs) -> ExitCode {
         );
         return fail(125, &message);
     }
+    let present = |name: &str| env::var_os(name);
+    if let Some(other) = another(&library, present, fs::read(PRELOADS).ok()) {
+        let message = format!(
+            "{other} is to be preloaded already, and two of them would do the same twice: take it out, or name it with --shim"
+        );
+        return fail(125, &message);
+    }
+    let log_file = match args.log_file.as_deref().map(absolute).transpose() {
+        Ok(file) => file,
+        Err(error) => return fail(125, &format!("--log-file: {error}")),
+    };
     if !args.quiet {
         announce(mode(args));
     }
     let mut command = Command::new(&args.program[0]);
     command.args(&args.program[1..]);
-    command.envs(environment(args, &library, |name| env::var_os(name)));
+    command.envs(environment(args, &library, log_file, present));
     sigpipe::restore(&mut command);
     let error = command.exec();
     let status = if error.kind() == ErrorKind::NotFound {
@@ -103,10 +115,10 @@ fn mode(args: &RunArgs) -> Mode {
 fn announce(mode: Mode) {
     let devices = device::all();
     for device in &devices {
-        eprintln!("verbs-shim: {}: {}", device.name, device.outlook(mode));
+        say::error(&format!("{}: {}", device.name, device.outlook(mode)));
     }
     if devices.is_empty() {
-        eprintln!("verbs-shim: no RDMA device (/sys/class/infiniband is empty)");
+        say::error("no RDMA device (/sys/class/infiniband is empty)");
     }
 }
 
@@ -114,6 +126,7 @@ fn announce(mode: Mode) {
 fn environment(
     args: &RunArgs,
     library: &Path,
+    log_file: Option<PathBuf>,
     present: impl Fn(&str) -> Option<OsString>,
 ) -> Vec<(&'static str, OsString)> {
     let with = |name: &'static str| (name, joined(library, present(name).as_deref()));
@@ -130,20 +143,79 @@ fn environment(
         ("VERBS_SHIM_STATS", args.stats.then(|| "1".to_owned())),
     ];
     all.extend(words.into_iter().filter_map(|(n, v)| Some((n, v?.into()))));
-    if let Some(file) = &args.log_file {
+    if let Some(file) = log_file {
         all.push(("VERBS_SHIM_LOG_FILE", file.into()));
     }
     all
 }
 
-/// The library, and behind it what the variable holds already.
+/// The library, and behind it what else the variable holds already.
 fn joined(library: &Path, others: Option<&OsStr>) -> OsString {
     let mut all = library.as_os_str().to_owned();
-    if let Some(others) = others.filter(|v| !v.is_empty()) {
-        all.push(":");
-        all.push(others);
+    let others = others.map(names).unwrap_or_default();
+    for other in others {
+        if other.canonicalize().ok().as_deref() != Some(library) {
+            all.push(":");
+            all.push(other);
+        }
     }
     all
+}
+
+/// What a list of the loader's holds: its names end with spaces or colons.
+fn names(list: &OsStr) -> Vec<PathBuf> {
+    let names = list.as_bytes().split(|b| matches!(b, b' ' | b':'));
+    names
+        .filter(|name| !name.is_empty())
+        .map(|name| PathBuf::from(OsStr::from_bytes(name)))
+        .collect()
+}
+
+/// The loader's own list, which is for all programs.
+const PRELOADS: &str = "/etc/ld.so.preload";
+
+/// Another preload library of ours that the program would get: in the variables, or in the text of [`PRELOADS`].
+fn another(
+    library: &Path,
+    present: impl Fn(&str) -> Option<OsString>,
+    preloads: Option<Vec<u8>>,
+) -> Option<String> {
+    let ours = |name: &Path| {
+        let whole = name.canonicalize().ok();
+        let named = [Some(name), whole.as_deref()];
+        named.into_iter().flatten().any(audits) && whole.as_deref() != Some(library)
+    };
+    let found = |list: &OsStr| names(list).into_iter().find(|name| ours(name));
+    let variables = ["LD_PRELOAD", "LD_AUDIT"].into_iter().find_map(|variable| {
+        let name = found(&present(variable)?)?;
+        Some(format!("{} (of {variable})", name.display()))
+    });
+    variables.or_else(|| {
+        let text: Vec<u8> = preloads?
+            .iter()
+            .map(|b| if b.is_ascii_whitespace() { b' ' } else { *b })
+            .collect();
+        let name = found(OsStr::from_bytes(&text))?;
+        Some(format!("{} (of {PRELOADS})", name.display()))
+    })
+}
+
+/// The longest path that the library takes: see its `settings.rs`.
+const LONGEST: usize = 1013;
+
+/// The path as it is now: the program may change its directory.
+///
+/// # Errors
+///
+/// The working directory is gone, or the path is longer than the library takes.
+fn absolute(file: &Path) -> io::Result<PathBuf> {
+    let file = std::path::absolute(file)?;
+    let length = file.as_os_str().len();
+    if length > LONGEST {
+        let message = format!("a path of {length} bytes; the library takes {LONGEST} at most");
+        return Err(io::Error::new(ErrorKind::InvalidInput, message));
+    }
+    Ok(file)
 }
 
 #[cfg(test)]
@@ -160,7 +232,8 @@ mod tests {
         let Sub::Run(args) = Cli::parse_from(line).command else {
             panic!("`run` was given");
         };
-        environment(&args, Path::new("/s.so"), |name| {
+        let log_file = args.log_file.clone();
+        environment(&args, Path::new("/s.so"), log_file, |name| {
             (name == "LD_PRELOAD").then(|| "/other.so".into())
         })
     }
@@ -178,6 +251,69 @@ mod tests {
     fn names_that_audit_does_not_know_are_refused() {
         assert!(audits(Path::new("/usr/lib/libverbs_shim.so.0.1.0")));
         assert!(!audits(Path::new("/tmp/shim.so")));
+    }
+
+    /// Two files of the library's name, and a link to the first.
+    fn libraries(test: &str) -> [PathBuf; 3] {
+        let folder = env::temp_dir().join(format!("verbs-shim-{test}-{}", std::process::id()));
+        let [one, two] = ["one", "two"].map(|name| folder.join(name));
+        for folder in [&one, &two] {
+            fs::create_dir_all(folder).expect("a folder can be made");
+            fs::write(folder.join(LIBRARY), "").expect("a file can be written");
+        }
+        let link = folder.join("link.so");
+        let _ = fs::remove_file(&link);
+        std::os::unix::fs::symlink(one.join(LIBRARY), &link).expect("a link can be made");
+        let whole = |path: PathBuf| path.canonicalize().expect("it is there");
+        [whole(one.join(LIBRARY)), whole(two.join(LIBRARY)), link]
+    }
+
+    #[test]
+    fn a_second_library_of_ours_is_refused() {
+        let [one, two, link] = libraries("second");
+        let list = |name: &Path| {
+            let mut list = OsString::from("/other.so ");
+            list.push(name);
+            Some(list)
+        };
+        for variable in ["LD_PRELOAD", "LD_AUDIT"] {
+            let set = |name: &Path| {
+                let list = list(name);
+                another(&one, |v| list.clone().filter(|_| v == variable), None)
+            };
+            assert_eq!(set(&one), None, "the same");
+            assert_eq!(set(&link), None, "the same by another name");
+            let said = set(&two).expect("another");
+            assert_eq!(said, format!("{} (of {variable})", two.display()));
+            assert!(set(Path::new(LIBRARY)).is_some(), "wherever it is found");
+            assert!(set(Path::new("/opt/libverbs_shim.so.0.0.9")).is_some());
+        }
+        let text = format!("/other.so\n{}\n", two.display());
+        let said = another(&one, |_| None, Some(text.into()));
+        assert!(said.is_some_and(|said| said.ends_with("(of /etc/ld.so.preload)")));
+        // The other way round the link is the other one.
+        assert!(another(&two, |v| list(&link).filter(|_| v == "LD_AUDIT"), None).is_some());
+    }
+
+    #[test]
+    fn the_same_library_is_named_once() {
+        let [one, _, link] = libraries("same");
+        let mut others = one.clone().into_os_string();
+        others.push(":/other.so ");
+        others.push(link);
+        let mut wanted = one.clone().into_os_string();
+        wanted.push(":/other.so");
+        assert_eq!(joined(&one, Some(&others)), wanted);
+    }
+
+    #[test]
+    fn log_files_are_where_they_were_named() {
+        let here = env::current_dir().expect("there is one");
+        assert_eq!(absolute(Path::new("a.%d")).ok(), Some(here.join("a.%d")));
+        assert_eq!(absolute(Path::new("/a")).ok(), Some("/a".into()));
+        let long = format!("/{}", "a".repeat(LONGEST));
+        assert!(absolute(Path::new(&long)).is_err());
+        assert!(absolute(Path::new(&long[..LONGEST])).is_ok());
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::{ErrorKind, IsTerminal as _, Write as _},
+    io::IsTerminal as _,
     process::{Command, ExitCode},
     thread,
     time::{Duration, Instant},
@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use crate::cli::TopArgs;
+use crate::{cli::TopArgs, say};
 
 /// The counters, by the names that mlx5 gave them.
 const COUNTERS: [&str; 3] = ["page_faults", "page_invalidations", "page_prefetch"];
@@ -39,8 +39,7 @@ type Regions = BTreeMap<Key, Region>;
 ///
 /// `rdma` can't be run, or its answer can't be read.
 pub fn top(args: &TopArgs) -> Result<ExitCode> {
-    let mut out = std::io::stdout();
-    let clear = if out.is_terminal() {
+    let clear = if std::io::stdout().is_terminal() {
         "\x1b[H\x1b[2J"
     } else {
         ""
@@ -58,9 +57,8 @@ pub fn top(args: &TopArgs) -> Result<ExitCode> {
         };
         let seconds = now.1.duration_since(before.1).as_secs_f64();
         let text = table(&before.0, &now.0, seconds);
-        match write!(out, "{clear}{text}").and_then(|()| out.flush()) {
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
-            result => result.context("cannot write")?,
+        if let Some(gone) = say::text(&format!("{clear}{text}"))? {
+            return Ok(gone);
         }
         shown += 1;
         if args.count.is_some_and(|count| shown >= count) {

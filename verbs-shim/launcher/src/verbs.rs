@@ -17,7 +17,8 @@ use verbs_abi::{
 /// libibverbs is missing, the device is unknown to it, or it can't be opened.
 pub fn odp_caps(name: &str) -> Result<OdpCaps> {
     let library = Library::load().context("libibverbs.so.1 is not installed")?;
-    let devices = Devices::load(library).context("libibverbs.so.1 is too old: it lacks a function")?;
+    let devices =
+        Devices::load(library).context("libibverbs.so.1 is too old: it lacks a function")?;
     let context = devices
         .open_by_name(name.as_bytes())
         .map_err(|why| match why {
