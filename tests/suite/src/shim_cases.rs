@@ -51,6 +51,13 @@ pub const CASES: &[Case] = &[
         wants: &["same"],
         long: false,
     },
+    // As it is built in the root, whose glibc is newer than that of many containers.
+    case(
+        "shim_needs_an_old_glibc_only",
+        30,
+        "newest=$(readelf --version-info --wide /emm/lib/libverbs_shim.so | grep -o 'GLIBC_[0-9.]*' | sort -Vu | tail -n 1)\n\
+         echo $newest; [ $newest = GLIBC_2.17 ]",
+    ),
     Case {
         name: "shim_check_says_what_would_happen",
         script: "verbs-shim check",
