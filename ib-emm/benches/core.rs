@@ -9,46 +9,45 @@ use std::hint::black_box;
 use std::pin::pin;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput};
-use ib_emm::emm::{
-    Begin, Finish, Geometry, PART_PAGES, PageRange, Pool, RegionState, Table, Window,
-};
-use ib_emm_models::HostNodes;
+use ib_emm::emm::{Begin, Finish, Geometry, PART_PAGES, PageRange, Pool, Table, Window};
+use ib_emm_models::{HostGate, HostNodes};
 
 /// Pages of a GiB.
 const GIB: u64 = 1 << 18;
 
 /// A region of `pages` pages at a huge page's boundary.
-fn region(pages: u64, mem: &HostNodes) -> RegionState<HostNodes> {
+fn region(pages: u64, mem: &HostNodes) -> HostGate {
     let geometry = Geometry::new(1 << 40, pages << 12).expect("the range is no empty one");
-    RegionState::new(geometry, mem.clone())
+    HostGate::new(geometry, mem.clone())
 }
 
 /// One fault of all of `want`, as the kernel's thread does it: begin, ask the VM, finish.
-fn fault(region: &mut RegionState<HostNodes>, mem: &HostNodes, want: PageRange, write: bool) {
-    let mut window = pin!(Window::new());
+fn fault(region: &HostGate, mem: &HostNodes, want: PageRange, write: bool) {
+    let window = pin!(Window::new(region.clone()));
+    let window = window.as_ref();
     let mut pool = Pool::new(mem);
-    // SAFETY: the window is handed to `finish_fault` below, or no window was opened.
-    let begin = unsafe { region.begin_fault(want, write, true, window.as_mut()) };
+    let begin = window.lock().begin_fault(want, write, true);
     let Begin::Go(plan, nodes) = begin else {
         panic!("nobody else is here: {begin:?}");
     };
     assert!(pool.fill(nodes), "the host has memory");
     let frames: Vec<u64> = (plan.start..plan.end).map(|page| page + 7).collect();
-    let end = region.finish_fault(window, want, frames.into_iter(), write, false, &mut pool);
+    let mut state = window.lock();
+    let end = state.finish_fault(want, frames.into_iter(), write, false, &mut pool);
     assert_eq!(end, Finish::Installed);
 }
 
 /// A region that is translated whole.
-fn translated(pages: u64, mem: &HostNodes) -> RegionState<HostNodes> {
-    let mut region = region(pages, mem);
+fn translated(pages: u64, mem: &HostNodes) -> HostGate {
+    let region = region(pages, mem);
     for start in (0..pages).step_by(PART_PAGES as usize) {
         let mut page = start;
         let end = (start + PART_PAGES).min(pages);
         while page < end {
-            if region.has(page, true) {
+            if region.read().has(page, true) {
                 page += 1;
             } else {
-                fault(&mut region, mem, PageRange::new(page, page + 1), true);
+                fault(&region, mem, PageRange::new(page, page + 1), true);
             }
         }
     }
@@ -61,6 +60,7 @@ fn look_up(c: &mut Criterion) {
     let mem = HostNodes::default();
     for (name, pages) in [("2 MiB", PART_PAGES), ("64 MiB", GIB / 16), ("1 GiB", GIB)] {
         let region = translated(pages, &mem);
+        let region = region.read();
         let mut page = 0;
         group.bench_function(BenchmarkId::new("random page", name), |b| {
             b.iter(|| {
@@ -87,26 +87,30 @@ fn invalidate(c: &mut Criterion) {
                 || translated(pages, &mem),
                 |region| {
                     let range = PageRange::new(0, pages);
-                    region.hold(range);
-                    let mut rest = range;
-                    while region.clear_next(&mut rest, |entry| {
-                        black_box(entry);
-                    }) {}
-                    assert!(region.unhold(range), "it was held off");
+                    region.write(|mut state| {
+                        state.as_mut().hold(range);
+                        let mut rest = range;
+                        while state.as_mut().clear_next(&mut rest, |entry| {
+                            black_box(entry);
+                        }) {}
+                        assert!(state.unhold(range), "it was held off");
+                    });
                 },
                 BatchSize::LargeInput,
             );
         });
     }
-    let mut region = region(GIB, &mem);
+    let region = region(GIB, &mem);
     group.throughput(Throughput::Elements(GIB));
     group.bench_function("1 GiB, nothing translated", |b| {
         b.iter(|| {
             let range = PageRange::new(0, GIB);
-            region.hold(range);
-            let mut rest = range;
-            while region.clear_next(&mut rest, |_| {}) {}
-            assert!(region.unhold(range), "it was held off");
+            region.write(|mut state| {
+                state.as_mut().hold(range);
+                let mut rest = range;
+                while state.as_mut().clear_next(&mut rest, |_| {}) {}
+                assert!(state.unhold(range), "it was held off");
+            });
         });
     });
     group.finish();

@@ -39,6 +39,7 @@ fn op() -> impl Strategy<Value = Op> {
         10 => (page.clone(), any::<bool>()).prop_map(|(page, write)| Op::AskHuge { page, write }),
         70 => (any::<u8>(), poor).prop_map(|(fault, poor)| Op::Install { fault, poor }),
         15 => any::<u8>().prop_map(|fault| Op::Narrow { fault }),
+        10 => any::<u8>().prop_map(|fault| Op::GiveUp { fault }),
         30 => (page.clone(), 0..900u16).prop_map(|(page, len)| Op::Start { page, len }),
         30 => (any::<u8>(), change())
             .prop_map(|(invalidation, change)| Op::End { invalidation, change }),
@@ -118,6 +119,29 @@ fn a_fault_that_waits_keeps_its_first_page_only() {
     model.step(Op::Narrow { fault: 0 });
     model.step(ask_one(2, true));
     assert_eq!(model.faults(), 2);
+    model.finish();
+}
+
+#[test]
+fn a_window_closes_itself() {
+    let mut model = Model::default();
+    model.step(ask_one(0, true));
+    model.step(ask_one(1, true));
+    model.step(ask_one(2, true));
+    for left in [2, 1, 0] {
+        // The one in the middle of the list, then the others.
+        model.step(Op::GiveUp { fault: 1 });
+        assert_eq!(model.faults(), left);
+        model.step(Op::Start { page: 0, len: 3 });
+        model.step(Op::End {
+            invalidation: 0,
+            change: Change::Replace,
+        });
+    }
+    for page in 0..3 {
+        model.step(ask_one(page, true));
+    }
+    assert_eq!(model.faults(), 3, "nobody waits for them");
     model.finish();
 }
 

@@ -6,10 +6,9 @@
 //! served is starved.
 
 use ib_emm::emm::{
-    Begin, Finish, Geometry, Losses, MOST_PATIENCE, PART_BYTES, PageRange, Pool, RegionState,
-    Window,
+    Begin, Finish, Geometry, Losses, MOST_PATIENCE, PART_BYTES, PageRange, Pool, Window,
 };
-use ib_emm_models::HostNodes;
+use ib_emm_models::{HostGate, HostNodes};
 use proptest::prelude::*;
 use std::pin::Pin;
 
@@ -18,8 +17,6 @@ const UNIT: u32 = 10;
 const PAGE: PageRange = PageRange::one(3);
 /// The thread of the fault.
 const FAULT: usize = usize::MAX;
-
-type State = RegionState<HostNodes>;
 
 /// A thread that invalidates the page, again and again.
 enum Thrower {
@@ -33,16 +30,16 @@ impl Thrower {
     /// # Returns
     ///
     /// Whether those who wait are woken.
-    fn tick(&mut self, state: &mut State, who: usize, hold: u32) -> bool {
+    fn tick(&mut self, region: &HostGate, who: usize, hold: u32) -> bool {
         let ends = matches!(self, Self::Holds(0));
         if ends {
-            assert!(state.unhold(PAGE));
+            assert!(region.write(|state| state.unhold(PAGE)));
             *self = Self::Waits(0);
         }
         match self {
-            Self::Waits(ticks) if *ticks < state.patience(&PAGE, who) * UNIT => *ticks += 1,
+            Self::Waits(ticks) if *ticks < region.read().patience(&PAGE, who) * UNIT => *ticks += 1,
             Self::Waits(_) => {
-                state.hold(PAGE);
+                region.write(|state| state.hold(PAGE));
                 *self = Self::Holds(hold);
             }
             Self::Holds(left) => *left -= 1,
@@ -57,7 +54,7 @@ enum Doing {
     /// It takes a lock, for some ticks more.
     Locks(u32),
     /// It asks the VM, for some ticks more.
-    Asks(u32, Pin<Box<Window>>),
+    Asks(u32, Pin<Box<Window<HostGate>>>),
 }
 
 /// Ticks of what happens.
@@ -76,12 +73,12 @@ struct Pace {
 fn served(throwers: u32, pace: Pace, limit: u32) -> Result<u32, Losses> {
     let geometry = Geometry::new(PART_BYTES, PART_BYTES).unwrap();
     let mem = HostNodes::default();
-    let mut state = State::new(geometry, mem.clone());
+    let region = HostGate::new(geometry, mem.clone());
     let mut pool = Pool::new(&mem);
     let mut losses = Losses::new();
     let mut others: Vec<_> = (0..throwers)
         .map(|number| {
-            state.hold(PAGE);
+            region.write(|state| state.hold(PAGE));
             Thrower::Holds(pace.hold * (number + 1) / throwers)
         })
         .collect();
@@ -89,19 +86,19 @@ fn served(throwers: u32, pace: Pace, limit: u32) -> Result<u32, Losses> {
     for now in 0..limit {
         let mut woken = false;
         for (who, thrower) in others.iter_mut().enumerate() {
-            woken |= thrower.tick(&mut state, who, pace.hold);
+            woken |= thrower.tick(&region, who, pace.hold);
         }
         doing = match doing {
             Doing::Sleeps if !woken => Doing::Sleeps,
             Doing::Sleeps => Doing::Locks(pace.lock),
             Doing::Locks(1..) | Doing::Asks(1.., _) => doing.goes_on(),
             Doing::Locks(0) => {
-                state.contend(&mut losses, PAGE.start, FAULT);
-                let mut window = Box::pin(Window::new());
-                // SAFETY: finished below, or at the end.
-                match unsafe { state.begin_fault(PAGE, true, false, window.as_mut()) } {
+                region.write(|state| state.contend(&mut losses, PAGE.start, FAULT));
+                let window = Box::pin(Window::new(region.clone()));
+                let begun = window.as_ref().lock().begin_fault(PAGE, true, false);
+                match begun {
                     Begin::HeldOff => {
-                        state.held_off(&mut losses);
+                        region.write(|state| state.held_off(&mut losses));
                         Doing::Sleeps
                     }
                     Begin::Go(_, nodes) => {
@@ -111,26 +108,26 @@ fn served(throwers: u32, pace: Pace, limit: u32) -> Result<u32, Losses> {
                     begun => panic!("nobody else asks: {begun:?}"),
                 }
             }
-            Doing::Asks(0, mut window) => {
+            Doing::Asks(0, window) => {
                 let frames = std::iter::once(1);
-                match state.finish_fault(window.as_mut(), PAGE, frames, true, false, &mut pool) {
+                let mut state = window.as_ref().lock();
+                let finish = state.finish_fault(PAGE, frames, true, false, &mut pool);
+                drop(state);
+                match finish {
                     Finish::Installed => {
                         let starved = losses.starving();
-                        assert_eq!(state.sated(losses), starved);
-                        assert_eq!(state.patience(&PAGE, 0), 0, "nobody waits any more");
+                        assert_eq!(region.write(|state| state.sated(losses)), starved);
+                        assert_eq!(region.read().patience(&PAGE, 0), 0, "nobody waits any more");
                         return Ok(now);
                     }
                     Finish::Stale => {
-                        state.lost(&mut losses);
+                        region.write(|state| state.lost(&mut losses));
                         Doing::Locks(pace.lock)
                     }
                     Finish::Dead => panic!("nobody exits"),
                 }
             }
         };
-    }
-    if let Doing::Asks(_, mut window) = doing {
-        state.abandon_fault(window.as_mut());
     }
     Err(losses)
 }

@@ -4,81 +4,112 @@
 
 use crate::{
     fault::Asks,
+    glue,
     notifier::{EmmNotifier, Subscription},
     region::Region,
 };
-use core::{ptr, ptr::NonNull};
-use kernel::{bindings, ffi, prelude::*};
+use core::{
+    pin::Pin,
+    ptr::{self, NonNull},
+};
+use kernel::{bindings, ffi, mm::MmWithUser, prelude::*, types::ForeignOwnable};
 
-/// `struct emm_notifier_operations`.
+/// Fails to compile if a function is not what its C header declares.
+macro_rules! as_declared {
+    ($($function:ident),* $(,)?) => {
+        $(const _: () = {
+            if true {
+                glue::$function
+            } else {
+                $function
+            };
+        };)*
+    };
+}
+
+as_declared!(
+    emm_notifier_register,
+    emm_notifier_register_range,
+    emm_notifier_unregister,
+    emm_region_apply,
+    emm_region_create,
+    emm_region_destroy,
+    emm_region_get_range,
+    emm_region_get_stats,
+    emm_region_prefetch,
+    emm_region_read,
+    emm_region_stop,
+    emm_region_write,
+);
+
+/// A region, as C drivers hold it.
+type Owned = Pin<KBox<Region>>;
+
+/// The name that C has for `region`.
+pub(crate) fn to_c(region: NonNull<Region>) -> NonNull<glue::emm_region> {
+    region.cast()
+}
+
+/// The region that a C driver names.
 ///
 /// # Safety
 ///
-/// The driver's promise to `emm_notifier_register()`: each may be called with the notifier that was
-/// registered, from then until its release or the end of `emm_notifier_unregister()`.
-#[repr(C)]
-pub(crate) struct Operations {
-    // SAFETY: of each call, by the driver's promise above: the notifier is registered.
-    release: Option<unsafe extern "C" fn(*mut CNotifier)>,
-    invalidate_start: Option<unsafe extern "C" fn(*mut CNotifier, ffi::c_ulong, ffi::c_ulong, bool)>,
-    invalidate_end: Option<unsafe extern "C" fn(*mut CNotifier, ffi::c_ulong, ffi::c_ulong)>,
-    referenced:
-        Option<unsafe extern "C" fn(*mut CNotifier, ffi::c_ulong, ffi::c_ulong, bool) -> bool>,
+/// It came from [`emm_region_create`], and [`emm_region_destroy`] is not called for the time `'a`.
+unsafe fn from_c<'a>(region: *const glue::emm_region) -> &'a Region {
+    // SAFETY: by this function's contract; `emm_region_create` made it by `into_foreign`.
+    unsafe { Owned::borrow(region.cast_mut().cast()) }.get_ref()
 }
 
-/// `struct emm_notifier`.
-#[repr(C)]
-pub(crate) struct CNotifier {
-    ops: *const Operations,
-    registration: *mut ffi::c_void,
-}
-
-/// A C driver's subscription.
+/// A C driver that is told.
 ///
 /// # Invariants
 ///
-/// `notifier` and its operations are valid while the subscription is registered.
-struct CClient {
-    subscription: Subscription,
-    notifier: *mut CNotifier,
-}
+/// `0` is valid, and so are its operations, which may be called, as `include/emm.h` says, from any
+/// thread: the driver promises this from `emm_notifier_register()` to the end of
+/// `emm_notifier_unregister()`, the time in which there is such a client.
+struct CClient(NonNull<glue::emm_notifier>);
 
-// SAFETY: the driver's operations may be called from any thread, by their contract.
+// SAFETY: the driver's operations may be called from any thread, by the type's invariant.
+unsafe impl Send for CClient {}
+// SAFETY: they may be called by several threads at once, by the type's invariant.
 unsafe impl Sync for CClient {}
 
 impl CClient {
-    fn ops(&self) -> &Operations {
-        // SAFETY: valid by the type's invariant; the operations are constant.
-        unsafe { &*(*self.notifier).ops }
+    fn ops(&self) -> &glue::emm_notifier_operations {
+        // SAFETY: the notifier is valid, by the type's invariant. Only its `registration` changes
+        // meanwhile.
+        let ops = unsafe { (*self.0.as_ptr()).ops };
+        // SAFETY: the operations are valid, by the type's invariant, and constant.
+        unsafe { &*ops }
     }
 }
 
 impl EmmNotifier for CClient {
     fn emm_release(&self) {
         if let Some(op) = self.ops().release {
-            // SAFETY: called as `struct emm_notifier_operations` says.
-            unsafe { op(self.notifier) };
+            // SAFETY: the driver lets it be called, by the type's invariant.
+            unsafe { op(self.0.as_ptr()) };
         }
     }
 
     fn emm_invalidate_start(&self, start: u64, end: u64, blockable: bool) {
         if let Some(op) = self.ops().invalidate_start {
-            // SAFETY: called as `struct emm_notifier_operations` says.
-            unsafe { op(self.notifier, start as usize, end as usize, blockable) };
+            // SAFETY: the driver lets it be called, by the type's invariant.
+            unsafe { op(self.0.as_ptr(), start as usize, end as usize, blockable) };
         }
     }
 
     fn emm_invalidate_end(&self, start: u64, end: u64) {
         if let Some(op) = self.ops().invalidate_end {
-            // SAFETY: called as `struct emm_notifier_operations` says.
-            unsafe { op(self.notifier, start as usize, end as usize) };
+            // SAFETY: the driver lets it be called, by the type's invariant.
+            unsafe { op(self.0.as_ptr(), start as usize, end as usize) };
         }
     }
 
     fn emm_referenced(&self, start: u64, end: u64, clear: bool) -> bool {
         match self.ops().referenced {
-            // SAFETY: called as `struct emm_notifier_operations` says.
-            Some(op) => unsafe { op(self.notifier, start as usize, end as usize, clear) },
+            // SAFETY: the driver lets it be called, by the type's invariant.
+            Some(op) => unsafe { op(self.0.as_ptr(), start as usize, end as usize, clear) },
             None => false,
         }
     }
@@ -92,10 +123,14 @@ fn errno(result: Result) -> ffi::c_int {
 ///
 /// # Safety
 ///
-/// As declared there.
+/// - `emm` is valid, and used by no other call of this interface now.
+/// - If it is not registered, its operations are null or valid; if this succeeds, they can be
+///   called as declared there until [`emm_notifier_unregister`] returns, and `emm` is neither moved
+///   nor freed before.
+/// - The caller holds a reference on `mm` (mm_users), and not its mmap_lock.
 #[no_mangle]
 pub(crate) unsafe extern "C" fn emm_notifier_register_range(
-    notifier: *mut CNotifier,
+    emm: *mut glue::emm_notifier,
     mm: *mut bindings::mm_struct,
     start: ffi::c_ulong,
     length: ffi::c_ulong,
@@ -104,27 +139,24 @@ pub(crate) unsafe extern "C" fn emm_notifier_register_range(
         let (start, length) = (start as u64, length as u64);
         let last = length.checked_sub(1).and_then(|l| start.checked_add(l));
         let last = last.ok_or(EINVAL)?;
-        // SAFETY: the driver passes a valid notifier.
-        let CNotifier { ops, registration } = unsafe { notifier.read() };
+        let emm = NonNull::new(emm).ok_or(EINVAL)?;
+        // SAFETY: `emm` is valid, by this function's contract.
+        let glue::emm_notifier { ops, registration } = unsafe { emm.read() };
         if !registration.is_null() {
             return Err(EBUSY);
         }
-        // SAFETY: operations, if any, are valid.
-        if ops.is_null() || unsafe { (*ops).invalidate_start.is_none() } {
+        // SAFETY: operations are null or valid, by this function's contract.
+        let ops = unsafe { ops.as_ref() }.ok_or(EINVAL)?;
+        if ops.invalidate_start.is_none() {
             return Err(EINVAL);
         }
-        let client = KBox::new(
-            CClient {
-                subscription: Subscription::new(),
-                notifier,
-            },
-            GFP_KERNEL,
-        )?;
-        let dyn_client: NonNull<dyn EmmNotifier> = NonNull::from(&*client);
-        // SAFETY: the driver holds `mm`; the client stays in its box until unregistered.
-        unsafe { client.subscription.register(dyn_client, mm, start, last) }?;
-        // SAFETY: the driver passes a valid notifier.
-        unsafe { (*notifier).registration = KBox::into_raw(client).cast() };
+        // SAFETY: the caller holds a reference, by this function's contract.
+        let mm = unsafe { MmWithUser::from_raw(mm) };
+        // INVARIANT: by this function's contract.
+        let client = CClient(emm);
+        let subscription = KBox::pin_init(Subscription::new(mm, start, last, client), GFP_KERNEL)?;
+        // SAFETY: `emm` is valid, by this function's contract.
+        unsafe { (*emm.as_ptr()).registration = subscription.into_foreign() };
         Ok(())
     };
     errno(register())
@@ -134,39 +166,46 @@ pub(crate) unsafe extern "C" fn emm_notifier_register_range(
 ///
 /// # Safety
 ///
-/// As declared there.
+/// As of [`emm_notifier_register_range`].
 #[no_mangle]
 pub(crate) unsafe extern "C" fn emm_notifier_register(
-    notifier: *mut CNotifier,
+    emm: *mut glue::emm_notifier,
     mm: *mut bindings::mm_struct,
 ) -> ffi::c_int {
-    // SAFETY: the same contract. One byte less than everything keeps the length representable.
-    unsafe { emm_notifier_register_range(notifier, mm, 0, ffi::c_ulong::MAX) }
+    // One byte less than everything keeps the length representable.
+    // SAFETY: the same contract.
+    unsafe { emm_notifier_register_range(emm, mm, 0, ffi::c_ulong::MAX) }
 }
 
 /// See `include/emm.h`.
 ///
 /// # Safety
 ///
-/// As declared there.
+/// `emm` is valid, and used by no other call of this interface now. This is not one of its own
+/// callbacks.
 #[no_mangle]
-pub(crate) unsafe extern "C" fn emm_notifier_unregister(notifier: *mut CNotifier) {
-    // SAFETY: the driver passes a valid notifier.
-    let registration = unsafe { ptr::replace(&raw mut (*notifier).registration, ptr::null_mut()) };
+pub(crate) unsafe extern "C" fn emm_notifier_unregister(emm: *mut glue::emm_notifier) {
+    // SAFETY: `emm` is valid, by this function's contract.
+    let registration = unsafe { ptr::replace(&raw mut (*emm).registration, ptr::null_mut()) };
     if registration.is_null() {
         return;
     }
-    // SAFETY: registration stored a boxed client here, and nobody else takes it.
-    let client = unsafe { KBox::from_raw(registration.cast::<CClient>()) };
-    // SAFETY: a stored client is registered.
-    unsafe { client.subscription.unregister() };
+    // SAFETY: registration stored this there by `into_foreign`, and nobody else takes it.
+    drop(unsafe { Pin::<KBox<Subscription<CClient>>>::from_foreign(registration) });
 }
 
 /// See `include/emm_region.h`.
+///
+/// # Safety
+///
+/// To be called in process context, with no lock held: it sleeps.
 #[no_mangle]
-pub(crate) extern "C" fn emm_region_create(start: u64, length: u64) -> *mut Region {
+pub(crate) unsafe extern "C" fn emm_region_create(
+    start: u64,
+    length: u64,
+) -> *mut glue::emm_region {
     match Region::create(start, length) {
-        Ok(region) => KBox::into_raw(region),
+        Ok(region) => region.into_foreign().cast(),
         Err(error) => error.to_ptr(),
     }
 }
@@ -177,20 +216,20 @@ pub(crate) extern "C" fn emm_region_create(start: u64, length: u64) -> *mut Regi
 ///
 /// `region` came from [`emm_region_create`], is not used by others and not used afterwards.
 #[no_mangle]
-pub(crate) unsafe extern "C" fn emm_region_destroy(region: *mut Region) {
-    // SAFETY: by this function's contract.
-    unsafe { Region::destroy(KBox::from_raw(region)) };
+pub(crate) unsafe extern "C" fn emm_region_destroy(region: *mut glue::emm_region) {
+    // SAFETY: by this function's contract; `emm_region_create` made it by `into_foreign`.
+    drop(unsafe { Owned::from_foreign(region.cast()) });
 }
 
 /// See `include/emm_region.h`.
 ///
 /// # Safety
 ///
-/// `region` is alive.
+/// `region` is alive: it came from [`emm_region_create`], and is not destroyed before this returns.
 #[no_mangle]
-pub(crate) unsafe extern "C" fn emm_region_stop(region: *const Region) {
+pub(crate) unsafe extern "C" fn emm_region_stop(region: *mut glue::emm_region) {
     // SAFETY: by this function's contract.
-    unsafe { &*region }.stop();
+    unsafe { from_c(region) }.stop();
 }
 
 /// See `glue.h`.
@@ -200,12 +239,12 @@ pub(crate) unsafe extern "C" fn emm_region_stop(region: *const Region) {
 /// `region` is alive; `start` and `length` are valid for writing.
 #[no_mangle]
 pub(crate) unsafe extern "C" fn emm_region_get_range(
-    region: *const Region,
+    region: *const glue::emm_region,
     start: *mut u64,
     length: *mut u64,
 ) {
     // SAFETY: by this function's contract.
-    let geometry = unsafe { &*region }.geometry();
+    let geometry = unsafe { from_c(region) }.geometry();
     // SAFETY: by this function's contract.
     unsafe { start.write(geometry.start()) };
     // SAFETY: by this function's contract.
@@ -218,18 +257,21 @@ type Piece = unsafe extern "C" fn(*mut ffi::c_void, usize, *mut ffi::c_void);
 ///
 /// # Safety
 ///
-/// `region` is alive; `each` can be called as declared there.
+/// `region` is alive; `each`, if any, can be called with `arg` as declared there.
 #[no_mangle]
 pub(crate) unsafe extern "C" fn emm_region_apply(
-    region: *const Region,
+    region: *mut glue::emm_region,
     offset: u64,
     length: usize,
     write: bool,
-    each: Piece,
+    each: Option<Piece>,
     arg: *mut ffi::c_void,
 ) -> ffi::c_int {
+    let Some(each) = each else {
+        return EINVAL.to_errno();
+    };
     // SAFETY: by this function's contract.
-    let region = unsafe { &*region };
+    let region = unsafe { from_c(region) };
     errno(region.apply(offset, length, write, |address, bytes| {
         // SAFETY: `address` is a mapped page piece of `bytes` bytes while the gate is held.
         unsafe { each(address.cast(), bytes, arg) }
@@ -243,19 +285,19 @@ pub(crate) unsafe extern "C" fn emm_region_apply(
 /// `region` is alive; `buf` has room for `length` bytes.
 #[no_mangle]
 pub(crate) unsafe extern "C" fn emm_region_read(
-    region: *const Region,
+    region: *mut glue::emm_region,
     offset: u64,
-    mut buf: *mut u8,
+    mut buf: *mut ffi::c_void,
     length: usize,
 ) -> ffi::c_int {
     // SAFETY: by this function's contract.
-    let region = unsafe { &*region };
+    let region = unsafe { from_c(region) };
     errno(region.apply(offset, length, false, |address, bytes| {
         // SAFETY: the pieces add up to `length`. Others (the owner, another queue pair) may write
         // the page meanwhile, as with any RDMA: a plain byte copy like the kernel's own.
-        unsafe { bindings::memcpy(buf.cast(), address.cast(), bytes) };
+        unsafe { bindings::memcpy(buf, address.cast(), bytes) };
         // SAFETY: as above; at most one past the end.
-        buf = unsafe { buf.add(bytes) };
+        buf = unsafe { buf.byte_add(bytes) };
     }))
 }
 
@@ -266,18 +308,18 @@ pub(crate) unsafe extern "C" fn emm_region_read(
 /// `region` is alive; `buf` holds `length` bytes.
 #[no_mangle]
 pub(crate) unsafe extern "C" fn emm_region_write(
-    region: *const Region,
+    region: *mut glue::emm_region,
     offset: u64,
-    mut buf: *const u8,
+    mut buf: *const ffi::c_void,
     length: usize,
 ) -> ffi::c_int {
     // SAFETY: by this function's contract.
-    let region = unsafe { &*region };
+    let region = unsafe { from_c(region) };
     errno(region.apply(offset, length, true, |address, bytes| {
         // SAFETY: as in `emm_region_read`; the translation allows writing.
-        unsafe { bindings::memcpy(address.cast(), buf.cast(), bytes) };
+        unsafe { bindings::memcpy(address.cast(), buf, bytes) };
         // SAFETY: as above; at most one past the end.
-        buf = unsafe { buf.add(bytes) };
+        buf = unsafe { buf.byte_add(bytes) };
     }))
 }
 
@@ -288,30 +330,19 @@ pub(crate) unsafe extern "C" fn emm_region_write(
 /// `region` is alive.
 #[no_mangle]
 pub(crate) unsafe extern "C" fn emm_region_prefetch(
-    region: *const Region,
+    region: *mut glue::emm_region,
     offset: u64,
     length: u64,
-    what: ffi::c_uint,
+    what: glue::emm_prefetch,
 ) -> ffi::c_int {
-    // `enum emm_prefetch`.
     let what = match what {
-        0 => Asks::Prefetch { write: false },
-        1 => Asks::Prefetch { write: true },
-        2 => Asks::Present,
+        glue::emm_prefetch_EMM_PREFETCH_READ => Asks::Prefetch { write: false },
+        glue::emm_prefetch_EMM_PREFETCH_WRITE => Asks::Prefetch { write: true },
+        glue::emm_prefetch_EMM_PREFETCH_PRESENT => Asks::Present,
         _ => return EINVAL.to_errno(),
     };
     // SAFETY: by this function's contract.
-    errno(unsafe { &*region }.prefetch(offset, length, what))
-}
-
-/// `struct emm_region_stats`.
-#[repr(C)]
-pub(crate) struct CStats {
-    page_faults: u64,
-    page_invalidations: u64,
-    page_prefetch: u64,
-    resident: u64,
-    table_bytes: u64,
+    errno(unsafe { from_c(region) }.prefetch(offset, length, what))
 }
 
 /// See `include/emm_region.h`.
@@ -320,9 +351,12 @@ pub(crate) struct CStats {
 ///
 /// `region` is alive, `stats` valid for writing.
 #[no_mangle]
-pub(crate) unsafe extern "C" fn emm_region_get_stats(region: *const Region, stats: *mut CStats) {
+pub(crate) unsafe extern "C" fn emm_region_get_stats(
+    region: *const glue::emm_region,
+    stats: *mut glue::emm_region_stats,
+) {
     // SAFETY: by this function's contract.
-    let filled = unsafe { &*region }.with_state(|state| CStats {
+    let filled = unsafe { from_c(region) }.with_state(|state| glue::emm_region_stats {
         page_faults: state.stats().page_faults,
         page_invalidations: state.stats().page_invalidations,
         page_prefetch: state.stats().page_prefetch,

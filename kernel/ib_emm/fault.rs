@@ -10,8 +10,8 @@
 //! invalidations wait for it, longer and longer.
 
 use crate::{
-    emm::{Begin, Finish, Losses, PageRange, Pool, Window},
-    gate::WriteGuard,
+    emm::{self, Begin, Finish, Losses, PageRange, Pool},
+    gate::{Gated, WriteGuard},
     mem::{self, Found, How, KernelNodes, MmLock},
     region::{Region, State},
     sight,
@@ -46,31 +46,31 @@ impl Asks {
     }
 }
 
+/// The pages that a fault asks for, known to its region while it does.
+type Window<'a> = emm::Window<&'a Gated<State>>;
+/// The region's state, held exclusively, with a fault's window.
+type Held<'w, 'a> = emm::Held<'w, &'a Gated<State>>;
+
 /// A fault under way.
-pub(crate) struct Fault<'a, 'p> {
+pub(crate) struct Fault<'a> {
     region: &'a Region,
     /// The pages needed; only the first one after a failure.
     want: PageRange,
     asks: Asks,
-    pool: Pool<'p, KernelNodes>,
+    pool: Pool<'a, KernelNodes>,
     losses: Losses,
     /// A huge page did not come out as one: no more of them.
     small: bool,
 }
 
-impl<'a, 'p> Fault<'a, 'p> {
-    /// A fault of `region` for `want`, whose table's nodes come from `nodes`.
-    pub(crate) fn new(
-        region: &'a Region,
-        nodes: &'p KernelNodes,
-        want: PageRange,
-        asks: Asks,
-    ) -> Self {
+impl<'a> Fault<'a> {
+    /// A fault of `region` for `want`.
+    pub(crate) fn new(region: &'a Region, want: PageRange, asks: Asks) -> Self {
         Self {
             region,
             want,
             asks,
-            pool: Pool::new(nodes),
+            pool: Pool::new(region.nodes()),
             losses: Losses::new(),
             small: false,
         }
@@ -82,8 +82,8 @@ impl<'a, 'p> Fault<'a, 'p> {
     ///
     /// The state, held exclusively, with that page in the table.
     pub(crate) fn run(mut self) -> Result<WriteGuard<'a, State>> {
-        let mut wait = pin!(Wait::new());
-        let result = self.try_often(wait.as_mut());
+        let wait = pin!(Wait::new());
+        let result = self.try_often(wait.as_ref());
         if !self.losses.starving() {
             return result;
         }
@@ -91,15 +91,15 @@ impl<'a, 'p> Fault<'a, 'p> {
             Ok(state) => (state, Ok(())),
             Err(error) => (self.region.state().write(), Err(error)),
         };
-        if state.sated(self.losses) {
+        if state.as_mut().sated(self.losses) {
             state.wake();
         }
         result.map(|()| state)
     }
 
-    fn try_often(&mut self, mut wait: Pin<&mut Wait>) -> Result<WriteGuard<'a, State>> {
+    fn try_often(&mut self, wait: Pin<&Wait>) -> Result<WriteGuard<'a, State>> {
         while self.losses.stale() < MAX_TRIES {
-            if let Some(state) = self.try_once(wait.as_mut())? {
+            if let Some(state) = self.try_once(wait)? {
                 return Ok(state);
             }
             mem::cond_resched();
@@ -115,23 +115,26 @@ impl<'a, 'p> Fault<'a, 'p> {
     /// # Returns
     ///
     /// `None` if it is to be tried again.
-    fn try_once(&mut self, mut wait: Pin<&mut Wait>) -> Result<Option<WriteGuard<'a, State>>> {
+    fn try_once(&mut self, wait: Pin<&Wait>) -> Result<Option<WriteGuard<'a, State>>> {
         let first = PageRange::one(self.want.start);
-        let mut window = pin!(Window::new());
+        // Before the state: closed, if it is open at the end, when that was let go.
+        let window = pin!(Window::new(self.region.state()));
+        let window = window.as_ref();
         if self.asks != Asks::Present {
             // Known as a wait before the region is looked at: who stops a region marks it dead
             // first, and then ends the waits.
-            wait.as_mut().begin(self.region)?;
+            wait.begin(self.region)?;
         }
         let mut mm = self.lock_mm()?;
-        let mut state = self.region.state().write();
+        let mut state = window.lock();
         if !self.losses.starving() {
-            state.contend(&mut self.losses, first.start, mem::thread());
+            state
+                .as_mut()
+                .contend(&mut self.losses, first.start, mem::thread());
         }
         let (write, ahead) = (self.asks.writes(), self.losses.stale() == 0);
-        // SAFETY: `finish`, or `abandon_fault` below, closes the window.
-        match unsafe { state.begin_fault(self.want, write, ahead, window.as_mut()) } {
-            Begin::Ready => Ok(Some(state)),
+        match state.begin_fault(self.want, write, ahead) {
+            Begin::Ready => Ok(Some(state.release())),
             Begin::Dead => Err(ESRCH),
             Begin::HeldOff | Begin::Wait if self.want != first => {
                 self.want = first;
@@ -140,49 +143,39 @@ impl<'a, 'p> Fault<'a, 'p> {
             Begin::HeldOff | Begin::Wait if self.asks == Asks::Present => Err(EFAULT),
             begun @ (Begin::HeldOff | Begin::Wait) => {
                 drop(mm);
+                let mut state = state.release();
                 if begun == Begin::HeldOff {
-                    state.held_off(&mut self.losses);
+                    state.as_mut().held_off(&mut self.losses);
                 }
                 state.wait()?;
                 Ok(None)
             }
             Begin::Go(range, nodes) => {
                 drop(state);
-                let found = self.ask(&mut mm, range, nodes, window.as_mut());
-                let mut state = self.region.state().write();
-                match found {
-                    Ok(found) if found.huge && !self.small && !is_part(&range) => {
-                        state.abandon_fault(window);
-                        self.huge(&mut mm, state)
-                    }
-                    Ok(found) => {
-                        let finish = self.finish(&mut state, window, found);
-                        self.judge(state, finish)
-                    }
-                    Err(error) => {
-                        state.abandon_fault(window);
-                        state.wake();
-                        Err(error)
-                    }
+                let found = self.ask(&mut mm, range, nodes, window)?;
+                let mut state = window.lock();
+                if found.huge && !self.small && !is_part(&range) {
+                    return self.huge(&mut mm, state, window);
                 }
+                let finish = self.finish(&mut state, found);
+                self.judge(state.release(), finish)
             }
         }
     }
 
     /// The owner's address space, locked; `ESRCH` if it is going, `EINTR` if the wait was ended.
-    fn lock_mm(&self) -> Result<MmLock> {
-        // SAFETY: the region's subscription keeps the mm's structure.
-        unsafe { MmLock::take(self.region.mm()) }
+    fn lock_mm(&self) -> Result<MmLock<'a>> {
+        MmLock::take(self.region.mm())
     }
 
     /// Asks the VM for `range`; only for its first page if that takes waiting for somebody, who may
     /// never answer: the other pages are left to others then.
     fn ask(
         &mut self,
-        mm: &mut MmLock,
+        mm: &mut MmLock<'_>,
         range: PageRange,
         nodes: usize,
-        window: Pin<&mut Window>,
+        window: Pin<&Window<'a>>,
     ) -> Result<Found> {
         if !self.pool.fill(nodes) {
             return Err(ENOMEM);
@@ -190,11 +183,11 @@ impl<'a, 'p> Fault<'a, 'p> {
         let how = self.how();
         match self.get_pfns(mm, &range, how) {
             Err(_) if how == How::AtOnce => {
-                let mut state = self.region.state().write();
+                let mut state = window.lock();
                 if state.is_dead() {
                     return Err(ESRCH);
                 }
-                state.narrow_fault(window);
+                state.narrow_fault();
                 state.wake();
                 drop(state);
                 self.get_pfns(mm, &PageRange::one(range.start), How::Waiting)
@@ -211,7 +204,7 @@ impl<'a, 'p> Fault<'a, 'p> {
         }
     }
 
-    fn get_pfns(&self, mm: &mut MmLock, range: &PageRange, how: How) -> Result<Found> {
+    fn get_pfns(&self, mm: &mut MmLock<'_>, range: &PageRange, how: How) -> Result<Found> {
         let write = self.asks.writes();
         let address = self.region.geometry().address(range.start);
         let nr = range.len() as usize;
@@ -229,13 +222,11 @@ impl<'a, 'p> Fault<'a, 'p> {
     /// The first page is part of a huge page: asks for all of it, to enter it as one.
     fn huge(
         &mut self,
-        mm: &mut MmLock,
-        mut state: WriteGuard<'a, State>,
+        mm: &mut MmLock<'_>,
+        mut state: Held<'_, 'a>,
+        window: Pin<&Window<'a>>,
     ) -> Result<Option<WriteGuard<'a, State>>> {
-        let mut window = pin!(Window::new());
-        // SAFETY: `finish`, or `abandon_fault` below, closes the window.
-        let begun = unsafe { state.begin_huge(self.want.start, window.as_mut()) };
-        let Some((part, nodes)) = begun else {
+        let Some((part, nodes)) = state.begin_huge(self.want.start) else {
             self.small = true;
             state.wake();
             return Ok(None);
@@ -246,40 +237,28 @@ impl<'a, 'p> Fault<'a, 'p> {
         } else {
             Err(ENOMEM)
         };
-        let mut state = self.region.state().write();
+        let mut state = window.lock();
         let finish = match found {
-            Ok(found) => self.finish(&mut state, window, found),
+            Ok(found) => self.finish(&mut state, found),
             Err(_) => {
-                state.abandon_fault(window);
                 self.small = true;
                 Finish::Stale
             }
         };
-        self.judge(state, finish)
+        self.judge(state.release(), finish)
     }
 
     /// Enters what was found.
-    fn finish(
-        &mut self,
-        state: &mut State,
-        window: Pin<&mut Window>,
-        found: Found,
-    ) -> Finish {
+    fn finish(&mut self, state: &mut Held<'_, 'a>, found: Found) -> Finish {
         let write = self.asks.writes();
         let prefetch = !matches!(self.asks, Asks::Access { .. });
-        if !found.huge || self.small || !is_part(&window.range()) {
-            return state.finish_fault(
-                window,
-                self.want,
-                found.pfns.iter().copied(),
-                write,
-                prefetch,
-                &mut self.pool,
-            );
+        if !found.huge || self.small || !is_part(&state.range()) {
+            let pfns = found.pfns.iter().copied();
+            return state.finish_fault(self.want, pfns, write, prefetch, &mut self.pool);
         }
         let pfn = found.in_a_row();
         self.small = pfn.is_none();
-        state.finish_huge(window, pfn, write, prefetch, &mut self.pool)
+        state.finish_huge(pfn, write, prefetch, &mut self.pool)
     }
 
     /// Wakes who waited for this fault, and says whether it is over.
@@ -295,7 +274,7 @@ impl<'a, 'p> Fault<'a, 'p> {
             Finish::Installed if state.has(first, self.asks.writes()) => Ok(Some(state)),
             Finish::Dead => Err(ESRCH),
             Finish::Installed | Finish::Stale => {
-                state.lost(&mut self.losses);
+                state.as_mut().lost(&mut self.losses);
                 self.want = PageRange::one(first);
                 self.small |= self.losses.stale() >= HUGE_TRIES;
                 Ok(None)

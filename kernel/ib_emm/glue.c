@@ -13,8 +13,6 @@
 #include <linux/sched/signal.h>
 #include <linux/userfaultfd_k.h>
 
-#include "emm.h"
-#include "emm_region.h"
 #include "glue.h"
 
 void emm_gate_init(struct emm_gate *gate)
@@ -214,6 +212,12 @@ void emm_node_free(void *node)
 struct mem_cgroup *emm_memcg_get(struct mm_struct *mm)
 {
 	return get_mem_cgroup_from_mm(mm);
+}
+
+/* One more reference, for whoever has one already: that is why it can't fail. */
+void emm_memcg_hold(struct mem_cgroup *memcg)
+{
+	WARN_ON_ONCE(!mem_cgroup_tryget(memcg));
 }
 
 void emm_memcg_put(struct mem_cgroup *memcg)

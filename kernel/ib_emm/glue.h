@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* What Rust needs of the kernel and finds only as macros and inline functions. */
+/*
+ * What Rust and C have in common, seen by both: what Rust needs of the kernel and finds only as
+ * macros and inline functions, and what it gives to C (emm.h, emm_region.h). glue.rs is made of it.
+ */
 #ifndef _IB_EMM_GLUE_H
 #define _IB_EMM_GLUE_H
 
@@ -9,12 +12,13 @@
 #include <linux/types.h>
 #include <linux/wait.h>
 
-struct emm_region;
+#include "emm.h"
+#include "emm_region.h"
+
 struct mem_cgroup;
 struct task_struct;
-struct work_struct;
 
-/* A reader-writer spinlock that its write side can sleep on; `struct Gate` in gate.rs. */
+/* A reader-writer spinlock that its write side can sleep on; gate.rs. */
 struct emm_gate {
 	rwlock_t lock;
 	wait_queue_head_t waiters;
@@ -29,7 +33,7 @@ bool emm_gate_wait(struct emm_gate *gate);
 u64 emm_gate_wait_for(struct emm_gate *gate, u64 ns);
 void emm_gate_wake(struct emm_gate *gate);
 
-/* A wait that can be cancelled; `struct Wait` in gate.rs. */
+/* A wait that can be cancelled; wait.rs. */
 struct emm_wait {
 	struct list_head node;
 	struct task_struct *task;
@@ -41,7 +45,7 @@ bool emm_wait_begin(struct emm_wait *wait, const void *region);
 void emm_wait_end(struct emm_wait *wait);
 void emm_wait_cancel_region(const void *region);
 
-/* A region in the list that debugfs shows; `struct Listed` in sight.rs. */
+/* A region in the list that debugfs shows; sight.rs. */
 struct emm_listed {
 	struct list_head node;
 	const struct emm_region *region;
@@ -65,7 +69,7 @@ struct mmu_notifier *emm_mmu_notifier_get(const struct mmu_notifier_ops *ops,
 int emm_mm_lock(struct mm_struct *mm);
 void emm_mm_unlock(struct mm_struct *mm);
 
-/* How far emm_get_pfns() may go; `enum How` in mem.rs. */
+/* How far emm_get_pfns() may go; mem.rs. */
 enum emm_how { EMM_PRESENT, EMM_AT_ONCE, EMM_WAITING };
 
 long emm_get_pfns(struct mm_struct *mm, unsigned long address, unsigned long nr, bool write,
@@ -73,6 +77,7 @@ long emm_get_pfns(struct mm_struct *mm, unsigned long address, unsigned long nr,
 void *emm_node_alloc(struct mem_cgroup *memcg);
 void emm_node_free(void *node);
 struct mem_cgroup *emm_memcg_get(struct mm_struct *mm);
+void emm_memcg_hold(struct mem_cgroup *memcg);
 void emm_memcg_put(struct mem_cgroup *memcg);
 void *emm_pfn_address(u64 pfn);
 void emm_pfn_mark_dirty(u64 pfn);

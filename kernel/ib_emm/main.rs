@@ -8,6 +8,7 @@
 //! - `emm`: the decisions, shared with the host tests (`ib-emm/src/emm`).
 //! - `fault`: one fault, from the missing translation to the entry in the table.
 //! - `gate`, `mem`, `wait`: the core's environment: locks, memory, page frames, waiting.
+//! - `glue`: what of this is C, and what C sees of it, by bindgen.
 //! - `sight`: trace events and debugfs.
 
 use kernel::prelude::*;
@@ -18,6 +19,7 @@ mod abi;
 mod emm;
 mod fault;
 mod gate;
+mod glue;
 mod mem;
 mod notifier;
 mod region;

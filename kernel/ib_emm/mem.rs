@@ -4,115 +4,84 @@
 //!
 //! C header: `glue.h`.
 
-use crate::emm::{Node, NodeMem, PART_PAGES};
+use crate::{
+    emm::{Node, NodeMem, PART_PAGES},
+    glue,
+};
 use core::ptr::NonNull;
-use kernel::{bindings, error::to_result, ffi, prelude::*};
+use kernel::{
+    bindings,
+    error::to_result,
+    mm::{Mm, MmWithUser},
+    prelude::*,
+    task::Task,
+    types::NotThreadSafe,
+};
 
-// SAFETY: the declarations are those of `glue.h`.
-#[allow(improper_ctypes, reason = "bindgen's empty structs, behind pointers")]
-unsafe extern "C" {
-    fn emm_mm_lock(mm: *mut bindings::mm_struct) -> ffi::c_int;
-    fn emm_mm_unlock(mm: *mut bindings::mm_struct);
-    fn emm_get_pfns(
-        mm: *mut bindings::mm_struct,
-        address: usize,
-        nr: usize,
-        write: bool,
-        how: How,
-        pfns: *mut u64,
-        huge: *mut bool,
-    ) -> isize;
-    fn emm_node_alloc(memcg: *mut bindings::mem_cgroup) -> *mut ffi::c_void;
-    fn emm_node_free(node: *mut ffi::c_void);
-    fn emm_memcg_get(mm: *mut bindings::mm_struct) -> *mut bindings::mem_cgroup;
-    fn emm_memcg_put(memcg: *mut bindings::mem_cgroup);
-    fn emm_pfn_address(pfn: u64) -> *mut ffi::c_void;
-    fn emm_pfn_mark_dirty(pfn: u64);
-    fn emm_task_size() -> usize;
-    fn emm_cond_resched();
-    fn emm_killed() -> bool;
-}
-
-/// The memory cgroup of a region's owner, which pays for its table. Faults run in the driver's
+/// Table nodes, charged to the memory cgroup of a region's owner. Faults run in the driver's
 /// threads, which have none of their own.
 ///
 /// # Invariants
 ///
-/// Holds a reference on the cgroup, if it is not null.
+/// Owns a reference on the cgroup, if it is not null (the kernel has no such cgroups, or was told
+/// to do without).
 #[derive(Debug)]
-pub(crate) struct Payer(*mut bindings::mem_cgroup);
-
-// SAFETY: a memory cgroup may be used and put from any thread.
-unsafe impl Send for Payer {}
-// SAFETY: as above.
-unsafe impl Sync for Payer {}
-
-impl Payer {
-    /// The owner of `mm` pays.
-    ///
-    /// # Safety
-    ///
-    /// The caller holds a reference on `mm`.
-    pub(crate) unsafe fn new(mm: *mut bindings::mm_struct) -> Self {
-        // INVARIANT: the reference is taken here.
-        // SAFETY: by this function's contract.
-        Self(unsafe { emm_memcg_get(mm) })
-    }
-
-    /// Nodes at its cost.
-    ///
-    /// # Safety
-    ///
-    /// They are not asked for memory after the payer is gone.
-    pub(crate) const unsafe fn nodes(&self) -> KernelNodes {
-        KernelNodes(self.0)
-    }
-}
-
-impl Drop for Payer {
-    fn drop(&mut self) {
-        // SAFETY: the reference is ours, by the type's invariant.
-        unsafe { emm_memcg_put(self.0) };
-    }
-}
-
-/// Table nodes, charged to a memory cgroup.
-///
-/// # Invariants
-///
-/// The [`Payer`] that it came from is alive.
-#[derive(Clone, Copy, Debug)]
 pub(crate) struct KernelNodes(*mut bindings::mem_cgroup);
 
-// SAFETY: as for `Payer`.
+// SAFETY: a memory cgroup may be charged and put from any thread.
 unsafe impl Send for KernelNodes {}
-// SAFETY: as for `Payer`.
+// SAFETY: a memory cgroup may be charged by several threads at once.
 unsafe impl Sync for KernelNodes {}
+
+impl KernelNodes {
+    /// The owner of `mm` pays.
+    pub(crate) fn new(mm: &MmWithUser) -> Self {
+        // INVARIANT: the reference is taken here.
+        // SAFETY: `mm` is valid, as it is a reference.
+        Self(unsafe { glue::emm_memcg_get(mm.as_raw()) })
+    }
+}
+
+impl Clone for KernelNodes {
+    fn clone(&self) -> Self {
+        // SAFETY: this one's reference keeps the cgroup, by the type's invariant.
+        unsafe { glue::emm_memcg_hold(self.0) };
+        // INVARIANT: the reference was taken above.
+        Self(self.0)
+    }
+}
+
+impl Drop for KernelNodes {
+    fn drop(&mut self) {
+        // SAFETY: the reference is ours, by the type's invariant, and not used any more.
+        unsafe { glue::emm_memcg_put(self.0) };
+    }
+}
 
 // SAFETY: each node is a zeroed page of its own, freed only by `free`.
 unsafe impl NodeMem for KernelNodes {
     fn alloc(&self) -> Option<NonNull<Node>> {
         const { assert!(size_of::<Node>() == bindings::PAGE_SIZE) };
         // SAFETY: the cgroup is alive, by the type's invariant; callers may sleep.
-        NonNull::new(unsafe { emm_node_alloc(self.0) }.cast())
+        NonNull::new(unsafe { glue::emm_node_alloc(self.0) }.cast())
     }
 
     unsafe fn free(&self, node: NonNull<Node>) {
         // SAFETY: by this function's contract the node came from `alloc` and is not used any more.
-        unsafe { emm_node_free(node.as_ptr().cast()) };
+        unsafe { glue::emm_node_free(node.as_ptr().cast()) };
     }
 }
 
-/// How far the VM may go to have a page. `enum emm_how` of `glue.h`.
+/// How far the VM may go to have a page.
 #[derive(Clone, Copy, PartialEq, Eq)]
-#[repr(C)]
+#[repr(u32)]
 pub(crate) enum How {
     /// What is mapped now.
-    Present,
+    Present = glue::emm_how_EMM_PRESENT,
     /// Faults that need no userfaultfd handler, but maybe a disk; until a signal comes.
-    AtOnce,
+    AtOnce = glue::emm_how_EMM_AT_ONCE,
     /// Also those that a userfaultfd handler has to answer; until a signal comes.
-    Waiting,
+    Waiting = glue::emm_how_EMM_WAITING,
 }
 
 /// What the VM has at an address.
@@ -128,7 +97,11 @@ impl Found {
     /// The first frame, if all of a part's frames are there, in a row.
     pub(crate) fn in_a_row(&self) -> Option<u64> {
         let first = *self.pfns.first()?;
-        let row = self.pfns.iter().zip(first..).all(|(pfn, next)| *pfn == next);
+        let row = self
+            .pfns
+            .iter()
+            .zip(first..)
+            .all(|(pfn, next)| *pfn == next);
         (row && self.pfns.len() as u64 == PART_PAGES).then_some(first)
     }
 }
@@ -136,26 +109,33 @@ impl Found {
 /// An address space whose mmap_lock is held for reading: no invalidation begins whose caller holds
 /// it for writing.
 ///
+/// Not `kernel::mm::MmapReadGuard`: it lets a kill end the wait for the lock, and can be dropped
+/// under a spinlock.
+///
 /// # Invariants
 ///
-/// Holds the lock, and a reference on the mm (mm_users).
-pub(crate) struct MmLock(*mut bindings::mm_struct);
+/// Owns the lock for reading, taken by this thread, and a reference on the mm (mm_users).
+#[must_use = "the mmap_lock is given back when the guard is dropped"]
+pub(crate) struct MmLock<'a> {
+    mm: &'a Mm,
+    // The lock is given back by the thread that took it.
+    _not_send: NotThreadSafe,
+}
 
-impl MmLock {
+impl<'a> MmLock<'a> {
     /// Takes the lock, sleeping.
     ///
     /// # Errors
     ///
     /// `ESRCH` if the owner is exiting, `EINTR` if a signal ended the wait.
-    ///
-    /// # Safety
-    ///
-    /// `mm` is valid (a reference on `mm_count` suffices).
-    pub(crate) unsafe fn take(mm: *mut bindings::mm_struct) -> Result<Self> {
-        // SAFETY: by this function's contract.
-        to_result(unsafe { emm_mm_lock(mm) })?;
-        // INVARIANT: the reference and the lock were taken.
-        Ok(Self(mm))
+    pub(crate) fn take(mm: &'a Mm) -> Result<Self> {
+        // SAFETY: `mm` is valid, as it is a reference.
+        to_result(unsafe { glue::emm_mm_lock(mm.as_raw()) })?;
+        // INVARIANT: the reference and the lock were taken, by this thread.
+        Ok(Self {
+            mm,
+            _not_send: NotThreadSafe,
+        })
     }
 
     /// The frames of up to `nr` pages at user address `address`. Sleeps; lets go of the lock while
@@ -169,9 +149,11 @@ impl MmLock {
     ) -> Result<Found> {
         let mut pfns = KVec::with_capacity(nr, GFP_KERNEL)?;
         let mut huge = false;
-        let (to, address) = (pfns.as_mut_ptr(), address as usize);
+        let (mm, to, address) = (self.mm.as_raw(), pfns.as_mut_ptr(), address as usize);
+        // INVARIANT: the lock is held again where C let go of it.
         // SAFETY: the lock is held, by the type's invariant, and the vector has room for `nr`.
-        let got = unsafe { emm_get_pfns(self.0, address, nr, write, how, to, &mut huge) };
+        let got =
+            unsafe { glue::emm_get_pfns(mm, address, nr, write, how as u32, to, &raw mut huge) };
         let got = usize::try_from(got).map_err(|_| Error::from_errno(got as i32))?;
         // SAFETY: the first `got` elements were written, and `got` is at most `nr`.
         unsafe { pfns.inc_len(got) };
@@ -179,49 +161,52 @@ impl MmLock {
     }
 }
 
-impl Drop for MmLock {
+impl Drop for MmLock<'_> {
     fn drop(&mut self) {
-        // SAFETY: the lock and the reference are held, by the type's invariant.
-        unsafe { emm_mm_unlock(self.0) };
+        // SAFETY: the lock and the reference are ours, by the type's invariant.
+        unsafe { glue::emm_mm_unlock(self.mm.as_raw()) };
     }
 }
 
 /// The kernel's address of page frame `pfn`.
-pub(crate) fn pfn_address(pfn: u64) -> *mut u8 {
-    // SAFETY: an address computation; frames come from the VM only, so they have a `struct page`.
-    unsafe { emm_pfn_address(pfn) }.cast()
+///
+/// # Safety
+///
+/// The VM named the frame: it has a `struct page`, and is in the kernel's direct map.
+pub(crate) unsafe fn pfn_address(pfn: u64) -> *mut u8 {
+    // SAFETY: this function's contract.
+    unsafe { glue::emm_pfn_address(pfn) }.cast()
 }
 
 /// Tells the VM that the page was written.
 ///
 /// # Safety
 ///
-/// The page is mapped in an address space that the VM is not allowed to take it from now.
+/// The page is mapped in an address space that the VM can't take it from meanwhile.
 pub(crate) unsafe fn pfn_mark_dirty(pfn: u64) {
     // SAFETY: this function's contract.
-    unsafe { emm_pfn_mark_dirty(pfn) };
+    unsafe { glue::emm_pfn_mark_dirty(pfn) };
 }
 
 /// The first address behind user space.
 pub(crate) fn task_size() -> u64 {
     // SAFETY: reads a property of the current task.
-    unsafe { emm_task_size() as u64 }
+    unsafe { glue::emm_task_size() as u64 }
 }
 
-/// Lets others run. May sleep.
+/// Lets others run. May sleep: to be called with no lock held.
 pub(crate) fn cond_resched() {
-    // SAFETY: callers are in process context and hold no lock.
-    unsafe { emm_cond_resched() };
+    // SAFETY: no memory is touched but the scheduler's own; where it must not sleep it warns.
+    unsafe { glue::emm_cond_resched() };
 }
 
 /// The current thread, by a number that no other one has while it lives.
 pub(crate) fn thread() -> usize {
-    // SAFETY: reads the current task's address.
-    unsafe { bindings::get_current() as usize }
+    Task::current_raw().addr()
 }
 
 /// Whether the current task was killed, and has to come to an end.
 pub(crate) fn killed() -> bool {
-    // SAFETY: reads the current task.
-    unsafe { emm_killed() }
+    // SAFETY: reads flags of the current task.
+    unsafe { glue::emm_killed() }
 }

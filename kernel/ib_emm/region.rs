@@ -9,45 +9,56 @@ use crate::{
     emm::{Entry, Geometry, PageRange, RegionState},
     fault::{Asks, Fault},
     gate::{Gated, WriteGuard},
-    mem::{self, KernelNodes, Payer},
+    mem::{self, KernelNodes},
     notifier::{EmmNotifier, Subscription},
     sight::{self, Listed},
     wait,
 };
-use core::ptr::NonNull;
-use kernel::{bindings, pr_warn_once, prelude::*};
+use core::pin::Pin;
+use kernel::{mm::Mm, pr_warn_once, prelude::*};
 
 /// The unit of [`RegionState::patience`]. Nanoseconds.
 const PATIENCE_NS: u64 = 2_000_000;
 
 pub(crate) type State = RegionState<KernelNodes>;
 
-/// One memory region.
-///
-/// # Invariants
-///
-/// Boxed, with `subscription` registered for the region's range, and `listed` in its list, from
-/// [`Region::create`] to [`Region::destroy`].
+/// One memory region, from [`Region::create`] until it is dropped. Its owner makes sure that no
+/// access of it runs or begins then.
+#[pin_data(PinnedDrop)]
 pub(crate) struct Region {
-    subscription: Subscription,
+    // Goes first: who looks at the list sees a whole region.
+    #[pin]
     listed: Listed,
-    geometry: Geometry,
-    state: Gated<State>,
-    // Outlives `state`: fields go in order.
-    payer: Payer,
+    #[pin]
+    subscription: Subscription<Memory>,
+    nodes: KernelNodes,
 }
+
+/// What is told of the VM's events: the range, and what is translated of it.
+#[pin_data]
+pub(crate) struct Memory {
+    geometry: Geometry,
+    #[pin]
+    state: Gated<State>,
+}
+
+/// Drivers use a region from any thread.
+const _: fn() = || {
+    fn any_thread<T: Send + Sync>() {}
+    any_thread::<Region>();
+};
 
 impl Region {
     /// A region of `length` bytes at `start` of the current process; of all its address space, now
     /// and later, if they are 0 and `u64::MAX`.
-    pub(crate) fn create(start: u64, length: u64) -> Result<KBox<Self>> {
+    pub(crate) fn create(start: u64, length: u64) -> Result<Pin<KBox<Self>>> {
         let region = Self::register(start, length);
         let error = region.as_ref().map_or_else(|e| e.to_errno(), |_| 0);
         sight::trace_register(start, length, error);
         region
     }
 
-    fn register(start: u64, length: u64) -> Result<KBox<Self>> {
+    fn register(start: u64, length: u64) -> Result<Pin<KBox<Self>>> {
         let length = if start == 0 && length == u64::MAX {
             mem::task_size()
         } else {
@@ -57,80 +68,47 @@ impl Region {
         if start + length > mem::task_size() {
             return Err(EINVAL);
         }
-        // SAFETY: reads a field of the current task.
-        let mm = unsafe { (*bindings::get_current()).mm };
-        if mm.is_null() {
-            return Err(EINVAL);
-        }
-        // SAFETY: the current process holds its own mm.
-        let payer = unsafe { Payer::new(mm) };
-        // SAFETY: the payer goes into the same region, and goes after the state.
-        let nodes = unsafe { payer.nodes() };
-        let region = KBox::new(
-            Self {
-                subscription: Subscription::new(),
-                listed: Listed::new(),
-                geometry,
-                state: Gated::new(State::new(geometry, nodes)),
-                payer,
-            },
-            GFP_KERNEL_ACCOUNT,
-        )?;
-        // SAFETY: the region is at its final place and not shared yet.
-        unsafe { region.state.init() };
-        let client: NonNull<dyn EmmNotifier> = NonNull::from(&*region);
-        // SAFETY: the current process holds its own mm. The region stays in its box, and `destroy`
-        // unregisters before the box goes.
-        unsafe {
-            region
-                .subscription
-                .register(client, mm, start, start + (length - 1))
-        }?;
-        // SAFETY: new, and `destroy` takes it out.
-        unsafe { region.listed.add(&region) };
-        Ok(region)
+        let current = current!();
+        let mm = current.mm().ok_or(EINVAL)?;
+        let nodes = KernelNodes::new(mm);
+        let memory = Memory::new(geometry, nodes.clone());
+        let region = try_pin_init!(&this in Self {
+            nodes,
+            subscription <- Subscription::new(mm, start, start + (length - 1), memory),
+            // SAFETY: all other fields are initialised, and this one goes before the others do.
+            listed <- unsafe { Listed::new(this) },
+        }? Error);
+        KBox::pin_init(region, GFP_KERNEL_ACCOUNT)
+    }
+
+    fn memory(&self) -> &Memory {
+        self.subscription.client()
     }
 
     /// Where it lies.
     pub(crate) fn geometry(&self) -> &Geometry {
-        &self.geometry
+        &self.memory().geometry
     }
 
     /// Its state.
     pub(crate) fn state(&self) -> &Gated<State> {
-        &self.state
+        &self.memory().state
     }
 
-    /// Nodes for its table. Not to be kept longer than the borrow of the region.
-    pub(crate) fn nodes(&self) -> KernelNodes {
-        // SAFETY: callers have the region, hence the payer.
-        unsafe { self.payer.nodes() }
+    /// Nodes for its table.
+    pub(crate) fn nodes(&self) -> &KernelNodes {
+        &self.nodes
     }
 
     /// The owner's address space.
-    pub(crate) fn mm(&self) -> *mut bindings::mm_struct {
-        // SAFETY: registered, by the type's invariant.
-        unsafe { self.subscription.mm() }
+    pub(crate) fn mm(&self) -> &Mm {
+        self.subscription.mm()
     }
 
     /// From now on no access succeeds; one that waits is woken and fails.
     pub(crate) fn stop(&self) {
-        self.kill();
+        self.memory().kill();
         wait::cancel(self);
-    }
-
-    /// Ends the region.
-    ///
-    /// # Safety
-    ///
-    /// No other method runs or begins.
-    pub(crate) unsafe fn destroy(this: KBox<Self>) {
-        // SAFETY: in the list, by the type's invariant.
-        unsafe { this.listed.del() };
-        // What was written is passed on while the VM still tells us of every page that goes.
-        this.kill();
-        // SAFETY: registered, by the type's invariant.
-        unsafe { this.subscription.unregister() };
     }
 
     /// Calls `each` with the kernel address of each page piece of `length` bytes at `offset`.
@@ -142,18 +120,20 @@ impl Region {
         write: bool,
         mut each: impl FnMut(*mut u8, usize),
     ) -> Result {
-        if !self.geometry.holds(offset, length as u64) {
+        if !self.geometry().holds(offset, length as u64) {
             return Err(EINVAL);
         }
         let mut left = length;
         while left > 0 {
-            let (page, at) = self.geometry.locate(offset);
+            let (page, at) = self.geometry().locate(offset);
             let bytes = left.min(crate::emm::PAGE_SIZE as usize - at);
             let mut use_entry = |entry: Entry| {
+                // SAFETY: frames in the table are those that the VM named.
+                let page = unsafe { mem::pfn_address(entry.pfn()) };
                 // SAFETY: `at` is below the size of a page.
-                each(unsafe { mem::pfn_address(entry.pfn()).add(at) }, bytes)
+                each(unsafe { page.add(at) }, bytes)
             };
-            let state = self.state.read();
+            let state = self.state().read();
             if let Some(entry) = state.access(page, write) {
                 use_entry(entry);
             } else {
@@ -172,18 +152,18 @@ impl Region {
     #[cold]
     #[inline(never)]
     fn fault_in(&self, page: u64, last: u64, write: bool) -> Result<WriteGuard<'_, State>> {
-        let end = self.geometry.locate(last).0 + 1;
+        let end = self.geometry().locate(last).0 + 1;
         let want = PageRange::new(page, end).intersect(&PageRange::part_of(page));
         self.fault(want, Asks::Access { write })
     }
 
     /// Brings in the translations of `length` bytes at `offset`.
     pub(crate) fn prefetch(&self, offset: u64, length: u64, what: Asks) -> Result {
-        if length == 0 || !self.geometry.holds(offset, length) {
+        if length == 0 || !self.geometry().holds(offset, length) {
             return Err(EINVAL);
         }
-        let last = self.geometry.locate(offset + (length - 1)).0;
-        let mut rest = PageRange::new(self.geometry.locate(offset).0, last + 1);
+        let last = self.geometry().locate(offset + (length - 1)).0;
+        let mut rest = PageRange::new(self.geometry().locate(offset).0, last + 1);
         while !rest.is_empty() {
             let want = rest.intersect(&PageRange::part_of(rest.start));
             match self.fault(want, what) {
@@ -206,7 +186,7 @@ impl Region {
 
     /// Runs `f` on the state, held shared.
     pub(crate) fn with_state<R>(&self, f: impl FnOnce(&State) -> R) -> R {
-        f(&self.state.read())
+        f(&self.state().read())
     }
 
     /// Makes the first page of `want` present, and what follows it where that is cheap.
@@ -215,8 +195,25 @@ impl Region {
     ///
     /// The state, held exclusively, with that page in the table.
     fn fault(&self, want: PageRange, asks: Asks) -> Result<WriteGuard<'_, State>> {
-        let nodes = self.nodes();
-        Fault::new(self, &nodes, want, asks).run()
+        Fault::new(self, want, asks).run()
+    }
+}
+
+#[pinned_drop]
+impl PinnedDrop for Region {
+    fn drop(self: Pin<&mut Self>) {
+        // What was written is passed on while the VM still tells us of every page that goes.
+        self.memory().kill();
+    }
+}
+
+impl Memory {
+    fn new(geometry: Geometry, nodes: KernelNodes) -> impl PinInit<Self> {
+        let state = State::new(geometry, nodes);
+        pin_init!(Self {
+            geometry,
+            state <- Gated::new(state),
+        })
     }
 
     /// Takes the translations of `range`, passing on what was written. Sleeps only if `blockable`.
@@ -233,7 +230,7 @@ impl Region {
         let mut rest = range;
         let mut pages = 0;
         loop {
-            let more = state.clear_next(&mut rest, |entry| {
+            let more = state.as_mut().clear_next(&mut rest, |entry| {
                 pages += entry.pages();
                 if entry.dirty() {
                     // SAFETY: a translation stands in the table only while the page is mapped by
@@ -257,12 +254,12 @@ impl Region {
     /// The owner is gone, or the region goes.
     fn kill(&self) {
         let mut state = self.state.write();
-        state.kill();
+        state.as_mut().kill();
         self.drop_translations(state, self.geometry.pages(), true);
     }
 }
 
-impl EmmNotifier for Region {
+impl EmmNotifier for Memory {
     fn emm_release(&self) {
         sight::trace_release(self.geometry.start(), self.geometry.length());
         self.kill();
@@ -281,7 +278,7 @@ impl EmmNotifier for Region {
             };
             waited += ns - state.wait_for(ns);
         }
-        state.hold(range);
+        state.as_mut().hold(range);
         let pages = self.drop_translations(state, range, blockable);
         sight::trace_invalidate(start, end, pages, blockable);
     }
@@ -289,7 +286,7 @@ impl EmmNotifier for Region {
     fn emm_invalidate_end(&self, start: u64, end: u64) {
         let range = self.geometry.clip(start, end);
         let mut state = self.state.write();
-        if !state.unhold(range) {
+        if !state.as_mut().unhold(range) {
             pr_warn_once!("an invalidation of a region ended that had not begun\n");
         }
         state.wake();

@@ -7,7 +7,6 @@
 #include <linux/sched.h>
 #include <linux/seq_file.h>
 
-#include "emm_region.h"
 #include "glue.h"
 
 #define CREATE_TRACE_POINTS

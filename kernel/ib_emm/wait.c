@@ -14,7 +14,6 @@
 #include <linux/spinlock.h>
 #include <linux/workqueue.h>
 
-#include "emm_region.h"
 #include "glue.h"
 
 /* Innermost lock but for siglock. */

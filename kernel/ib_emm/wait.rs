@@ -1,46 +1,31 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Waits that can be cancelled: see `wait.c`.
+//!
+//! C header: `glue.h`.
 
-use core::{cell::UnsafeCell, marker::PhantomPinned, pin::Pin};
-use kernel::{bindings, ffi, prelude::*};
-
-/// `struct emm_wait`.
-#[repr(C)]
-struct CWait {
-    node: bindings::list_head,
-    task: *mut bindings::task_struct,
-    work: *mut bindings::work_struct,
-    region: *const ffi::c_void,
-}
-
-// SAFETY: the declarations are those of `glue.h`.
-#[allow(improper_ctypes, reason = "bindgen's empty structs, behind pointers")]
-unsafe extern "C" {
-    fn emm_wait_begin(wait: *mut CWait, region: *const ffi::c_void) -> bool;
-    fn emm_wait_end(wait: *mut CWait);
-    fn emm_wait_cancel_region(region: *const ffi::c_void);
-}
+use crate::{glue, region::Region};
+use core::{cell::Cell, pin::Pin, ptr};
+use kernel::{prelude::*, types::Opaque};
 
 /// The current thread's wait for a region's sake, on its stack.
 ///
 /// # Invariants
 ///
-/// While `begun`, it is in the list of waits and not moved.
+/// - If `begun`, `inner` is in the list of waits, entered by this thread: a wait is not `Send`.
+/// - Nothing but the list's own code touches `inner`.
 pub(crate) struct Wait {
-    inner: UnsafeCell<CWait>,
-    begun: bool,
-    _pin: PhantomPinned,
+    inner: Opaque<glue::emm_wait>,
+    begun: Cell<bool>,
 }
 
 impl Wait {
     /// A wait that has not begun.
     pub(crate) const fn new() -> Self {
+        // INVARIANT: it has not begun.
         Self {
-            // SAFETY: all zero is valid for pointers, which `emm_wait_begin` sets.
-            inner: UnsafeCell::new(unsafe { core::mem::zeroed() }),
-            begun: false,
-            _pin: PhantomPinned,
+            inner: Opaque::uninit(),
+            begun: Cell::new(false),
         }
     }
 
@@ -49,15 +34,14 @@ impl Wait {
     /// # Errors
     ///
     /// `EINTR` if they have been.
-    pub(crate) fn begin<T>(self: Pin<&mut Self>, region: *const T) -> Result {
-        if self.begun {
+    pub(crate) fn begin(self: Pin<&Self>, region: &Region) -> Result {
+        if self.begun.replace(true) {
             return Ok(());
         }
-        // SAFETY: not moved out of: only a flag is set, and the address is passed on.
-        let this = unsafe { self.get_unchecked_mut() };
-        this.begun = true;
-        // SAFETY: pinned, and taken out of the list before it goes.
-        if unsafe { emm_wait_begin(this.inner.get(), region.cast()) } {
+        // INVARIANT: it is entered here, by this thread.
+        // SAFETY: not in the list, as it had not begun. Being pinned, it is dropped before its
+        // memory goes, and `drop` takes it out. The region's address is compared only.
+        if unsafe { glue::emm_wait_begin(self.inner.get(), ptr::from_ref(region).cast()) } {
             Ok(())
         } else {
             Err(EINTR)
@@ -67,15 +51,15 @@ impl Wait {
 
 impl Drop for Wait {
     fn drop(&mut self) {
-        if self.begun {
-            // SAFETY: it is in the list, by the type's invariant.
-            unsafe { emm_wait_end(self.inner.get()) };
+        if self.begun.get() {
+            // SAFETY: this thread entered it in the list, by the type's invariant.
+            unsafe { glue::emm_wait_end(self.inner.get()) };
         }
     }
 }
 
 /// Ends the waits for `region`. The caller has made sure that no other begins.
-pub(crate) fn cancel<T>(region: *const T) {
-    // SAFETY: the address is compared only.
-    unsafe { emm_wait_cancel_region(region.cast()) };
+pub(crate) fn cancel(region: &Region) {
+    // SAFETY: the region's address is compared only.
+    unsafe { glue::emm_wait_cancel_region(ptr::from_ref(region).cast()) };
 }

@@ -4,10 +4,12 @@
 //! fuzz targets.
 
 pub mod bytes;
+mod gate;
 pub mod hold;
 pub mod nodes;
 pub mod range;
 pub mod region;
 pub mod table;
 
+pub use gate::HostGate;
 pub use nodes::HostNodes;

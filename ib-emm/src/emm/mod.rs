@@ -9,6 +9,7 @@
 //! - [`table`]: the sparse translation table.
 //! - [`hold`]: ranges between `invalidate_start` and `invalidate_end`.
 //! - [`window`]: faults in flight, and which of them an invalidation made stale.
+//! - [`fault`]: how a fault begins and ends.
 //! - [`starve`]: faults that lose against invalidations, and the turn that they get.
 //! - [`ahead`]: how many pages a fault asks for.
 //! - [`region`]: the parts above, put together; what the kernel module calls.
@@ -19,6 +20,7 @@
 
 pub mod ahead;
 pub mod entry;
+pub mod fault;
 pub mod hold;
 pub mod node;
 pub mod range;
@@ -30,13 +32,14 @@ pub mod window;
 pub use self::{
     ahead::ReadAhead,
     entry::Entry,
+    fault::{Begin, Finish, Held},
     hold::HoldOff,
     node::{Node, NodeMem, Pool},
     range::PageRange,
-    region::{Begin, Finish, Geometry, RegionState, Stats},
+    region::{Geometry, RegionState, Stats},
     starve::{Losses, MOST_PATIENCE},
     table::Table,
-    window::{Window, Windows},
+    window::{Gate, Window},
 };
 
 /// Bytes in a page, as a shift.

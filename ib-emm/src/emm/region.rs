@@ -7,8 +7,8 @@
 //! that no copy runs, and that none begins on a page whose translation it took away.
 
 use super::{
-    Entry, HoldOff, Losses, NodeMem, PAGE_SHIFT, PAGE_SIZE, PART_BYTES, PART_PAGES, PageRange,
-    Pool, ReadAhead, Table, Window, Windows, starve::Starved,
+    Entry, HoldOff, Losses, NodeMem, PAGE_SHIFT, PAGE_SIZE, PART_BYTES, PageRange, ReadAhead,
+    Table, starve::Starved, window::Windows,
 };
 use core::pin::Pin;
 
@@ -108,44 +108,18 @@ pub struct Stats {
     pub page_prefetch: u64,
 }
 
-/// What a thread that met a missing translation does next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub enum Begin {
-    /// Ask the VM for these pages (the window is open), with this many spare nodes at hand.
-    Go(PageRange, usize),
-    /// Another thread was faster: look again.
-    Ready,
-    /// An invalidation is between its start and its end: wait for a wake-up, then begin again.
-    HeldOff,
-    /// Another fault on these pages is in flight: wait for a wake-up, then begin again.
-    Wait,
-    /// The owner's address space is gone.
-    Dead,
-}
-
-/// How a fault ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub enum Finish {
-    /// The pages are in the table.
-    Installed,
-    /// An invalidation began meanwhile, or the table lost the nodes that were there: begin again.
-    Stale,
-    /// The owner's address space is gone.
-    Dead,
-}
-
 /// The state of one region.
+///
+/// Behind its lock it is pinned: open [`Window`](super::Window)s are linked to it.
 #[derive(Debug)]
 pub struct RegionState<M: NodeMem> {
-    geometry: Geometry,
-    table: Table<M>,
-    holds: HoldOff,
-    windows: Windows,
-    ahead: ReadAhead,
+    pub(super) geometry: Geometry,
+    pub(super) table: Table<M>,
+    pub(super) holds: HoldOff,
+    pub(super) windows: Windows,
+    pub(super) ahead: ReadAhead,
     starved: Starved,
-    dead: bool,
+    pub(super) dead: bool,
     stats: Stats,
 }
 
@@ -195,118 +169,18 @@ impl<M: NodeMem> RegionState<M> {
         self.table.get(page).is_some_and(|e| e.allows(write))
     }
 
-    /// Begins a fault: an access of the given kind needs all of `want`. With `ahead` it may ask for
-    /// pages behind them as well; a fault that lost a race does without: the fewer pages, the
-    /// shorter it takes, and the fewer invalidations it can lose against.
-    ///
-    /// # Preconditions
-    ///
-    /// `want` is not empty, lies inside the region and inside one part.
-    ///
-    /// # Safety
-    ///
-    /// On [`Begin::Go`], `window` is handed to [`finish_fault`](Self::finish_fault) before it is
-    /// dropped.
-    pub unsafe fn begin_fault(
-        &mut self,
-        want: PageRange,
-        write: bool,
-        ahead: bool,
-        window: Pin<&mut Window>,
-    ) -> Begin {
-        if self.dead {
-            return Begin::Dead;
-        }
-        let has = |page| self.has(page, write);
-        let Some(first) = (want.start..want.end).find(|page| !has(*page)) else {
-            return Begin::Ready;
-        };
-        let want = PageRange::new(first, want.end);
-        if self.holds.blocks(&want) {
-            return Begin::HeldOff;
-        }
-        if self.windows.busy(&want) {
-            return Begin::Wait;
-        }
-        let plan = if ahead {
-            self.ahead.plan(&want).intersect(&self.geometry.pages())
-        } else {
-            want
-        };
-        let mut plan = self.holds.trim(plan, &want);
-        // What is beyond `want` is a guess: stop at the first page that is there or on its way.
-        let beyond = (want.end..plan.end)
-            .find(|page| has(*page) || self.windows.busy(&PageRange::one(*page)));
-        plan.end = beyond.unwrap_or(plan.end);
-        // SAFETY: the caller promises to finish, which closes the window.
-        unsafe { self.windows.open(window, plan) };
-        Begin::Go(plan, self.table.missing(plan.start))
+    /// The state to be changed in its place. Nothing in this crate moves its windows.
+    pub(super) fn this(self: Pin<&mut Self>) -> &mut Self {
+        // SAFETY: this is for the crate's own methods, which change fields and move none but plain
+        // values out.
+        unsafe { self.get_unchecked_mut() }
     }
 
-    /// The fault of `window` is going to wait for somebody, and asks for its first page only: other
-    /// faults need not wait with it for the rest.
-    pub fn narrow_fault(&mut self, window: Pin<&mut Window>) {
-        self.windows.narrow(window);
+    pub(super) fn windows(self: Pin<&mut Self>) -> &mut Windows {
+        &mut self.this().windows
     }
 
-    /// Begins a fault for the whole part of `page`, because the VM has a huge page there.
-    ///
-    /// # Returns
-    ///
-    /// The window's range and the spare nodes that [`finish_huge`](Self::finish_huge) may need.
-    /// `None` if one entry can't stand for the part now: it sticks out of the region, it is held
-    /// off, or another fault is in flight in it.
-    ///
-    /// # Safety
-    ///
-    /// If not `None`, `window` is handed to [`finish_huge`](Self::finish_huge) or
-    /// [`abandon_fault`](Self::abandon_fault) before it is dropped.
-    pub unsafe fn begin_huge(
-        &mut self,
-        page: u64,
-        window: Pin<&mut Window>,
-    ) -> Option<(PageRange, usize)> {
-        let part = PageRange::part_of(page);
-        let inside = part.intersect(&self.geometry.pages()) == part;
-        if self.dead || !inside || self.holds.blocks(&part) || self.windows.busy(&part) {
-            return None;
-        }
-        // SAFETY: the caller promises to finish, which closes the window.
-        unsafe { self.windows.open(window, part) };
-        Some((part, self.table.missing(page)))
-    }
-
-    /// Ends a fault of a whole part: `pfn` is the first of its frames, if the VM has them in a row
-    /// from a multiple of [`PART_PAGES`] on.
-    ///
-    /// # Returns
-    ///
-    /// [`Finish::Stale`] also if `pfn` is none: one entry can't stand for the part after all.
-    pub fn finish_huge(
-        &mut self,
-        window: Pin<&mut Window>,
-        pfn: Option<u64>,
-        write: bool,
-        prefetch: bool,
-        pool: &mut Pool<'_, M>,
-    ) -> Finish {
-        let part = window.range();
-        let fresh = self.windows.close(window);
-        if self.dead {
-            return Finish::Dead;
-        }
-        let Some(pfn) = pfn.filter(|pfn| fresh && pfn % PART_PAGES == 0) else {
-            return Finish::Stale;
-        };
-        let entry = Entry::new_huge(pfn, write);
-        if self.table.insert_huge(part.start, entry, pool).is_err() {
-            return Finish::Stale;
-        }
-        self.brought(PART_PAGES, prefetch);
-        Finish::Installed
-    }
-
-    fn brought(&mut self, pages: u64, prefetch: bool) {
+    pub(super) fn brought(&mut self, pages: u64, prefetch: bool) {
         if prefetch {
             self.stats.page_prefetch += pages;
         } else {
@@ -314,59 +188,23 @@ impl<M: NodeMem> RegionState<M> {
         }
     }
 
-    /// Ends a fault: `pfns` are the frames of the first pages of `window`, in order (fewer than
-    /// asked for when the VM had fewer).
-    pub fn finish_fault(
-        &mut self,
-        window: Pin<&mut Window>,
-        want: PageRange,
-        pfns: impl ExactSizeIterator<Item = u64>,
-        write: bool,
-        prefetch: bool,
-        pool: &mut Pool<'_, M>,
-    ) -> Finish {
-        let range = window.range();
-        let fresh = self.windows.close(window);
-        if self.dead {
-            return Finish::Dead;
-        }
-        if !fresh {
-            return Finish::Stale;
-        }
-        let got = PageRange::new(range.start, range.start + pfns.len() as u64);
-        if self.table.fill(got, pfns, write, pool).is_err() {
-            return Finish::Stale;
-        }
-        self.brought(got.len(), prefetch);
-        if !prefetch {
-            let want = PageRange::new(range.start, want.end.max(range.start));
-            self.ahead.learn(&want, &got);
-        }
-        Finish::Installed
-    }
-
-    /// Ends a fault that the VM could not serve.
-    pub fn abandon_fault(&mut self, window: Pin<&mut Window>) {
-        let _fresh = self.windows.close(window);
-    }
-
     /// The fault for `page` by thread `who` begins, or begins again: if it lost too often,
     /// invalidations that can sleep let it pass from now on ([`patience`](Self::patience)). One
     /// fault a region at a time.
     ///
     /// When the fault is over, well or not, [`sated`](Self::sated) follows.
-    pub fn contend(&mut self, losses: &mut Losses, page: u64, who: usize) {
-        self.starved.admit(losses, page, who);
+    pub fn contend(self: Pin<&mut Self>, losses: &mut Losses, page: u64, who: usize) {
+        self.this().starved.admit(losses, page, who);
     }
 
-    /// The fault of `losses` got [`Finish::Stale`].
-    pub fn lost(&mut self, losses: &mut Losses) {
-        self.starved.stale(losses);
+    /// The fault of `losses` got [`Finish::Stale`](super::Finish::Stale).
+    pub fn lost(self: Pin<&mut Self>, losses: &mut Losses) {
+        self.this().starved.stale(losses);
     }
 
-    /// The fault of `losses` got [`Begin::HeldOff`], and waits.
-    pub fn held_off(&mut self, losses: &mut Losses) {
-        self.starved.held_off(losses);
+    /// The fault of `losses` got [`Begin::HeldOff`](super::Begin::HeldOff), and waits.
+    pub fn held_off(self: Pin<&mut Self>, losses: &mut Losses) {
+        self.this().starved.held_off(losses);
     }
 
     /// The fault of `losses` is over.
@@ -375,8 +213,8 @@ impl<M: NodeMem> RegionState<M> {
     ///
     /// Whether invalidations may wait for it: they are to be woken.
     #[must_use]
-    pub fn sated(&mut self, losses: Losses) -> bool {
-        self.starved.sated(losses)
+    pub fn sated(self: Pin<&mut Self>, losses: Losses) -> bool {
+        self.this().starved.sated(losses)
     }
 
     /// How long an invalidation of `range` by thread `who` should let a starved fault pass first,
@@ -396,9 +234,10 @@ impl<M: NodeMem> RegionState<M> {
 
     /// An invalidation of `range` begins: nothing is established there until its end. The
     /// translations in it are still there: [`clear_next`](Self::clear_next) takes them.
-    pub fn hold(&mut self, range: PageRange) {
-        self.holds.start(range);
-        self.windows.invalidate(&range);
+    pub fn hold(self: Pin<&mut Self>, range: PageRange) {
+        let this = self.this();
+        this.holds.start(range);
+        this.windows.invalidate(&range);
     }
 
     /// Takes the translations of the first part of `rest` that has any, and moves `rest` on. One
@@ -408,13 +247,18 @@ impl<M: NodeMem> RegionState<M> {
     ///
     /// Whether there may be more.
     #[must_use]
-    pub fn clear_next(&mut self, rest: &mut PageRange, mut gone: impl FnMut(Entry)) -> bool {
-        let Some(part) = self.table.first_part(*rest) else {
+    pub fn clear_next(
+        self: Pin<&mut Self>,
+        rest: &mut PageRange,
+        mut gone: impl FnMut(Entry),
+    ) -> bool {
+        let this = self.this();
+        let Some(part) = this.table.first_part(*rest) else {
             return false;
         };
-        let before = self.table.len();
-        self.table.clear(part, |_, entry| gone(entry));
-        self.stats.page_invalidations += before - self.table.len();
+        let before = this.table.len();
+        this.table.clear(part, |_, entry| gone(entry));
+        this.stats.page_invalidations += before - this.table.len();
         rest.start = part.end.min(rest.end);
         !rest.is_empty()
     }
@@ -425,15 +269,16 @@ impl<M: NodeMem> RegionState<M> {
     ///
     /// Whether it had begun.
     #[must_use]
-    pub fn unhold(&mut self, range: PageRange) -> bool {
-        self.holds.end(range)
+    pub fn unhold(self: Pin<&mut Self>, range: PageRange) -> bool {
+        self.this().holds.end(range)
     }
 
     /// The owner's address space goes: no fault begins any more, none in flight succeeds. The
     /// translations are still there: [`clear_next`](Self::clear_next) takes them.
-    pub fn kill(&mut self) {
-        self.dead = true;
-        self.windows.invalidate(&self.geometry.pages());
+    pub fn kill(self: Pin<&mut Self>) {
+        let this = self.this();
+        this.dead = true;
+        this.windows.invalidate(&this.geometry.pages());
     }
 
     /// Whether a page of `range` was used lately. See [`Table::young`].

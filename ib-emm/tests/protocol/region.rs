@@ -6,7 +6,7 @@
 
 use crate::vm::{ALL, Vm};
 use ib_emm::emm::{
-    Begin, Finish, Geometry, PAGE_SIZE, PART_PAGES, PageRange, Pool, RegionState, Window,
+    Begin, Finish, Geometry, Held, PAGE_SIZE, PART_PAGES, PageRange, Pool, RegionState, Window,
 };
 use ib_emm_models::HostNodes;
 use loom::{
@@ -70,25 +70,55 @@ struct Gate {
     waiters: Mutex<Vec<Thread>>,
 }
 
+/// The state, held exclusively.
+type Guard<'g> = RwLockWriteGuard<'g, State>;
+
+// SAFETY: the lock is the only way in, and lets in one writer, or readers.
+unsafe impl<'g> ib_emm::emm::Gate for &'g Gate {
+    type Mem = HostNodes;
+    type Guard<'s>
+        = Guard<'g>
+    where
+        Self: 's;
+
+    fn lock(&self) -> Guard<'g> {
+        self.write()
+    }
+
+    fn state<'s>(guard: &'s mut Guard<'_>) -> Pin<&'s mut State> {
+        pinned(guard)
+    }
+
+    fn wake(&self, _held: &Guard<'_>) {
+        Gate::wake(self);
+    }
+}
+
+/// The state behind `guard`, to be changed.
+fn pinned<'s>(guard: &'s mut Guard<'_>) -> Pin<&'s mut State> {
+    // SAFETY: the state stays in its gate, and the gate in its region: nothing here moves it out.
+    unsafe { Pin::new_unchecked(guard) }
+}
+
 impl Gate {
     fn read(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().unwrap()
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, State> {
+    fn write(&self) -> Guard<'_> {
         self.state.write().unwrap()
     }
 
     /// Lets go and sleeps until the next [`Self::wake`].
-    fn wait(&self, guard: RwLockWriteGuard<'_, State>, late: bool) {
+    fn wait(&self, guard: Guard<'_>, late: bool) {
         let guard = (!late).then_some(guard);
         self.waiters.lock().unwrap().push(thread::current());
         drop(guard);
         thread::park();
     }
 
-    /// Wakes all who wait.
-    fn wake(&self, _held: &RwLockWriteGuard<'_, State>) {
+    /// Wakes all who wait. Called with the gate held exclusively.
+    fn wake(&self) {
         for waiter in self.waiters.lock().unwrap().drain(..) {
             waiter.unpark();
         }
@@ -159,23 +189,21 @@ impl Region {
     /// # Returns
     ///
     /// The state, held exclusively, and the frame of that page, which is in the table.
-    fn fault(
-        &self,
-        mut want: PageRange,
-        write: bool,
-    ) -> Result<(RwLockWriteGuard<'_, State>, u64), Failed> {
+    fn fault(&self, mut want: PageRange, write: bool) -> Result<(Guard<'_>, u64), Failed> {
         let first = PageRange::one(want.start);
         let mut pool = Pool::new(&self.mem);
         let mut ahead = true;
         loop {
-            let mut window = pin!(Window::new());
-            let mut state = self.gate.write();
-            // SAFETY: the fault is finished or abandoned below.
-            let begun = unsafe { state.begin_fault(want, write, ahead, window.as_mut()) };
-            let (range, nodes) = match begun {
+            let window = pin!(Window::new(&self.gate));
+            let window = window.as_ref();
+            let mut state = window.lock();
+            let (range, nodes) = match state.begin_fault(want, write, ahead) {
                 Begin::Ready => {
                     let entry = state.access(first.start, write);
-                    return Ok((state, entry.expect("present, and still locked").pfn()));
+                    return Ok((
+                        state.release(),
+                        entry.expect("present, and still locked").pfn(),
+                    ));
                 }
                 Begin::Dead => return Err(Failed::Dead),
                 Begin::HeldOff | Begin::Wait if want != first => {
@@ -183,22 +211,22 @@ impl Region {
                     continue;
                 }
                 Begin::HeldOff | Begin::Wait => {
-                    self.gate.wait(state, self.has(Bug::LateWaiter));
+                    self.gate.wait(state.release(), self.has(Bug::LateWaiter));
                     continue;
                 }
                 Begin::Go(range, nodes) => (range, nodes),
             };
             if self.has(Bug::LateWindow) {
-                state.abandon_fault(window.as_mut());
+                state.abandon();
             }
             drop(state);
             assert!(pool.fill(nodes), "the host has memory");
             let answer = self.ask(range, write);
-            let mut state = self.gate.write();
+            let mut state = window.lock();
             let Some(frames) = answer else {
-                state.abandon_fault(window);
+                state.abandon();
                 if !self.has(Bug::AbandonWithoutWake) {
-                    self.gate.wake(&state);
+                    self.gate.wake();
                 }
                 return Err(if state.is_dead() {
                     Failed::Dead
@@ -206,22 +234,17 @@ impl Region {
                     Failed::Fault
                 });
             };
-            if self.has(Bug::LateWindow) && !reopen(&mut state, range, window.as_mut()) {
+            if self.has(Bug::LateWindow) && !reopen(&mut state, range) {
                 continue;
             }
             let writable = write || self.has(Bug::EnterWritable);
-            let finish = state.finish_fault(
-                window,
-                want,
-                frames.iter().copied(),
-                writable,
-                false,
-                &mut pool,
-            );
+            let frames_found = frames.iter().copied();
+            let finish = state.finish_fault(want, frames_found, writable, false, &mut pool);
             if !self.has(Bug::FinishWithoutWake) {
-                self.gate.wake(&state);
+                self.gate.wake();
             }
             let entry = state.access(first.start, write);
+            let state = state.release();
             match finish {
                 Finish::Stale if self.has(Bug::IgnoreStale) => return Ok((state, frames[0])),
                 Finish::Dead if self.has(Bug::IgnoreDead) => return Ok((state, frames[0])),
@@ -258,7 +281,7 @@ impl Region {
             self.drop_translations(range, |_| ());
         } else if self.has(Bug::LateHold) {
             self.drop_translations(range, |_| ());
-            self.gate.write().hold(range);
+            pinned(&mut self.gate.write()).hold(range);
         } else {
             self.drop_translations(range, |state| state.hold(range));
         }
@@ -266,9 +289,12 @@ impl Region {
 
     fn end(&self, range: PageRange) {
         let mut state = self.gate.write();
-        assert!(state.unhold(range) || self.has(Bug::NoHold), "was begun");
+        assert!(
+            pinned(&mut state).unhold(range) || self.has(Bug::NoHold),
+            "was begun"
+        );
         if !self.has(Bug::EndWithoutWake) {
-            self.gate.wake(&state);
+            self.gate.wake();
         }
     }
 
@@ -278,7 +304,7 @@ impl Region {
             self.drop_translations(ALL, |_| ());
         } else if self.has(Bug::LateKill) {
             self.drop_translations(ALL, |_| ());
-            self.gate.write().kill();
+            pinned(&mut self.gate.write()).kill();
         } else {
             self.drop_translations(ALL, State::kill);
         }
@@ -288,18 +314,18 @@ impl Region {
 
     /// Runs `begin` on the state and takes the translations of `range`, passing on what was
     /// written.
-    fn drop_translations(&self, range: PageRange, begin: impl FnOnce(&mut State)) {
+    fn drop_translations(&self, range: PageRange, begin: impl FnOnce(Pin<&mut State>)) {
         let mut rest = range;
         let mut state = self.gate.write();
-        begin(&mut state);
+        begin(pinned(&mut state));
         loop {
-            let more = state.clear_next(&mut rest, |entry| {
+            let more = pinned(&mut state).clear_next(&mut rest, |entry| {
                 if entry.dirty() && !self.has(Bug::NoDirty) {
                     self.vm.mark_dirty(entry.pfn());
                 }
             });
             if !more || self.has(Bug::OnePart) {
-                self.gate.wake(&state);
+                self.gate.wake();
                 return;
             }
             drop(state);
@@ -309,8 +335,6 @@ impl Region {
 }
 
 /// Opens the window again that [`Bug::LateWindow`] closed too early.
-fn reopen(state: &mut State, range: PageRange, window: Pin<&mut Window>) -> bool {
-    // SAFETY: if opened, the caller finishes the fault.
-    let begun = unsafe { state.begin_fault(range, true, true, window) };
-    matches!(begun, Begin::Go(..))
+fn reopen(state: &mut Held<'_, &Gate>, range: PageRange) -> bool {
+    matches!(state.begin_fault(range, true, true), Begin::Go(..))
 }

@@ -10,10 +10,10 @@ mod op;
 
 pub use self::op::{Change, Op};
 
-use super::HostNodes;
+use super::{HostGate, HostNodes};
 use ib_emm::emm::{
     Begin, Entry, Finish, Geometry, Losses, MOST_PATIENCE, PAGE_SIZE, PART_PAGES, PageRange, Pool,
-    RegionState, Stats, Window,
+    Stats, Window,
 };
 use std::pin::Pin;
 
@@ -57,7 +57,7 @@ enum Answer {
 }
 
 struct Fault {
-    window: Pin<Box<Window>>,
+    window: Pin<Box<Window<HostGate>>>,
     want: PageRange,
     write: bool,
     prefetch: bool,
@@ -65,6 +65,13 @@ struct Fault {
     /// An invalidation of some of its pages began.
     stale: bool,
     nodes: usize,
+}
+
+impl Fault {
+    /// What it asks for.
+    fn range(&self) -> PageRange {
+        self.window.as_ref().lock().range()
+    }
 }
 
 /// The fault that starves.
@@ -79,7 +86,7 @@ struct Starved {
 
 /// A region, its VM, and what should be translated.
 pub struct Model {
-    state: RegionState<HostNodes>,
+    gate: HostGate,
     mem: HostNodes,
     all: PageRange,
     vm: Vec<Page>,
@@ -110,7 +117,7 @@ impl Default for Model {
             writable: true,
         };
         Self {
-            state: RegionState::new(geometry, mem.clone()),
+            gate: HostGate::new(geometry, mem.clone()),
             mem,
             all,
             vm: vec![page; all.end as usize],
@@ -162,14 +169,18 @@ impl Model {
             Op::Narrow { fault } if !self.faults.is_empty() => {
                 self.narrow(usize::from(fault) % self.faults.len());
             }
-            Op::Install { .. } | Op::End { .. } | Op::Narrow { .. } => (),
+            Op::GiveUp { fault } if !self.faults.is_empty() => {
+                let at = usize::from(fault) % self.faults.len();
+                drop(self.faults.swap_remove(at));
+            }
+            Op::Install { .. } | Op::End { .. } | Op::Narrow { .. } | Op::GiveUp { .. } => (),
             Op::Access { page, write } => self.access(self.page(page), write),
             Op::Starve { page } => self.starve(self.page(page)),
             Op::Lose { held_off } => self.lose(held_off),
             Op::Exit { sure } if sure == u8::MAX => self.exit(),
             Op::Exit { .. } => (),
         }
-        assert_eq!(self.state.stats(), self.stats);
+        assert_eq!(self.gate.read().stats(), self.stats);
     }
 
     /// Ends all faults and the owner.
@@ -179,17 +190,17 @@ impl Model {
         }
         for page in self.all.start..self.all.end {
             let expected = self.table[page as usize];
-            let entry = self.state.table().get(page);
+            let entry = self.gate.read().table().get(page);
             assert_eq!(entry.map(Entry::pfn), expected.map(|t| t.pfn));
             let huge = expected.is_some_and(|t| t.huge);
-            assert_eq!(self.state.table().is_huge(page), huge);
+            assert_eq!(self.gate.read().table().is_huge(page), huge);
         }
         self.exit();
     }
 
     /// The range that the last fault asked for.
     pub fn asked(&self) -> Option<PageRange> {
-        Some(self.faults.last()?.window.range())
+        Some(self.faults.last()?.range())
     }
 
     /// Faults in flight.
@@ -215,13 +226,12 @@ impl Model {
     }
 
     fn is_busy(&self, range: &PageRange) -> bool {
-        self.faults.iter().any(|f| f.window.range().overlaps(range))
+        self.faults.iter().any(|f| f.range().overlaps(range))
     }
 
     fn ask(&mut self, want: PageRange, (write, prefetch, ahead): (bool, bool, bool), most: usize) {
-        let mut window = Box::pin(Window::new());
-        // SAFETY: `install` finishes it, at the latest when the model ends.
-        let begun = unsafe { self.state.begin_fault(want, write, ahead, window.as_mut()) };
+        let window = Box::pin(Window::new(self.gate.clone()));
+        let begun = window.as_ref().lock().begin_fault(want, write, ahead);
         let first = (want.start..want.end).find(|page| !self.has(*page, write));
         let needed = PageRange::new(first.unwrap_or(want.end), want.end);
         match begun {
@@ -246,7 +256,7 @@ impl Model {
                 assert_eq!(range.intersect(&part), range, "in one part of the region");
                 let guess = needed.end..range.end;
                 assert!(guess.clone().all(|page| !self.has(page, write)));
-                assert_eq!(nodes, self.state.table().missing(range.start));
+                assert_eq!(nodes, self.gate.read().table().missing(range.start));
                 let pages = self.answer(range, write, most);
                 self.faults.push(Fault {
                     window,
@@ -264,9 +274,8 @@ impl Model {
 
     fn ask_huge(&mut self, page: u64, write: bool) {
         let part = PageRange::part_of(page);
-        let mut window = Box::pin(Window::new());
-        // SAFETY: `install` finishes it, at the latest when the model ends.
-        let begun = unsafe { self.state.begin_huge(page, window.as_mut()) };
+        let window = Box::pin(Window::new(self.gate.clone()));
+        let begun = window.as_ref().lock().begin_huge(page);
         let Some((range, nodes)) = begun else {
             let outside = part.intersect(&self.all) != part;
             let reason = outside || self.dead || self.is_held(&part) || self.is_busy(&part);
@@ -312,21 +321,21 @@ impl Model {
 
     fn narrow(&mut self, at: usize) {
         let fault = &self.faults[at];
-        let first = PageRange::one(fault.window.range().start);
+        let first = PageRange::one(fault.range().start);
         if matches!(fault.answer, Answer::Huge(_)) {
             return;
         }
         let write = fault.write;
         let pages = self.answer(first, write, 1);
         let fault = &mut self.faults[at];
-        self.state.narrow_fault(fault.window.as_mut());
+        fault.window.as_ref().lock().narrow_fault();
         fault.answer = Answer::Pages(pages);
         self.copy_on_write(first.start, write);
     }
 
     fn install(&mut self, at: usize, poor: bool) {
         let Fault {
-            mut window,
+            window,
             want,
             write,
             prefetch,
@@ -334,33 +343,29 @@ impl Model {
             stale,
             nodes,
         } = self.faults.swap_remove(at);
-        let range = window.range();
+        let range = window.as_ref().lock().range();
         let mem = self.mem.clone();
         let mut pool = Pool::new(&mem);
         assert!(pool.fill(if poor { 0 } else { nodes }), "memory");
-        let mut missing = self.state.table().missing(range.start);
+        let mut missing = self.gate.read().table().missing(range.start);
+        let mut state = window.as_ref().lock();
         let (finish, usable) = match &answer {
             Answer::Pages(pages) if pages.is_empty() => {
-                self.state.abandon_fault(window.as_mut());
+                state.abandon();
                 return;
             }
             Answer::Pages(pages) => {
                 let pfns = pages.iter().copied();
-                let window = window.as_mut();
-                let finish = self
-                    .state
-                    .finish_fault(window, want, pfns, write, prefetch, &mut pool);
+                let finish = state.finish_fault(want, pfns, write, prefetch, &mut pool);
                 (finish, true)
             }
             Answer::Huge(pfn) => {
                 missing = missing.saturating_sub(1);
-                let window = window.as_mut();
-                let finish = self
-                    .state
-                    .finish_huge(window, *pfn, write, prefetch, &mut pool);
+                let finish = state.finish_huge(*pfn, write, prefetch, &mut pool);
                 (finish, pfn.is_some())
             }
         };
+        drop(state);
         let lacking = missing > if poor { 0 } else { nodes };
         let expected = if self.dead {
             Finish::Dead
@@ -432,11 +437,11 @@ impl Model {
             }
             Some(_) => 1,
         };
-        assert_eq!(self.state.patience(&range, OTHER), patience);
-        assert_eq!(self.state.patience(&range, FAULT), 0);
-        self.state.hold(range);
+        assert_eq!(self.gate.read().patience(&range, OTHER), patience);
+        assert_eq!(self.gate.read().patience(&range, FAULT), 0);
+        self.gate.write(|state| state.hold(range));
         for fault in &mut self.faults {
-            fault.stale |= fault.window.range().overlaps(&range);
+            fault.stale |= fault.range().overlaps(&range);
         }
         self.clear(range);
         self.in_flight.push(range);
@@ -447,7 +452,10 @@ impl Model {
     fn clear(&mut self, range: PageRange) {
         let mut rest = range;
         let mut gone = Vec::new();
-        while self.state.clear_next(&mut rest, |entry| gone.push(entry)) {}
+        while self
+            .gate
+            .write(|state| state.clear_next(&mut rest, |entry| gone.push(entry)))
+        {}
         let mut pages = 0;
         for entry in gone {
             // Frames are named after their pages.
@@ -483,11 +491,11 @@ impl Model {
                 Change::Unmap => page.present = false,
             }
         }
-        assert!(self.state.unhold(range), "it was begun");
+        assert!(self.gate.write(|state| state.unhold(range)), "it was begun");
     }
 
     fn access(&mut self, page: u64, write: bool) {
-        let entry = self.state.access(page, write);
+        let entry = self.gate.read().access(page, write);
         let allowed = self.has(page, write);
         let expected = self.table[page as usize].filter(|_| allowed);
         assert_eq!(entry.map(Entry::pfn), expected.map(|t| t.pfn));
@@ -507,15 +515,17 @@ impl Model {
     fn starve(&mut self, page: u64) {
         let mut losses = Losses::new();
         for number in 0..8 {
-            self.state.contend(&mut losses, page, FAULT);
+            self.gate
+                .write(|state| state.contend(&mut losses, page, FAULT));
             assert!(!losses.starving(), "lost {number} times only");
             if number % 2 == 0 {
-                self.state.lost(&mut losses);
+                self.gate.write(|state| state.lost(&mut losses));
             } else {
-                self.state.held_off(&mut losses);
+                self.gate.write(|state| state.held_off(&mut losses));
             }
         }
-        self.state.contend(&mut losses, page, FAULT);
+        self.gate
+            .write(|state| state.contend(&mut losses, page, FAULT));
         match self.starved.take() {
             None => {
                 assert!(losses.starving());
@@ -528,8 +538,8 @@ impl Model {
             }
             Some(first) => {
                 assert!(!losses.starving(), "one at a time");
-                assert!(!self.state.sated(losses));
-                assert!(self.state.sated(first.losses));
+                assert!(!self.gate.write(|state| state.sated(losses)));
+                assert!(self.gate.write(|state| state.sated(first.losses)));
             }
         }
     }
@@ -539,18 +549,18 @@ impl Model {
             starved.since += 1;
             starved.held_off = held_off;
             if held_off {
-                self.state.held_off(&mut starved.losses);
+                self.gate.write(|state| state.held_off(&mut starved.losses));
             } else {
-                self.state.lost(&mut starved.losses);
+                self.gate.write(|state| state.lost(&mut starved.losses));
             }
         }
     }
 
     fn exit(&mut self) {
         self.dead = true;
-        self.state.kill();
+        self.gate.write(|state| state.kill());
         self.clear(self.all);
-        assert!(self.state.is_dead());
+        assert!(self.gate.read().is_dead());
         assert_eq!(self.mem.live(), 0, "a dead region has no memory");
     }
 }

@@ -72,6 +72,11 @@ pub enum Op {
         /// As its page is held off.
         held_off: bool,
     },
+    /// A fault's thread gives up, and leaves its window to itself.
+    GiveUp {
+        /// Which one, modulo those there are.
+        fault: u8,
+    },
     /// The owner exits, if `sure` is the highest number: seldom.
     Exit {
         /// Whether it happens: only at the highest number.
