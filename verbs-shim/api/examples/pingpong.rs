@@ -1,23 +1,35 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Two queue pairs of one device send a message to and fro, from and into memory that is not pinned.
+//! Two queue pairs of one device send a message to and fro, from and into memory that is not pinned. Between messages they sleep.
 //!
 //! `pingpong DEVICE GID_INDEX [ROUNDS]`, as in `pingpong rxe0 1`
 
-use std::{env, error::Error};
+use std::{env, error::Error, time::Duration};
 
-use unpinned::{Access, AdviseError, Completion, Context, Paging, Prefetch, QueuePair};
+use unpinned::{Access, AdviseError, Channel, Completion, Context, Paging, Prefetch, QueuePair};
 
 const BYTES: usize = 100_003;
+/// Longest time of one message.
+const PATIENCE: Duration = Duration::from_secs(30);
 
-fn wait(queue: &QueuePair) -> Result<Completion, Box<dyn Error>> {
-    loop {
+/// Sleeps until a request of this queue pair is done.
+fn wait(queue: &QueuePair, events: &Channel) -> Result<Completion, Box<dyn Error>> {
+    let done = loop {
         if let Some(done) = queue.poll()? {
-            return match done.status {
-                0 => Ok(done),
-                status => Err(format!("request {} failed with status {status}", done.id).into()),
-            };
+            break done;
         }
+        queue.request_event()?;
+        // What came before it was asked for makes no event.
+        if let Some(done) = queue.poll()? {
+            break done;
+        }
+        if events.wait(Some(PATIENCE))?.is_none() {
+            return Err("no request was done, and none failed".into());
+        }
+    };
+    match done.status {
+        0 => Ok(done),
+        status => Err(format!("request {} failed with status {status}", done.id).into()),
     }
 }
 
@@ -33,7 +45,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let gid = gid
         .parse()
         .map_err(|why| format!("GID_INDEX is a number, not `{gid}`: {why}"))?;
-    let sides = [0; 2].map(|_| QueuePair::new(&domain, gid, 4));
+    let events = Channel::new(&context)?;
+    let sides = [0, 1].map(|side| QueuePair::with_events(&domain, gid, 4, &events, side));
     let [left, right] = sides;
     let (left, right) = (left?, right?);
     left.connect(&right.endpoint(), Access::empty())?;
@@ -46,12 +59,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         ours.write_at(0, &sent);
         right.post_recv(1, &theirs, 0..BYTES)?;
         left.post_send(2, &ours, 0..BYTES)?;
-        wait(&left)?;
-        wait(&right)?;
+        wait(&left, &events)?;
+        wait(&right, &events)?;
         left.post_recv(3, &ours, 0..BYTES)?;
         right.post_send(4, &theirs, 0..BYTES)?;
-        wait(&right)?;
-        wait(&left)?;
+        wait(&right, &events)?;
+        wait(&left, &events)?;
         let mut back = vec![0; BYTES];
         ours.read_at(0, &mut back);
         if back != sent {
@@ -75,8 +88,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             }
             left.post_recv(5, lent, 0..BYTES)?;
             right.post_send(6, &theirs, 0..BYTES)?;
-            wait(&right)?;
-            wait(&left)?;
+            wait(&right, &events)?;
+            wait(&left, &events)?;
             Ok(())
         },
     )??;

@@ -2,7 +2,13 @@
 
 //! Devices and protection domains.
 
-use std::{ffi::c_void, fs, io, path::Path, sync::Arc};
+use std::{
+    ffi::{CStr, OsStr, c_void},
+    fs, io,
+    os::unix::ffi::OsStrExt as _,
+    path::Path,
+    sync::Arc,
+};
 
 use verbs_abi::load::NotOpened;
 
@@ -23,6 +29,18 @@ struct Opened {
     raw: *mut abi::Context,
     verbs: &'static Verbs,
     driver: Driver,
+    owner: Owner,
+}
+
+/// Who ends an object of libibverbs.
+enum Owner {
+    /// This crate, with the last clone.
+    Us,
+    /// Somebody else, of whom this is kept as long as there is a clone.
+    Other {
+        /// Dropped with the last clone.
+        _kept: Box<dyn Send + Sync>,
+    },
 }
 
 // SAFETY: libibverbs' contexts are made to be used by several threads.
@@ -32,8 +50,10 @@ unsafe impl Sync for Opened {}
 
 impl Drop for Opened {
     fn drop(&mut self) {
-        // SAFETY: opened by `Context::open`; what was made from it is gone.
-        unsafe { (self.verbs.devices.close)(self.raw) };
+        if let Owner::Us = self.owner {
+            // SAFETY: opened by `Context::open`; what was made from it is gone.
+            unsafe { (self.verbs.devices.close)(self.raw) };
+        }
     }
 }
 
@@ -53,8 +73,49 @@ impl Context {
             }
         })?;
         // SAFETY: opened just now.
-        let driver = unsafe { driver(raw, name) };
-        Ok(Self(Arc::new(Opened { raw, verbs, driver })))
+        let driver = unsafe { driver(raw, name.as_bytes()) };
+        Ok(Self(Arc::new(Opened {
+            raw,
+            verbs,
+            driver,
+            owner: Owner::Us,
+        })))
+    }
+
+    /// A device that others have opened, by its `struct ibv_context`. It is not closed here; `owner` is dropped with the last of
+    /// the clones and all that was made from it, and may be what keeps the device open (an `Arc` of another crate's context),
+    /// or nothing: `()`.
+    ///
+    /// # Errors
+    ///
+    /// libibverbs is missing from this process, or too old.
+    ///
+    /// # Safety
+    ///
+    /// `raw` is an open context of the process's `libibverbs.so.1`, not of another one that is linked in, and stays
+    /// open until `owner` is dropped.
+    pub unsafe fn from_raw(
+        raw: *mut c_void,
+        owner: impl Send + Sync + 'static,
+    ) -> Result<Self, OpenError> {
+        let verbs = verbs().ok_or(OpenError::NoLibrary)?;
+        let raw: *mut abi::Context = raw.cast();
+        // SAFETY: by this function's contract.
+        let device = unsafe { (*raw).device };
+        // SAFETY: an open context has a device.
+        let name = unsafe { (verbs.devices.name)(device.cast_mut()) };
+        // SAFETY: the name is part of the device.
+        let name = unsafe { CStr::from_ptr(name) };
+        // SAFETY: by this function's contract.
+        let driver = unsafe { driver(raw, name.to_bytes()) };
+        Ok(Self(Arc::new(Opened {
+            raw,
+            verbs,
+            driver,
+            owner: Owner::Other {
+                _kept: Box::new(owner),
+            },
+        })))
     }
 
     /// What the device can do on demand; `None` if it has no on-demand paging, or one that corrupts data.
@@ -95,6 +156,7 @@ impl Context {
         Ok(Domain(Arc::new(Allocated {
             raw,
             context: self.clone(),
+            ours: true,
         })))
     }
 
@@ -114,13 +176,14 @@ impl Context {
 /// # Safety
 ///
 /// `raw` is open.
-unsafe fn driver(raw: *mut abi::Context, name: &str) -> Driver {
+unsafe fn driver(raw: *mut abi::Context, name: &[u8]) -> Driver {
+    let folder = Path::new("/sys/class/infiniband").join(OsStr::from_bytes(name));
     // SAFETY: by this function's contract.
     let says = unsafe { abi::says(raw) };
     match says {
         Some(says) if says.vendor == RXE_VENDOR => Driver::Rxe,
         // Not all of its versions say so. Of the drivers in the tree, it alone has this attribute.
-        _ if Path::new(&format!("/sys/class/infiniband/{name}/parent")).exists() => Driver::Rxe,
+        _ if folder.join("parent").exists() => Driver::Rxe,
         _ => Driver::Other,
     }
 }
@@ -132,6 +195,8 @@ pub struct Domain(Arc<Allocated>);
 struct Allocated {
     raw: *mut abi::Pd,
     context: Context,
+    /// To be given back with the last clone.
+    ours: bool,
 }
 
 // SAFETY: libibverbs' domains are made to be used by several threads.
@@ -141,12 +206,54 @@ unsafe impl Sync for Allocated {}
 
 impl Drop for Allocated {
     fn drop(&mut self) {
-        // SAFETY: allocated by `alloc_domain`; what was made in it is gone, or was left on purpose.
-        unsafe { (self.context.verbs().dealloc_pd)(self.raw) };
+        if self.ours {
+            // SAFETY: allocated by `alloc_domain`; what was made in it is gone, or was left on purpose.
+            unsafe { (self.context.verbs().dealloc_pd)(self.raw) };
+        }
     }
 }
 
 impl Domain {
+    /// A protection domain that others have made, by its `struct ibv_pd`: regions and queue pairs of this crate then work with
+    /// theirs. It is not given back here; `owner` is dropped with the last of the clones and all that was made from it, and may be
+    /// what keeps the domain (an `Arc` of another crate's domain), or nothing: `()`.
+    ///
+    /// ```no_run
+    /// # fn f(pd: std::sync::Arc<Vec<u8>>, raw: *mut std::ffi::c_void) -> Result<(), Box<dyn std::error::Error>> {
+    /// use unpinned::{Access, Domain, Paging};
+    /// // `pd` is a domain of another crate, and `raw` its `ibv_pd`.
+    /// // SAFETY: `pd` keeps the domain, and with it the device.
+    /// let domain = unsafe { Domain::from_raw(raw, pd)? };
+    /// let region = domain.register(vec![0; 4096], Access::LOCAL_WRITE, Paging::OnDemand)?;
+    /// println!("lkey {}", region.lkey()); // for requests on queue pairs of the other crate
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// libibverbs is missing from this process, or too old.
+    ///
+    /// # Safety
+    ///
+    /// `raw` is a domain of the process's `libibverbs.so.1`, not of another one that is linked in; it stays, and its context stays open,
+    /// until `owner` is dropped.
+    pub unsafe fn from_raw(
+        raw: *mut c_void,
+        owner: impl Send + Sync + 'static,
+    ) -> Result<Self, OpenError> {
+        let raw: *mut abi::Pd = raw.cast();
+        // SAFETY: by this function's contract.
+        let context = unsafe { (*raw).context };
+        // Who has the context alone still needs what keeps it: so the owner goes there.
+        // SAFETY: by this function's contract.
+        let context = unsafe { Context::from_raw(context.cast(), owner)? };
+        Ok(Self(Arc::new(Allocated {
+            raw,
+            context,
+            ours: false,
+        })))
+    }
+
     /// The `struct ibv_pd`, for verbs that this crate lacks.
     #[must_use]
     pub fn as_raw(&self) -> *mut c_void {

@@ -67,12 +67,54 @@ verb_errors! {
         /// The device or its driver takes no advice.
         Unsupported = "the device or its driver takes no advice",
     }
+    /// A completion channel could not be made.
+    ChannelError: "ibv_create_comp_channel" {}
     /// A queue pair could not be made.
     QueueError: "ibv_create_qp" {}
     /// A queue pair could not be connected.
     ConnectError: "ibv_modify_qp" {}
     /// A request could not be posted.
     PostError: "ibv_post_send" {}
+}
+
+/// A verb that failed, and what it was given: memory that was not registered, or a region that goes on.
+///
+/// With `?` it becomes its error, and what was given is dropped.
+pub struct Refused<T, E> {
+    /// Why.
+    pub error: E,
+    /// What was given.
+    pub given: T,
+}
+
+impl<T, E: fmt::Debug> fmt::Debug for Refused<T, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl<T, E: fmt::Display> fmt::Display for Refused<T, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl<T, E: Error> Error for Refused<T, E> {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.error.source()
+    }
+}
+
+impl<T> From<Refused<T, Self>> for RegisterError {
+    fn from(refused: Refused<T, Self>) -> Self {
+        refused.error
+    }
+}
+
+impl<T> From<Refused<T, Self>> for DeregisterError {
+    fn from(refused: Refused<T, Self>) -> Self {
+        refused.error
+    }
 }
 
 /// The error of a verb that returns null or -1.

@@ -38,18 +38,30 @@ pub(crate) struct QpInitAttr {
     pub sq_sig_all: c_int,
 }
 
-/// `struct ibv_cq`, opaque
+/// `struct ibv_cq`, as far as it is read
 #[repr(C)]
 pub(crate) struct Cq {
     pub context: *mut Context,
+    pub channel: *mut CompChannel,
+    pub cq_context: *mut c_void,
+    pub handle: u32,
+    pub cqe: c_int,
+}
+
+/// `struct ibv_comp_channel`
+#[repr(C)]
+pub(crate) struct CompChannel {
+    pub context: *mut Context,
+    pub fd: c_int,
+    pub refcnt: c_int,
 }
 
 /// `struct ibv_qp`, as far as it is read
 #[repr(C)]
 pub(crate) struct Qp {
     pub context: *mut Context,
-    between: [*mut c_void; 5],
-    handle: u32,
+    pub between: [*mut c_void; 5],
+    pub handle: u32,
     pub qp_num: u32,
 }
 
@@ -167,18 +179,23 @@ layout! {
     SendWr[128] { next: 8, sg_list: 16, num_sge: 24, opcode: 28, send_flags: 32, remote_addr: 40, rkey: 48 }
     RecvWr[32] { next: 8, sg_list: 16, num_sge: 24 }
     Wc[48] { wr_id: 0, status: 8, opcode: 12, byte_len: 20, qp_num: 28, wc_flags: 36 }
+    CompChannel[16] { context: 0, fd: 8 }
     Sge[16] { addr: 0, length: 8, lkey: 12 }
 }
 
 const _: () = assert!(std::mem::offset_of!(Qp, qp_num) == 52);
+const _: () = assert!(std::mem::offset_of!(Cq, cqe) == 28);
 
 /// Places of inline functions in `struct ibv_context_ops`.
-const POLL_CQ: usize = 11;
-const POST_SEND: usize = 25;
-const POST_RECV: usize = 26;
+pub(crate) const POLL_CQ: usize = 11;
+pub(crate) const REQ_NOTIFY_CQ: usize = 12;
+pub(crate) const POST_SEND: usize = 25;
+pub(crate) const POST_RECV: usize = 26;
 
 // SAFETY: to be called as the inline functions in verbs.h do that make these calls.
 type PollCq = unsafe extern "C" fn(*mut Cq, c_int, *mut Wc) -> c_int;
+type ReqNotifyCq = unsafe extern "C" fn(*mut Cq, c_int) -> c_int;
+// SAFETY: as above.
 type PostSend = unsafe extern "C" fn(*mut Qp, *mut SendWr, *mut *mut SendWr) -> c_int;
 type PostRecv = unsafe extern "C" fn(*mut Qp, *mut RecvWr, *mut *mut RecvWr) -> c_int;
 
@@ -196,6 +213,22 @@ pub(crate) unsafe fn poll_cq(cq: *mut Cq, n: c_int, wc: *mut Wc) -> c_int {
     let op: PollCq = unsafe { std::mem::transmute(op) };
     // SAFETY: by this function's contract.
     unsafe { op(cq, n, wc) }
+}
+
+/// `ibv_req_notify_cq`, for the next completion of any kind
+///
+/// # Safety
+///
+/// As for the function: a live queue with a channel.
+pub(crate) unsafe fn req_notify_cq(cq: *mut Cq) -> c_int {
+    // SAFETY: a live queue has a live context.
+    let context = unsafe { (*cq).context };
+    // SAFETY: an open context has its operations.
+    let op = unsafe { (*context).ops[REQ_NOTIFY_CQ] };
+    // SAFETY: the operation at this place has this type.
+    let op: ReqNotifyCq = unsafe { std::mem::transmute(op) };
+    // SAFETY: by this function's contract.
+    unsafe { op(cq, 0) }
 }
 
 /// `ibv_post_send`
@@ -240,7 +273,11 @@ verbs_abi::functions! {
         dealloc_pd: ibv_dealloc_pd(*mut Pd) -> c_int;
         reg_mr: ibv_reg_mr_iova2(*mut Pd, *mut c_void, usize, u64, c_uint) -> *mut Mr;
         dereg_mr: ibv_dereg_mr(*mut Mr) -> c_int;
-        create_cq: ibv_create_cq(*mut Context, c_int, *mut c_void, *mut c_void, c_int) -> *mut Cq;
+        create_channel: ibv_create_comp_channel(*mut Context) -> *mut CompChannel;
+        destroy_channel: ibv_destroy_comp_channel(*mut CompChannel) -> c_int;
+        get_cq_event: ibv_get_cq_event(*mut CompChannel, *mut *mut Cq, *mut *mut c_void) -> c_int;
+        ack_cq_events: ibv_ack_cq_events(*mut Cq, c_uint) -> ();
+        create_cq: ibv_create_cq(*mut Context, c_int, *mut c_void, *mut CompChannel, c_int) -> *mut Cq;
         destroy_cq: ibv_destroy_cq(*mut Cq) -> c_int;
         create_qp: ibv_create_qp(*mut Pd, *mut QpInitAttr) -> *mut Qp;
         modify_qp: ibv_modify_qp(*mut Qp, *mut QpAttr, c_int) -> c_int;
@@ -263,16 +300,28 @@ impl Deref for Verbs {
     }
 }
 
-fn load() -> Option<Verbs> {
-    let library = Library::load()?;
-    Some(Verbs {
-        devices: Devices::load(library)?,
-        functions: Functions::load(library)?,
-    })
+impl Verbs {
+    fn load() -> Option<Self> {
+        let library = Library::load()?;
+        Some(Self {
+            devices: Devices::load(library)?,
+            functions: Functions::load(library)?,
+        })
+    }
+
+    /// These functions.
+    #[cfg(test)]
+    pub(crate) const fn new(devices: Devices, functions: Functions) -> Self {
+        Self { devices, functions }
+    }
 }
 
 /// The functions, loaded at the first use; `None` if libibverbs is missing or too old.
 pub(crate) fn verbs() -> Option<&'static Verbs> {
     static VERBS: OnceLock<Option<Verbs>> = OnceLock::new();
-    VERBS.get_or_init(load).as_ref()
+    if cfg!(test) {
+        #[cfg(test)]
+        return Some(&crate::fake::VERBS);
+    }
+    VERBS.get_or_init(Verbs::load).as_ref()
 }

@@ -98,20 +98,31 @@
 //! and can say so.
 
 mod access;
+mod channel;
+mod copy;
 mod device;
 mod error;
+#[cfg(test)]
+#[expect(
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "it stands for C: who calls a function keeps its contract, for all that it reads"
+)]
+mod fake;
 mod ffi;
 mod memory;
 mod queue;
 mod region;
+#[cfg(test)]
+mod tests;
 
 use verbs_abi::{known, layout as abi};
 
 pub use access::{Access, OnDemand, Paging, Prefetch};
+pub use channel::Channel;
 pub use device::{Context, Domain};
 pub use error::{
-    AdviseError, AllocError, ConnectError, DeregisterError, OpenError, PostError, QueueError,
-    RegisterError,
+    AdviseError, AllocError, ChannelError, ConnectError, DeregisterError, OpenError, PostError,
+    QueueError, Refused, RegisterError,
 };
 pub use memory::{Borrowed, Memory};
 pub use queue::{Completion, Endpoint, QueuePair};

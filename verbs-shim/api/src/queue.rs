@@ -2,10 +2,11 @@
 
 //! Reliable connections over RoCE, as far as the examples and small programs need them.
 
-use std::{io, mem::zeroed, ops::Range, ptr};
+use std::{ffi::c_void, io, mem::zeroed, ops::Range, ptr};
 
 use crate::{
     access::Access,
+    channel::Channel,
     device::Domain,
     error::{ConnectError, PostError, QueueError, last, status},
     ffi::{self, Cq, Gid, GidAligned, Qp, QpAttr, QpInitAttr, RecvWr, SendWr, Wc},
@@ -33,6 +34,8 @@ pub struct QueuePair {
     domain: Domain,
     gid: Gid,
     gid_index: u8,
+    /// Where its events arrive; gone after the completion queue.
+    channel: Option<Channel>,
 }
 
 // SAFETY: libibverbs' queues can be used by any thread.
@@ -61,42 +64,80 @@ pub struct Completion {
 }
 
 impl QueuePair {
-    /// Makes one for `depth` requests in each direction, behind the port's address of this index.
+    /// Makes one for `depth` requests in each direction, or for more if the provider rounds up, behind the port's address of this
+    /// index. Its completions are polled for.
     ///
     /// # Errors
     ///
     /// The device has no more, or not so deep ones, or no such address.
     pub fn new(domain: &Domain, gid_index: u8, depth: u32) -> Result<Self, QueueError> {
+        Self::make(domain, gid_index, depth, None)
+    }
+
+    /// Makes one as [`QueuePair::new`] does, whose completions can make events on `channel`, which tells them by `id`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`QueuePair::new`]. The channel is one of another device (`EINVAL`).
+    pub fn with_events(
+        domain: &Domain,
+        gid_index: u8,
+        depth: u32,
+        channel: &Channel,
+        id: usize,
+    ) -> Result<Self, QueueError> {
+        if channel.context().as_raw() != domain.context().as_raw() {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL).into());
+        }
+        Self::make(domain, gid_index, depth, Some((channel, id)))
+    }
+
+    fn make(
+        domain: &Domain,
+        gid_index: u8,
+        depth: u32,
+        events: Option<(&Channel, usize)>,
+    ) -> Result<Self, QueueError> {
         let context = domain.context();
-        let verbs = context.verbs();
         let raw = context.as_raw().cast();
         let mut gid = [0; 16];
         // SAFETY: the context is open, and there is room for the address.
-        if unsafe { (verbs.query_gid)(raw, PORT, gid_index.into(), &mut gid) } != 0 {
+        if unsafe { (context.verbs().query_gid)(raw, PORT, gid_index.into(), &mut gid) } != 0 {
             return Err(last().into());
         }
-        let entries = i32::try_from(depth.saturating_mul(2)).unwrap_or(i32::MAX);
-        // SAFETY: the context is open; no channel, the first vector.
-        let cq = unsafe { (verbs.create_cq)(raw, entries, ptr::null_mut(), ptr::null_mut(), 0) };
-        if cq.is_null() {
-            return Err(last().into());
+        let mut entries = depth.saturating_mul(2);
+        for _ in 0..3 {
+            let (qp, cq, made) = pair(domain, depth, entries, events)?;
+            let this = Self {
+                qp,
+                cq,
+                domain: domain.clone(),
+                gid,
+                gid_index,
+                channel: events.map(|(channel, _)| channel.clone()),
+            };
+            // SAFETY: a live queue.
+            let room = unsafe { (*cq).cqe };
+            let wanted = made.max_send_wr.saturating_add(made.max_recv_wr);
+            if u32::try_from(room).is_ok_and(|room| room >= wanted) {
+                return Ok(this);
+            }
+            // The provider rounded up: as many requests can be under way, and a completion without room would end the queue.
+            entries = wanted;
         }
-        let mut attr = init_attr(cq, depth);
-        // SAFETY: a live domain and queue.
-        let qp = unsafe { (verbs.create_qp)(domain.raw(), &mut attr) };
-        if qp.is_null() {
-            let error = last();
-            // SAFETY: made above, and used by nobody.
-            unsafe { (verbs.destroy_cq)(cq) };
-            return Err(error.into());
-        }
-        Ok(Self {
-            qp,
-            cq,
-            domain: domain.clone(),
-            gid,
-            gid_index,
-        })
+        Err(io::Error::other("its completion queues are shorter than its queue pairs need").into())
+    }
+
+    /// The `struct ibv_qp`, for verbs that this crate lacks.
+    #[must_use]
+    pub fn as_raw(&self) -> *mut c_void {
+        self.qp.cast()
+    }
+
+    /// The `struct ibv_cq` of its completions, for verbs that this crate lacks.
+    #[must_use]
+    pub fn completions_as_raw(&self) -> *mut c_void {
+        self.cq.cast()
     }
 
     /// What the other side needs to know.
@@ -149,6 +190,20 @@ impl QueuePair {
         Ok(())
     }
 
+    /// Asks for an event on the channel when the next completion arrives. One that is there already makes none: poll until
+    /// nothing is left, ask, and poll once more before waiting.
+    ///
+    /// # Errors
+    ///
+    /// It was made without a channel (`EINVAL`), or the device refuses.
+    pub fn request_event(&self) -> io::Result<()> {
+        if self.channel.is_none() {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        // SAFETY: a live queue with a channel.
+        status(unsafe { ffi::req_notify_cq(self.cq) })
+    }
+
     /// Posts a receive into a part of a region.
     ///
     /// # Errors
@@ -157,7 +212,7 @@ impl QueuePair {
     ///
     /// # Panics
     ///
-    /// The range is not inside the region.
+    /// The range is reversed, not inside the region, or 4 GiB or longer.
     pub fn post_recv<M: Memory>(
         &self,
         id: u64,
@@ -183,7 +238,7 @@ impl QueuePair {
     ///
     /// # Panics
     ///
-    /// The range is not inside the region.
+    /// The range is reversed, not inside the region, or 4 GiB or longer.
     pub fn post_send<M: Memory>(
         &self,
         id: u64,
@@ -206,7 +261,7 @@ impl QueuePair {
     ///
     /// # Panics
     ///
-    /// The range is not inside the region.
+    /// The range is reversed, not inside the region, or 4 GiB or longer.
     pub fn post_read<M: Memory>(
         &self,
         id: u64,
@@ -225,7 +280,7 @@ impl QueuePair {
     ///
     /// # Panics
     ///
-    /// The range is not inside the region.
+    /// The range is reversed, not inside the region, or 4 GiB or longer.
     pub fn post_write<M: Memory>(
         &self,
         id: u64,
@@ -283,8 +338,25 @@ impl QueuePair {
     }
 }
 
-fn init_attr(cq: *mut Cq, depth: u32) -> QpInitAttr {
-    QpInitAttr {
+/// A queue pair for `depth` requests in each direction with a completion queue of `entries`, and what the provider made of the depth.
+fn pair(
+    domain: &Domain,
+    depth: u32,
+    entries: u32,
+    events: Option<(&Channel, usize)>,
+) -> Result<(*mut Qp, *mut Cq, ffi::QpCap), QueueError> {
+    let context = domain.context();
+    let verbs = context.verbs();
+    let entries = i32::try_from(entries).unwrap_or(i32::MAX);
+    let channel = events.map_or(ptr::null_mut(), |(channel, _)| channel.raw());
+    let id = ptr::without_provenance_mut(events.map_or(0, |(_, id)| id));
+    let raw = context.as_raw().cast();
+    // SAFETY: the context is open, the channel is one of its own or none, and the identifier comes back as it is; the first vector.
+    let cq = unsafe { (verbs.create_cq)(raw, entries, id, channel, 0) };
+    if cq.is_null() {
+        return Err(last().into());
+    }
+    let mut attr = QpInitAttr {
         context: ptr::null_mut(),
         send_cq: cq,
         recv_cq: cq,
@@ -298,7 +370,16 @@ fn init_attr(cq: *mut Cq, depth: u32) -> QpInitAttr {
         },
         qp_type: RC,
         sq_sig_all: 0,
+    };
+    // SAFETY: a live domain and queue.
+    let qp = unsafe { (verbs.create_qp)(domain.raw(), &mut attr) };
+    if qp.is_null() {
+        let error = last();
+        // SAFETY: made above, and used by nobody.
+        unsafe { (verbs.destroy_cq)(cq) };
+        return Err(error.into());
     }
+    Ok((qp, cq, attr.cap))
 }
 
 impl Drop for QueuePair {

@@ -7,14 +7,14 @@ use std::{
     fmt,
     mem::{ManuallyDrop, MaybeUninit},
     ops::Range,
-    sync::atomic::{AtomicU8, Ordering::Relaxed},
 };
 
 use crate::{
     abi::{self, ON_DEMAND, Sge},
     access::{Access, Paging, Prefetch},
+    copy::Shared,
     device::Domain,
-    error::{AdviseError, DeregisterError, RegisterError, last, status},
+    error::{AdviseError, DeregisterError, Refused, RegisterError, last, status},
     memory::{Borrowed, Memory},
 };
 
@@ -35,7 +35,7 @@ pub struct Region<M: Memory> {
 
 // SAFETY: libibverbs' regions can be used by any thread, and the memory goes with it.
 unsafe impl<M: Memory + Send> Send for Region<M> {}
-// SAFETY: what a shared region can do is copying by atomic accesses, byte by byte, from any number of threads.
+// SAFETY: what a shared region can do is copying by atomic accesses, from any number of threads.
 unsafe impl<M: Memory + Send> Sync for Region<M> {}
 
 /// Where a peer finds a region.
@@ -55,13 +55,22 @@ impl Domain {
     /// # Errors
     ///
     /// The range is empty, or the device refuses: `EINVAL` or `EOPNOTSUPP` for on-demand memory where there is none, `ENOMEM`
-    /// for pinned memory beyond `RLIMIT_MEMLOCK`. The memory is dropped.
+    /// for pinned memory beyond `RLIMIT_MEMLOCK`. The error hands the memory back, so that it can be registered in another way:
+    ///
+    /// ```no_run
+    /// # fn f(domain: unpinned::Domain, memory: Vec<u8>) -> Result<(), Box<dyn std::error::Error>> {
+    /// use unpinned::{Access, Paging};
+    /// let region = domain
+    ///     .register(memory, Access::LOCAL_WRITE, Paging::OnDemand)
+    ///     .or_else(|refused| domain.register(refused.given, Access::LOCAL_WRITE, Paging::Pinned))?;
+    /// # Ok(()) }
+    /// ```
     pub fn register<M: Memory>(
         &self,
         memory: M,
         access: Access,
         paging: Paging,
-    ) -> Result<Region<M>, RegisterError> {
+    ) -> Result<Region<M>, Refused<M, RegisterError>> {
         // Wrapped before its address is taken: a `Box` that is moved afterwards may claim its memory for itself again.
         let mut memory = MaybeUninit::new(memory);
         // SAFETY: initialised here.
@@ -76,9 +85,9 @@ impl Domain {
                 memory,
             }),
             Err(error) => {
-                // SAFETY: initialised above, and not used any more.
-                unsafe { memory.assume_init_drop() };
-                Err(error)
+                // SAFETY: initialised above, taken once, and no HCA was told of it.
+                let given = unsafe { memory.assume_init() };
+                Err(Refused { error, given })
             }
         }
     }
@@ -126,7 +135,8 @@ impl Domain {
         paging: Paging,
         f: impl for<'r> FnOnce(&'r Region<Borrowed<'_>>) -> R,
     ) -> Result<R, RegisterError> {
-        let region = self.register(Borrowed::new(memory), access, paging)?;
+        let region = self.register(Borrowed::new(memory), access, paging);
+        let region = region.map_err(|refused| refused.error)?;
         let scope = Scope(ManuallyDrop::new(region));
         Ok(f(&scope.0))
     }
@@ -167,36 +177,32 @@ impl<M: Memory> Region<M> {
         }
     }
 
-    /// The byte at `offset`, which has been checked.
-    fn byte(&self, offset: usize) -> &AtomicU8 {
-        // SAFETY: inside the region, which is mapped as long as it is registered. Nobody has a reference to the memory itself; other
-        // threads come by here, and the HCA writes past the compiler's view, as an atomic store does.
-        unsafe { AtomicU8::from_ptr(self.start.wrapping_add(offset)) }
+    /// The memory, for copies of what lies inside it.
+    fn shared(&self) -> Shared<'_> {
+        // SAFETY: mapped as long as it is registered. Nobody has a reference to the memory itself; other threads come by here, and the
+        // HCA writes past the compiler's view, as atomic stores do.
+        unsafe { Shared::new(self.start, self.length) }
     }
 
     /// Copies from `offset` on into `bytes`. The HCA, or another thread, may be writing at the same time: then old and new bytes
-    /// mix.
+    /// mix, but not inside a word: eight bytes whose address is a multiple of eight are copied at once.
     ///
     /// # Panics
     ///
     /// The range is not inside the region.
     pub fn read_at(&self, offset: usize, bytes: &mut [u8]) {
         self.check(offset, bytes.len());
-        for (at, byte) in bytes.iter_mut().enumerate() {
-            *byte = self.byte(offset + at).load(Relaxed);
-        }
+        self.shared().read(offset, bytes);
     }
 
-    /// Copies `bytes` to `offset`.
+    /// Copies `bytes` to `offset`; words as in [`Region::read_at`].
     ///
     /// # Panics
     ///
     /// The range is not inside the region.
     pub fn write_at(&self, offset: usize, bytes: &[u8]) {
         self.check(offset, bytes.len());
-        for (at, byte) in bytes.iter().enumerate() {
-            self.byte(offset + at).store(*byte, Relaxed);
-        }
+        self.shared().write(offset, bytes);
     }
 
     /// Has pages translated before traffic meets them: when this returns if `wait`, else soon after.
@@ -207,7 +213,7 @@ impl<M: Memory> Region<M> {
     ///
     /// # Panics
     ///
-    /// The range is not inside the region.
+    /// The range is reversed, or not inside the region.
     pub fn prefetch(
         &self,
         range: Range<usize>,
@@ -216,6 +222,7 @@ impl<M: Memory> Region<M> {
     ) -> Result<(), AdviseError> {
         /// The most that one piece of advice covers.
         const PIECE: usize = 1 << 30;
+        self.check_range(&range);
         // SAFETY: the context of a live domain is open.
         let advise = unsafe { abi::advise_mr(self.domain.context().as_raw().cast()) }
             .ok_or(AdviseError::Unsupported)?;
@@ -238,15 +245,26 @@ impl<M: Memory> Region<M> {
     ///
     /// # Errors
     ///
-    /// It can't be ended, because a memory window is bound to it. Then the memory stays registered, and is leaked.
-    pub fn deregister(self) -> Result<M, DeregisterError> {
+    /// It can't be ended, because a memory window is bound to it. The error hands the region back, which goes on as before. (A
+    /// region that can't be ended when it is dropped leaks its memory: the HCA may still write to it.)
+    pub fn deregister(self) -> Result<M, Refused<Self, DeregisterError>> {
         let mut this = ManuallyDrop::new(self);
-        // SAFETY: nothing uses the region after this.
-        unsafe { this.end()? };
+        // SAFETY: nothing uses the region after this if it succeeds.
+        if let Err(error) = unsafe { this.end() } {
+            let given = ManuallyDrop::into_inner(this);
+            return Err(Refused { error, given });
+        }
         // SAFETY: the region has ended, and its domain has not been dropped.
         unsafe { std::ptr::drop_in_place(&raw mut this.domain) };
         // SAFETY: initialised, taken once, and no HCA reaches it any more.
         Ok(unsafe { this.memory.assume_init_read() })
+    }
+
+    /// The key for requests on queue pairs of other crates, which name the range `remote().addr..` by it.
+    #[must_use]
+    pub fn lkey(&self) -> u32 {
+        // SAFETY: a live region.
+        unsafe { (*self.raw).lkey }
     }
 
     /// The `struct ibv_mr`, for verbs that this crate lacks.
@@ -257,14 +275,20 @@ impl<M: Memory> Region<M> {
 
     /// A piece of the region, for requests.
     pub(crate) fn sge(&self, range: Range<usize>) -> Sge {
-        let length = range.end.saturating_sub(range.start);
-        self.check(range.start, length);
+        self.check_range(&range);
         Sge {
             addr: self.start as u64 + range.start as u64,
-            length: u32::try_from(length).expect("a request is shorter than 4 GiB"),
-            // SAFETY: a live region.
-            lkey: unsafe { (*self.raw).lkey },
+            length: u32::try_from(range.len()).expect("a request is shorter than 4 GiB"),
+            lkey: self.lkey(),
         }
+    }
+
+    fn check_range(&self, range: &Range<usize>) {
+        assert!(
+            range.start <= range.end,
+            "the range {range:?} is reversed: it ends before it begins"
+        );
+        self.check(range.start, range.len());
     }
 
     fn check(&self, offset: usize, length: usize) {
