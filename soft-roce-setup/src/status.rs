@@ -10,7 +10,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::build::modules::Variant;
-use crate::build::{kernel, root, userland};
+use crate::build::{self, kernel, root, userland};
 use crate::cache::Cache;
 use crate::context::Context;
 
@@ -63,6 +63,7 @@ struct Status {
 
 /// `status`
 pub fn run(context: &Context, args: &StatusArgs) -> Result<ExitCode> {
+    build::require_sources()?;
     let status = collect(context)?;
     if args.json {
         println!(

@@ -31,8 +31,15 @@ use crate::ui::Ui;
 use self::modules::Variant;
 use self::rxe::Rxe;
 
+pub use self::sources::{Frozen, HANDED as SOURCES_HANDED, require as require_sources};
+
 /// The repository that this tool was built from.
 pub fn workspace() -> PathBuf {
+    host::checkout()
+}
+
+/// The sources that everything is made of: as they were when they were frozen, if they are.
+pub fn sources() -> PathBuf {
     sources::repository()
 }
 
@@ -104,6 +111,7 @@ pub fn ensure(context: &Context, options: &BuildOptions) -> Result<Artifacts> {
     let variant = &options.modules;
     kernel::check_choice(wanted)?;
     host::require_architecture()?;
+    sources::require()?;
     settle(
         &context.cache,
         &context.ui,

@@ -13,7 +13,7 @@ use super::finding::{Finding, State};
 use super::mirror::Mirror;
 use super::net::proxies;
 use super::place::Made;
-use super::{limits, place};
+use super::{checkout, limits, place};
 
 /// Debian's keys on the host.
 pub const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
@@ -22,7 +22,7 @@ pub const KEYRING_INSIDE: &str = "/usr/share/keyrings/debian-archive-keyring.gpg
 
 /// All checks.
 pub fn all(context: &Context, made: Made) -> Vec<Finding> {
-    let mut all = vec![architecture()];
+    let mut all = vec![architecture(), sources()];
     all.extend(util_linux(
         &said(Command::new("unshare").arg("--version")),
         enter::is_root(),
@@ -56,6 +56,16 @@ pub fn architecture() -> Finding {
             format!("{other} is not supported"),
             "use an x86-64 host (a virtual machine will do; KVM is not needed)",
         ),
+    }
+}
+
+/// The checkout that this tool was built in.
+fn sources() -> Finding {
+    let name = "sources";
+    let place = super::checkout();
+    match checkout::missing_at(&place) {
+        None => Finding::there(name, place.display().to_string()),
+        Some(what) => Finding::missing(name, format!("{} {what}", place.display()), checkout::FIX),
     }
 }
 

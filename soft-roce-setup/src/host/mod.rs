@@ -1,6 +1,7 @@
 //! The host: what is there, what is missing, and how to mend it.
 
 mod check;
+mod checkout;
 mod distro;
 mod finding;
 mod install;
@@ -18,6 +19,7 @@ use crate::context::Context;
 use crate::exit::{HOST, coded};
 
 pub use self::check::{KEYRING, KEYRING_INSIDE};
+pub use self::checkout::{checkout, require_sources};
 pub use self::finding::{Finding, State};
 pub use self::limits::{guest_memory, room_for_guests};
 pub use self::mirror::Mirror;

@@ -26,13 +26,14 @@ use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
 
-use soft_roce_setup::build::KernelArg;
 use soft_roce_setup::build::debug::NAME as DEBUG;
 use soft_roce_setup::build::versions::SERIES;
+use soft_roce_setup::build::{self, KernelArg};
 use soft_roce_setup::context::Context;
 use soft_roce_setup::guest::Spec;
 use soft_roce_setup::side_by_side::side_by_side;
@@ -41,6 +42,7 @@ use soft_roce_setup::{exit, host as machine};
 use self::group::Group;
 use self::results::{Results, Run};
 use self::said::Said;
+use self::tally::Outcome;
 pub use self::tally::Tally;
 
 /// `test`
@@ -76,7 +78,15 @@ pub fn run(context: &Context, args: &TestArgs) -> Result<ExitCode> {
     }
     let tally = Tally::new(args.filter.clone(), context.ui.clone());
     let (mut kernels, said) = (Vec::new(), Said::default());
+    // Whoever goes on with the sources meanwhile does not mix two versions of them.
+    let frozen = build::Frozen::new()?;
     let ended = run_all(context, args, &tally, &said, &mut kernels);
+    // Cargo alone reads them where they are: a copy would be compiled all over.
+    if tally.wants_group("host::") && frozen.is_outdated()? {
+        let why = "the sources were edited while the tests ran: what ran on the host may be of both versions, all else is of the first";
+        let failed = Outcome::Failed(why.to_owned());
+        tally.add("host::sources", Duration::ZERO, failed);
+    }
     let mut seen = BTreeSet::new();
     kernels.retain(|kernel| seen.insert(kernel.clone()));
     // What ended is kept, whatever stopped the others. Another run may have written the file meanwhile.

@@ -11,6 +11,7 @@ use rustix::process::{Pid, Signal};
 
 use super::group::Group;
 use super::tally::{Outcome, Tally};
+use soft_roce_setup::build;
 use soft_roce_setup::context::Context;
 use soft_roce_setup::{exit, signal};
 
@@ -360,6 +361,7 @@ impl Tool {
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command.arg("--cache").arg(&self.cache).args(args);
+        command.env(build::SOURCES_HANDED, build::sources());
         command.stdin(Stdio::null());
         command
     }
