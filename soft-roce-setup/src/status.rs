@@ -102,7 +102,7 @@ fn collect(context: &Context) -> Result<Status> {
         if seen.contains(&chosen.release) {
             continue;
         }
-        let key = kernel::key(&chosen);
+        let key = kernel::key(context, &chosen);
         entries.push(entry(
             cache,
             &format!("kernel {}", chosen.release),
@@ -118,7 +118,7 @@ fn collect(context: &Context) -> Result<Status> {
         cache,
         "programs of the guest",
         userland::PLACE,
-        &userland::key()?,
+        &userland::key(context)?,
     ));
     for (name, place) in KEPT {
         let bytes = disk_use(&cache.path(place));

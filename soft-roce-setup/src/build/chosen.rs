@@ -17,6 +17,9 @@ pub const MAKE_ARGS: [&str; 2] = ["CC=gcc-14", "HOSTCC=gcc-14"];
 /// Arguments of every make in the debug kernel's tree: KASAN with Rust needs clang.
 pub const DEBUG_MAKE_ARGS: [&str; 1] = ["LLVM=-19"];
 
+/// How the folders of kernels' packages begin, among the downloads.
+pub const DOWNLOADS: &str = "kernel-";
+
 /// Parts of the source that no module of ours reads. Kconfig stays, for the configuration.
 /// tar's `*` matches slashes, so each pattern begins at the top (`tools/objtool/arch` must stay).
 pub const LEFT_OUT: &[&str] = &[
@@ -69,6 +72,12 @@ impl Chosen {
     /// Its place in the cache.
     pub fn place(&self) -> String {
         format!("kernels/{}", self.release)
+    }
+
+    /// The folder of its packages among the downloads.
+    pub fn downloads(&self) -> String {
+        let version = self.package_version.replace(['~', '+'], "_");
+        format!("{DOWNLOADS}{version}")
     }
 
     /// Its packages, in a form that `apt-get download` takes.

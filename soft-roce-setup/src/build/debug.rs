@@ -49,26 +49,26 @@ pub fn chosen(stock: &Chosen) -> Chosen {
 }
 
 /// The key of the kernel made from the source of `stock`.
-pub fn key(stock: &Chosen) -> String {
+pub fn key(context: &Context, stock: &Chosen) -> String {
     Key::new("debug kernel", RECIPE)
-        .text(&source_key(stock))
+        .text(&source_key(context, stock))
         .text(FRAGMENT)
         .finish()
 }
 
 /// The compiler is in the root.
-fn source_key(stock: &Chosen) -> String {
+fn source_key(context: &Context, stock: &Chosen) -> String {
     Key::new("debug source", 1)
         .text(&stock.package_version)
         .text(&LEFT_OUT.join(" "))
-        .text(&root::key())
+        .text(&root::version(context))
         .finish()
 }
 
 /// Builds the kernel if it is not there, from the source of `stock`.
 pub fn ensure(context: &Context, stock: &Chosen) -> Result<Prepared> {
     let chosen = chosen(stock);
-    let key = key(stock);
+    let key = key(context, stock);
     if !context.cache.is_fresh(&chosen.place(), &key) {
         let debs = fetch(context, stock)?;
         context.cache.ensure(
@@ -124,7 +124,7 @@ fn make(
     let work = context.cache.path(format!("{}.building", chosen.place()));
     let source = work.join("linux");
     let earlier = Prepared::at(context, chosen.clone()).source;
-    let wanted = source_key(stock);
+    let wanted = source_key(context, stock);
     if !is_unpacked(&source, &wanted) {
         remove_tree(&work)?;
         fs::create_dir_all(&work).with_context(|| format!("cannot create {}", work.display()))?;

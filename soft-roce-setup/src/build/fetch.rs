@@ -20,8 +20,7 @@ pub const REACH: &str =
 
 /// Downloads the packages of a kernel. Each is checked by apt, and kept.
 pub fn fetch(context: &Context, chosen: &Chosen) -> Result<Vec<PathBuf>> {
-    let folder = format!("kernel-{}", chosen.package_version.replace(['~', '+'], "_"));
-    let place = format!("downloads/{folder}");
+    let place = format!("downloads/{}", chosen.downloads());
     let key = Key::new("fetch", 1)
         .text(&chosen.packages().join(" "))
         .finish();

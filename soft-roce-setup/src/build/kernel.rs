@@ -26,15 +26,15 @@ const RECIPE: u32 = 1;
 const GIB: f64 = 2.0;
 
 /// The key of a kernel's preparation.
-pub fn key(chosen: &Chosen) -> String {
+pub fn key(context: &Context, chosen: &Chosen) -> String {
     if chosen.is_debug() {
-        return debug::key(&chosen.stock());
+        return debug::key(context, &chosen.stock());
     }
     Key::new("kernel", RECIPE)
         .text(&chosen.release)
         .text(&chosen.package_version)
         .text(&LEFT_OUT.join(" "))
-        .text(&root::key())
+        .text(&root::version(context))
         .finish()
 }
 
@@ -72,9 +72,7 @@ pub fn all_remembered(context: &Context) -> Vec<(String, Chosen)> {
 
 fn remember(context: &Context, wanted: Option<&str>, chosen: &Chosen) -> Result<()> {
     let mut all = all_remembered(context);
-    let wanted = wanted.unwrap_or("");
-    all.retain(|(asked, _)| asked != wanted);
-    all.push((wanted.to_owned(), chosen.clone()));
+    take_over(&mut all, wanted.unwrap_or(""), chosen);
     let path = memory(context);
     let write = || -> std::io::Result<()> {
         if let Some(dir) = path.parent() {
@@ -85,6 +83,20 @@ fn remember(context: &Context, wanted: Option<&str>, chosen: &Chosen) -> Result<
         fs::rename(fresh, &path)
     };
     write().with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Enters what `wanted` was resolved to. Whoever asked for the newest of the same series means this one by now.
+fn take_over(all: &mut Vec<(String, Chosen)>, wanted: &str, chosen: &Chosen) {
+    let is_series = |asked: &str| asked.is_empty() || asked == chosen.series;
+    if is_series(wanted) {
+        for (asked, known) in all.iter_mut() {
+            if is_series(asked) && known.series == chosen.series {
+                *known = chosen.clone();
+            }
+        }
+    }
+    all.retain(|(asked, _)| asked != wanted);
+    all.push((wanted.to_owned(), chosen.clone()));
 }
 
 /// Refuses a choice that can name no kernel.
@@ -144,7 +156,7 @@ pub fn ensure(context: &Context, chosen: Chosen) -> Result<Prepared> {
         return debug::ensure(context, &chosen.stock());
     }
     let place = chosen.place();
-    let key = key(&chosen);
+    let key = key(context, &chosen);
     if !context.cache.is_fresh(&place, &key) {
         let debs = fetch(context, &chosen)?;
         context.cache.ensure(

@@ -13,6 +13,7 @@ pub mod root;
 pub mod rxe;
 pub mod selftests;
 mod sources;
+mod superseded;
 pub mod userland;
 pub mod versions;
 
@@ -58,7 +59,8 @@ pub struct BuildArgs {
     /// Which kernel.
     #[command(flatten)]
     pub kernel: KernelArg,
-    /// Ask the archive again for the newest kernel of the series instead of using the cached one
+    /// Ask the archive again for the newest kernel of the series instead of using the cached one, and make a root anew that is
+    /// older than four weeks
     #[arg(long)]
     pub refresh: bool,
     /// Which driver.
@@ -90,7 +92,7 @@ pub fn has_kernel(context: &Context, wanted: Option<&str>) -> bool {
     kernel::remembered(context, wanted).is_some_and(|chosen| {
         context
             .cache
-            .is_fresh(&chosen.place(), &kernel::key(&chosen))
+            .is_fresh(&chosen.place(), &kernel::key(context, &chosen))
     })
 }
 
@@ -119,9 +121,11 @@ pub fn ensure(context: &Context, options: &BuildOptions) -> Result<Artifacts> {
         |lock| fresh(context, wanted, variant, lock),
         |lock, refresh| {
             context.cache.sweep(lock)?;
-            build(context, wanted, variant, refresh)
+            build(context, wanted, variant, refresh)?;
+            superseded::remove(context, lock)
         },
     )
+    .inspect(|_| root::offer(context))
 }
 
 /// What `fresh` finds under the shared lock, which it keeps; if that is nothing, or `refresh` is asked for, `make` makes it
@@ -162,9 +166,9 @@ fn fresh(
     };
     let place = variant.place(&chosen.release);
     let all = cache.is_fresh(root::PLACE, &root::key())
-        && cache.is_fresh(&chosen.place(), &kernel::key(&chosen))
-        && cache.is_fresh(&place, &variant.key(&kernel::key(&chosen))?)
-        && cache.is_fresh(userland::PLACE, &userland::key()?);
+        && cache.is_fresh(&chosen.place(), &kernel::key(context, &chosen))
+        && cache.is_fresh(&place, &variant.key(&kernel::key(context, &chosen))?)
+        && cache.is_fresh(userland::PLACE, &userland::key(context)?);
     if !all {
         return Ok(None);
     }
@@ -185,7 +189,7 @@ fn fresh(
 }
 
 fn build(context: &Context, wanted: Option<&str>, variant: &Variant, refresh: bool) -> Result<()> {
-    root::ensure(context)?;
+    root::ensure(context, refresh)?;
     let chosen = kernel::resolve(context, wanted, refresh)?;
     let kernel = kernel::ensure(context, chosen)?;
     modules::ensure(context, &kernel, variant)?;

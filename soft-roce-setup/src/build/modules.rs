@@ -101,7 +101,7 @@ pub fn ensure(context: &Context, kernel: &Prepared, variant: &Variant) -> Result
     context.cache.ensure(
         &context.ui,
         &variant.place(release),
-        &variant.key(&kernel::key(&kernel.chosen))?,
+        &variant.key(&kernel::key(context, &kernel.chosen))?,
         &title,
         |dir, step| match variant {
             Variant::Emm => make(context, kernel, dir, step),

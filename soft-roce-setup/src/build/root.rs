@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Once;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 
@@ -18,6 +20,11 @@ pub const PLACE: &str = "root";
 /// To be raised when the recipe below changes in a way that its lists do not show.
 const RECIPE: u32 = 1;
 
+const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Age from which on it is offered anew.
+const OLD: Duration = Duration::from_secs(4 * WEEK.as_secs());
+/// The file beside the tree that tells which edition it is.
+const EDITION: &str = "edition";
 /// GiB that making it takes.
 const GIB: f64 = 2.5;
 
@@ -111,9 +118,70 @@ pub fn tree(context: &Context) -> PathBuf {
     context.cache.path(PLACE).join("tree")
 }
 
-/// Makes the root if it is not there.
-pub fn ensure(context: &Context) -> Result<PathBuf> {
-    context.cache.ensure(
+/// What is built in the root depends on: its key and, if it was made anew since and came out otherwise, which edition it is.
+/// The compilers may be others then.
+pub fn version(context: &Context) -> String {
+    match edition(&context.cache.path(PLACE)) {
+        Some(edition) => format!("{} {edition}", key()),
+        None => key(),
+    }
+}
+
+fn edition(dir: &Path) -> Option<String> {
+    fs::read_to_string(dir.join(EDITION)).ok()
+}
+
+/// Writes the edition of the root in `fresh`, which takes the place of the one in `old`, if there is one.
+fn set_edition(fresh: &Path, old: &Path) -> Result<()> {
+    let contents = |dir: &Path| -> Result<String> {
+        let path = dir.join("tree/var/lib/dpkg/status");
+        let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text = String::from_utf8_lossy(&text);
+        let told = ["Package: ", "Version: "];
+        let lines = text
+            .lines()
+            .filter(|line| told.iter().any(|key| line.starts_with(key)));
+        Ok(lines.fold(Key::new("edition", 1), Key::text).finish())
+    };
+    let new = contents(fresh)?;
+    let edition = match contents(old) {
+        // What was built in the old one is as good in the new one.
+        Ok(before) if before == new => edition(old),
+        Ok(_) => Some(new),
+        // Nothing was built in it, or it can't be told what is in it, by another recipe.
+        Err(_) => None,
+    };
+    match edition {
+        Some(edition) => fs::write(fresh.join(EDITION), edition).context("cannot write an edition"),
+        None => Ok(()),
+    }
+}
+
+/// How old the root is, if that is long.
+fn age_of_an_old_one(context: &Context, now: SystemTime) -> Option<Duration> {
+    let made = UNIX_EPOCH + Duration::from_secs(context.cache.stamp(PLACE)?.made);
+    now.duration_since(made).ok().filter(|age| *age > OLD)
+}
+
+/// Says once in a run that an old root can be had anew.
+pub fn offer(context: &Context) {
+    static SAID: Once = Once::new();
+    if let Some(age) = age_of_an_old_one(context, SystemTime::now()) {
+        let weeks = age.as_secs() / WEEK.as_secs();
+        SAID.call_once(|| {
+            context.ui.note(format!(
+                "the root is {weeks} weeks old: `soft-roce-setup build --refresh` makes it anew, of today's packages"
+            ));
+        });
+    }
+}
+
+/// Makes the root if it is not there, or if `refresh` is asked for and it is old.
+pub fn ensure(context: &Context, refresh: bool) -> Result<PathBuf> {
+    let old = context.cache.path(PLACE);
+    let renew = refresh && age_of_an_old_one(context, SystemTime::now()).is_some();
+    context.cache.ensure_or_renew(
+        renew,
         &context.ui,
         PLACE,
         &key(),
@@ -121,7 +189,8 @@ pub fn ensure(context: &Context) -> Result<PathBuf> {
         |dir, step| {
             host::require_for_root(context, Made::default())?;
             host::require_room(context, GIB, "root")?;
-            make(context, dir, step)
+            make(context, dir, step)?;
+            set_edition(dir, &old)
         },
     )?;
     Ok(tree(context))
@@ -223,5 +292,65 @@ impl Apt {
     pub fn in_folder(mut self, folder: &str) -> Self {
         self.enter = self.enter.dir(format!("{}/{folder}", Self::STATE));
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tempfile::TempDir;
+
+    fn tree_with(packages: &str) -> TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let dpkg = dir.path().join("tree/var/lib/dpkg");
+        fs::create_dir_all(&dpkg).unwrap();
+        fs::write(dpkg.join("status"), packages).unwrap();
+        dir
+    }
+
+    #[test]
+    fn what_was_built_in_a_root_of_the_same_packages_stays_good() {
+        let first = tree_with("Package: gcc\nVersion: 14.2\nStatus: a\n");
+        let none = tempfile::tempdir().unwrap();
+        let is = |dir: &TempDir| edition(dir.path());
+        set_edition(first.path(), none.path()).unwrap();
+        assert_eq!(is(&first), None, "the first one has no other");
+        let same = tree_with("Package: gcc\nVersion: 14.2\nStatus: b\n");
+        set_edition(same.path(), first.path()).unwrap();
+        assert_eq!(is(&same), None);
+        let newer = tree_with("Package: gcc\nVersion: 14.3\n");
+        set_edition(newer.path(), same.path()).unwrap();
+        assert!(is(&newer).is_some());
+        let again = tree_with("Package: gcc\nVersion: 14.3\n");
+        set_edition(again.path(), newer.path()).unwrap();
+        assert_eq!(is(&again), is(&newer));
+    }
+
+    #[test]
+    fn a_root_is_old_after_four_weeks() {
+        let dir = tempfile::tempdir().unwrap();
+        let context = Context::for_tests(dir.path());
+        let _lock = context.cache.lock_exclusive(&context.ui).unwrap();
+        let now = SystemTime::now();
+        assert_eq!(age_of_an_old_one(&context, now), None, "there is none");
+        let mut made = 0;
+        let mut ensure = |renew: bool| {
+            let cache = &context.cache;
+            cache
+                .ensure_or_renew(renew, &context.ui, PLACE, &key(), "root", |_, _| {
+                    made += 1;
+                    Ok(())
+                })
+                .unwrap();
+            made
+        };
+        assert_eq!(ensure(false), 1);
+        assert_eq!(age_of_an_old_one(&context, now + OLD - WEEK), None);
+        let age = age_of_an_old_one(&context, now + OLD + WEEK).unwrap();
+        assert!(age > OLD);
+        assert_eq!(ensure(false), 1);
+        assert_eq!(ensure(true), 2);
+        // A clock that was set back makes nothing old.
+        assert_eq!(age_of_an_old_one(&context, now - WEEK), None);
     }
 }

@@ -64,7 +64,7 @@ pub fn ensure(context: &Context, series: &str) -> Result<PathBuf> {
     let place = format!("selftests/{}", chosen.release);
     let key = Key::new("selftests", 2)
         .text(&chosen.package_version)
-        .text(&root::key())
+        .text(&root::version(context))
         .text(&PARTS.join(" "))
         .text(UNPACK)
         .text(&MM.join(" "))

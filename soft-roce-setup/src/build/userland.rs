@@ -89,8 +89,8 @@ fn vendor_key() -> Result<String> {
 }
 
 /// The key of the result.
-pub fn key() -> Result<String> {
-    let mut key = Key::new("userland", RECIPE).text(&root::key());
+pub fn key(context: &Context) -> Result<String> {
+    let mut key = Key::new("userland", RECIPE).text(&root::version(context));
     for input in FILES.into_iter().chain(FOLDERS) {
         key = key.path(&sources::repository().join(input))?;
     }
@@ -118,7 +118,7 @@ pub fn ensure_vendor(context: &Context) -> Result<PathBuf> {
 
 /// Builds the programs inside the root, without network.
 pub fn ensure(context: &Context) -> Result<PathBuf> {
-    let key = key()?;
+    let key = key(context)?;
     if context.cache.is_fresh(PLACE, &key) {
         return Ok(context.cache.path(PLACE));
     }
@@ -134,7 +134,7 @@ pub fn ensure(context: &Context) -> Result<PathBuf> {
 
 /// Builds the unit tests of [`UNITS`] inside the root, which is there: programs of the same names, to be run in the root.
 pub fn ensure_tests(context: &Context) -> Result<PathBuf> {
-    let key = key()?;
+    let key = key(context)?;
     if context.cache.is_fresh(TESTS, &key) {
         return Ok(context.cache.path(TESTS));
     }

@@ -145,8 +145,21 @@ impl Cache {
         title: &str,
         make: impl FnOnce(&Path, &Step) -> Result<()>,
     ) -> Result<PathBuf> {
+        self.ensure_or_renew(false, ui, place, key, title, make)
+    }
+
+    /// The same; with `renew` a new one in any case. The old one stays until that is complete.
+    pub fn ensure_or_renew(
+        &self,
+        renew: bool,
+        ui: &Ui,
+        place: &str,
+        key: &str,
+        title: &str,
+        make: impl FnOnce(&Path, &Step) -> Result<()>,
+    ) -> Result<PathBuf> {
         let done = self.dir.join(place);
-        if self.is_fresh(place, key) {
+        if !renew && self.is_fresh(place, key) {
             return Ok(done);
         }
         signal::check()?;

@@ -9,11 +9,12 @@ use std::time::Duration;
 use crate::context::Context;
 use crate::enter;
 
+use super::checkout::{FIX, checkout, missing_at};
 use super::finding::{Finding, State};
 use super::mirror::Mirror;
 use super::net::proxies;
 use super::place::Made;
-use super::{checkout, limits, place};
+use super::{limits, place};
 
 /// Debian's keys on the host.
 pub const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
@@ -62,10 +63,10 @@ pub fn architecture() -> Finding {
 /// The checkout that this tool was built in.
 fn sources() -> Finding {
     let name = "sources";
-    let place = super::checkout();
-    match checkout::missing_at(&place) {
+    let place = checkout();
+    match missing_at(&place) {
         None => Finding::there(name, place.display().to_string()),
-        Some(what) => Finding::missing(name, format!("{} {what}", place.display()), checkout::FIX),
+        Some(what) => Finding::missing(name, format!("{} {what}", place.display()), FIX),
     }
 }
 
