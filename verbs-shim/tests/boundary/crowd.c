@@ -57,7 +57,7 @@ static void fork_while_locked(struct ibv_pd *domain)
 {
 	pthread_t thread;
 	int status;
-	alarm(20);
+	alarm(60);
 	fflush(stdout);
 	must(!pthread_create(&thread, NULL, under_lock, domain));
 	while (!__atomic_load_n(&held, __ATOMIC_ACQUIRE))
@@ -135,7 +135,7 @@ static int child(struct ibv_mr *inherited, size_t length, int depth)
 static void stress(size_t forks)
 {
 	pthread_t threads[6], victim;
-	alarm(120);
+	alarm(300);
 	fflush(stdout);
 	for (uintptr_t i = 0; i < 6; i++)
 		must(!pthread_create(&threads[i], NULL, busy, (void *)(i + 1)));
@@ -146,7 +146,7 @@ static void stress(size_t forks)
 		must(!!mr);
 		pid_t pid = fork();
 		if (!pid) {
-			alarm(20);
+			alarm(60);
 			_exit(child(mr, 50, i % 3 == 0));
 		}
 		must(!pthread_cancel(victim));

@@ -69,6 +69,6 @@ fn threads_and_forks_under_stress() {
         ],
     ] {
         let variables: Vec<_> = variables.to_vec();
-        shimmed(&variables, &["reg:7:1", "stress:60"]).has(&["stress done"]);
+        shimmed(&variables, &["reg:7:1", "stress:40"]).has(&["stress done"]);
     }
 }
