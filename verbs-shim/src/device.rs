@@ -42,7 +42,7 @@ pub(crate) unsafe fn facts(context: *mut Context) -> Facts {
     // SAFETY: by this function's contract.
     let device = unsafe { (*context).device };
     let now = sys::seconds();
-    let known = SLOTS.iter().find_map(|slot| slot.get(context, device));
+    let known = slots_of(context).find_map(|slot| slot.get(context, device));
     let answer = match known {
         Some((answer, asked_at)) if asked_at == now || !answer.can_change() => answer,
         Some((answer, _)) if answer.rxe && answer.corrupting == corrupting(true) => {
@@ -83,11 +83,24 @@ impl Answer {
 }
 
 fn remember(context: *mut Context, device: *const c_void, now: u32, answer: Answer) {
-    let slot = SLOTS
-        .iter()
-        .find(|slot| slot.context.load(Relaxed) == context)
+    let holds = |wanted| {
+        move |slot: &&Slot| {
+            let held: *mut Context = slot.context.load(Relaxed);
+            held == wanted
+        }
+    };
+    let slot = slots_of(context)
+        .find(holds(context))
+        .or_else(|| slots_of(context).find(holds(ptr::null_mut())))
         .unwrap_or_else(|| &SLOTS[NEXT.fetch_add(1, Relaxed) % SLOTS.len()]);
     slot.set(context, device, now, answer);
+}
+
+/// All slots, beginning with the one where `context` is most likely to be found.
+fn slots_of(context: *mut Context) -> impl Iterator<Item = &'static Slot> {
+    // Contexts are some hundred bytes long.
+    let first = (context as usize >> 9) % SLOTS.len();
+    SLOTS[first..].iter().chain(&SLOTS[..first])
 }
 
 /// Forgets `context`, which is about to be closed: another device's may come to the same address.
@@ -125,7 +138,8 @@ const RXE: usize = 1 << 17;
 /// `Slot::known`: it could not be asked.
 const FAILED: usize = 1 << 18;
 
-static SLOTS: [Slot; 16] = [const { Slot::new() }; 16];
+/// Room for as many contexts as a program may have open: without it, each registration would ask the device.
+static SLOTS: [Slot; 128] = [const { Slot::new() }; 128];
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 
 impl Slot {

@@ -211,6 +211,17 @@ static void open_mlx5(uint32_t flags)
 	pd = fake_alloc_pd(context);
 }
 
+/* Registers in each of many contexts, again and again. */
+static void contexts(size_t many)
+{
+	struct ibv_pd *pds[256];
+	for (size_t i = 0; i < many; i++)
+		pds[i] = fake_alloc_pd(fake_open());
+	for (size_t i = 0; i < 3 * many; i++)
+		if (ibv_dereg_mr(ibv_reg_mr(pds[i % many], memory, 64, LOCAL_WRITE)))
+			abort();
+}
+
 static void act(const char *what, size_t length, int access, char **rest)
 {
 	errno = 0;
@@ -218,6 +229,8 @@ static void act(const char *what, size_t length, int access, char **rest)
 		;
 	else if (!strcmp(what, "whole"))
 		whole();
+	else if (!strcmp(what, "contexts"))
+		contexts(length);
 	else if (!strcmp(what, "devx"))
 		open_mlx5(1);
 	else if (!strcmp(what, "mlx5"))
@@ -286,7 +299,7 @@ __attribute__((constructor)) static void early(void)
 int main(int argc, char **argv)
 {
 	/* A call that never returns fails its test. */
-	alarm(120);
+	alarm(300);
 	for (int i = 1; i < argc; i++) {
 		char what[32] = "";
 		size_t length = 0;

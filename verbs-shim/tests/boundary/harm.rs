@@ -149,3 +149,10 @@ fn other_devices_are_asked_once_and_no_file_is_read() {
     let said = shimmed(&[ABLE, rxe], &["reg:1:1", "second", "reg:2:1"]);
     assert_eq!(said.count("query_device_ex"), 1, "its file has not changed");
 }
+
+#[test]
+fn many_contexts_are_asked_once_each() {
+    let said = shimmed(&[ABLE], &["contexts:100"]);
+    assert_eq!(said.count("query_device_ex"), 100);
+    assert_eq!(said.count("register length=64 access=0x41"), 300);
+}
