@@ -133,17 +133,11 @@ fn to_standard_error(line: &[u8]) {
     }
 }
 
-/// Writes to standard error, which is a pipe. Between a look for room and a write another thread could fill it.
+/// Writes to standard error, which is a pipe. Linux before 6.5 can't be told not to wait there: a look for room comes first, and
+/// a line is so short that what other threads write meanwhile leaves room for it.
 fn to_pipe(line: &[u8]) {
-    if raw::write_now(2, line) {
-        return;
-    }
-    // Linux before 6.5: another description of the same pipe does not wait either.
-    match raw::open(c"/proc/self/fd/2", libc::O_WRONLY | libc::O_NONBLOCK) {
-        Some(pipe) => {
-            raw::write(pipe.number(), line);
-        }
-        None => to_other(line),
+    if !raw::write_now(2, line) {
+        to_other(line);
     }
 }
 
