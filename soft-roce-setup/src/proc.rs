@@ -425,12 +425,11 @@ impl Follow {
 
 /// Quotes a word for a shell where it needs that.
 pub fn quote(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%^".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
+    shlex::Quoter::new()
+        .allow_nul(true)
+        .quote(word)
+        .expect("only NUL cannot be quoted, and it is allowed")
+        .into_owned()
 }
 
 #[cfg(test)]
@@ -442,7 +441,13 @@ mod tests {
     fn quoting() {
         assert_eq!(quote("a-b"), "a-b");
         assert_eq!(quote(""), "''");
-        assert_eq!(quote("it's"), r"'it'\''s'");
+        for word in [
+            "it's", "$HOME", "a\nb", "`id` !x", "\\", "~", "{a,b}", "*", "'\"$x\"'",
+        ] {
+            let script = format!("printf %s {}", quote(word));
+            let said = Command::new("sh").args(["-c", &script]).output().unwrap();
+            assert_eq!(String::from_utf8(said.stdout).unwrap(), word);
+        }
         assert_eq!(
             Cmd::new("sh").args(["-c", "exit 3"]).line(),
             "sh -c 'exit 3'"
@@ -451,8 +456,8 @@ mod tests {
 
     #[test]
     fn failure_names_command_status_tail_and_log() {
-        let dir = std::env::temp_dir().join(format!("proc-test-{}", std::process::id()));
-        let log = dir.join("a.log");
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("a.log");
         let error = Cmd::new("sh")
             .args(["-c", "echo first; echo last >&2; exit 7"])
             .hint("try again")
@@ -471,7 +476,6 @@ mod tests {
         }
         let text = Cmd::new("cat").stdin("abc").output(&log).unwrap();
         assert_eq!(text, "abc");
-        std::fs::remove_dir_all(dir).unwrap();
     }
 
     #[test]

@@ -140,7 +140,8 @@ pub fn resolve(context: &Context, wanted: Option<&str>, refresh: bool) -> Result
         if path.to_string_lossy().ends_with("_Packages") {
             let text =
                 fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            packages.extend(versions::parse_index(&String::from_utf8_lossy(&text)));
+            let index = versions::parse_index(&String::from_utf8_lossy(&text));
+            packages.extend(index.with_context(|| format!("cannot read {}", path.display()))?);
         }
     }
     let chosen = versions::choose(&versions::complete_kernels(&packages), wanted)?.into();

@@ -85,10 +85,11 @@ mod tests {
 
     #[test]
     fn a_tree_is_its_names_and_contents() {
-        let dir = std::env::temp_dir().join(format!("key-test-{}", std::process::id()));
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = temporary.path();
         fs::create_dir_all(dir.join("sub")).unwrap();
         fs::write(dir.join("sub/file"), "x").unwrap();
-        let key = || Key::new("t", 1).path(&dir).unwrap().finish();
+        let key = || Key::new("t", 1).path(dir).unwrap().finish();
         let first = key();
         fs::write(dir.join(".hidden"), "y").unwrap();
         assert_eq!(first, key());
@@ -97,6 +98,5 @@ mod tests {
         assert_ne!(first, second);
         fs::rename(dir.join("sub/file"), dir.join("file")).unwrap();
         assert_ne!(second, key());
-        fs::remove_dir_all(dir).unwrap();
     }
 }

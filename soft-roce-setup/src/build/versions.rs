@@ -1,9 +1,10 @@
 //! Which kernel: the newest complete set of packages of a supported series.
 
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
+use deb_version::compare_versions;
+use deb822_fast::Deb822;
 
 /// Series that the modules are written for, the preferred first.
 pub const SERIES: [&str; 2] = ["7.3", "7.2"];
@@ -50,22 +51,23 @@ impl Kernel {
 const PARTS: [&str; 3] = ["binary", "modules", "headers"];
 
 /// The packages of an index in the format of Debian's `Packages` files whose names begin with `linux-`.
-pub fn parse_index(text: &str) -> Vec<Package> {
+///
+/// # Errors
+/// It is not of that format.
+pub fn parse_index(text: &str) -> Result<Vec<Package>> {
     let mut found = Vec::new();
-    let mut name = None;
-    for line in text.lines() {
-        if let Some(value) = line.strip_prefix("Package: ") {
-            name = value.starts_with("linux-").then(|| value.to_owned());
-        } else if let Some(version) = line.strip_prefix("Version: ") {
-            if let Some(name) = name.take() {
-                found.push(Package {
-                    name,
-                    version: version.to_owned(),
-                });
-            }
+    for stanza in Deb822::iter_paragraphs_from_reader(text.as_bytes()) {
+        let stanza = stanza.context("this is no index of packages")?;
+        let name = stanza.get("Package").unwrap_or_default();
+        let version = stanza.get("Version").unwrap_or_default();
+        if name.starts_with("linux-") && !version.is_empty() {
+            found.push(Package {
+                name: name.to_owned(),
+                version: version.to_owned(),
+            });
         }
     }
-    found
+    Ok(found)
 }
 
 /// All complete kernels of the supported series: the preferred series first, in it the newest.
@@ -113,8 +115,8 @@ pub fn complete_kernels(packages: &[Package]) -> Vec<Kernel> {
         let rank = |kernel: &Kernel| SERIES.iter().position(|series| *series == kernel.series);
         rank(a)
             .cmp(&rank(b))
-            .then_with(|| compare(&b.release, &a.release))
-            .then_with(|| compare(&b.package_version, &a.package_version))
+            .then_with(|| compare_versions(&b.release, &a.release))
+            .then_with(|| compare_versions(&b.package_version, &a.package_version))
     });
     found
 }
@@ -164,28 +166,6 @@ fn is_of_series(version: &str, series: &str) -> bool {
     version
         .strip_prefix(series)
         .is_some_and(|rest| rest.starts_with('.'))
-}
-
-/// Compares versions by their numbers, and by their letters between these.
-fn compare(a: &str, b: &str) -> Ordering {
-    let parts = |text: &str| -> Vec<(String, u64)> {
-        let mut parts = Vec::new();
-        let mut rest = text;
-        while !rest.is_empty() {
-            let letters = rest
-                .find(|c: char| c.is_ascii_digit())
-                .unwrap_or(rest.len());
-            let (word, tail) = rest.split_at(letters);
-            let digits = tail
-                .find(|c: char| !c.is_ascii_digit())
-                .unwrap_or(tail.len());
-            let (number, tail) = tail.split_at(digits);
-            parts.push((word.to_owned(), number.parse().unwrap_or(0)));
-            rest = tail;
-        }
-        parts
-    };
-    parts(a).cmp(&parts(b))
 }
 
 #[cfg(test)]
@@ -241,6 +221,31 @@ mod tests {
         );
     }
 
+    /// A backport is older than what it is a backport of: `~` sorts before the end.
+    #[test]
+    fn the_newest_is_the_newest_for_debian() {
+        let release = "7.3.10+deb13-amd64";
+        let mut all = archive();
+        for version in ["7.3.10-1", "7.3.10-1~bpo13+2", "7.3.10-1~rc1"] {
+            all.extend(set(release, version, &PARTS));
+            all.push(source("7.3", version));
+        }
+        let versions: Vec<_> = complete_kernels(&all)
+            .into_iter()
+            .map(|kernel| kernel.package_version)
+            .filter(|version| version.starts_with("7.3"))
+            .collect();
+        assert_eq!(
+            versions,
+            [
+                "7.3.10-1",
+                "7.3.10-1~rc1",
+                "7.3.10-1~bpo13+2",
+                "7.3.4-1~bpo13+1"
+            ]
+        );
+    }
+
     #[test]
     fn choices() {
         let kernels = complete_kernels(&archive());
@@ -273,9 +278,10 @@ mod tests {
     fn index() {
         let text = "Package: linux-source-7.3\nSource: linux\nVersion: 7.3.4-1\n\n\
             Package: bash\nVersion: 5\n\nPackage: linux-binary-x\nVersion: 1\n";
-        let packages = parse_index(text);
+        let packages = parse_index(text).unwrap();
         assert_eq!(packages.len(), 2);
         assert_eq!(packages[0], source("7.3", "7.3.4-1"));
+        assert!(parse_index("<html>\n").is_err());
     }
 
     #[test]

@@ -83,7 +83,7 @@ mod tests {
         settings.set("share_a", "/data with 'quotes'");
         assert_eq!(
             settings.text(),
-            "series=7.3\nshare_a='/data with '\\''quotes'\\'''\n"
+            "series=7.3\nshare_a=\"/data with 'quotes'\"\n"
         );
     }
 }

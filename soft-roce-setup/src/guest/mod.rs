@@ -3,7 +3,6 @@
 mod accel;
 mod channels;
 mod cpio;
-mod encode;
 mod ending;
 mod initramfs;
 mod modules;
@@ -185,7 +184,7 @@ mod tests {
     fn one_word_is_a_line_and_several_are_arguments() {
         assert_eq!(
             script(&words(&["a & b 'c'"]), None),
-            "cd /root\nexec /bin/sh -c 'a & b '\\''c'\\'''\n"
+            "cd /root\nexec /bin/sh -c \"a & b 'c'\"\n"
         );
         assert_eq!(
             script(&words(&["ib_write_bw", "-d", "rxe 0"]), Some(Backend::Emm)),

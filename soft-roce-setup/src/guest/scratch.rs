@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result};
 use rustix::fs::MemfdFlags;
@@ -25,23 +24,14 @@ pub fn scratch_file(bytes: &[u8]) -> Result<File> {
 
 /// A sparse file on the cache's disk that is gone when the guest is.
 pub fn scratch_disk(context: &Context, size: Size) -> Result<OwnedFd> {
-    static NUMBER: AtomicU32 = AtomicU32::new(0);
-    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let name = format!("disk-{}-{number}", std::process::id());
-    let path = context.cache.path("tmp").join(name);
+    let dir = context.cache.path("tmp");
     let make = || -> std::io::Result<File> {
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&path)?;
-        std::fs::remove_file(&path)?;
+        let file = tempfile::tempfile_in(&dir)?;
         file.set_len(size.0)?;
         Ok(file)
     };
     let file = make()
-        .with_context(|| format!("cannot make a scratch disk of {size} at {}", path.display()))?;
+        .with_context(|| format!("cannot make a scratch disk of {size} in {}", dir.display()))?;
     Ok(file.into())
 }
 

@@ -12,10 +12,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 
 use super::accel::{self, Cpu};
 use super::channels::{Event, Sink, Writer, copy_to, follow_lines, lock};
-use super::encode::base64;
 use super::ending::{Answer, End, last_lines};
 use super::initramfs::{self, Settings};
 use super::options::{Backend, Clock, Share, Size};
@@ -289,7 +289,7 @@ impl Guest {
         let request = format!(
             "run {} {input} {}\n",
             self.jobs,
-            base64(job.script.as_bytes())
+            BASE64_STANDARD.encode(&job.script)
         );
         if job.stdin {
             self.feed();

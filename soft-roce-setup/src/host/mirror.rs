@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use deb822_fast::Deb822;
 
 use crate::context::Context;
 use crate::exit::{HOST, coded};
@@ -159,33 +160,24 @@ fn from_list(text: &str) -> Option<Mirror> {
     })
 }
 
-/// Stanzas of `Key: value` lines, apart by empty lines.
+/// Stanzas of fields (deb822).
 fn from_deb822(text: &str) -> Option<Mirror> {
-    let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
-    lines
-        .split(|line| line.trim().is_empty())
-        .find_map(|stanza| {
-            let value = |wanted: &str| {
-                stanza.iter().find_map(|line| {
-                    let (key, value) = line.split_once(':')?;
-                    key.trim()
-                        .eq_ignore_ascii_case(wanted)
-                        .then(|| value.trim())
-                })
-            };
-            if value("Enabled").is_some_and(|enabled| enabled.eq_ignore_ascii_case("no")) {
-                return None;
-            }
-            if !value("Types")
-                .is_some_and(|types| types.split_whitespace().any(|kind| kind == "deb"))
-            {
-                return None;
-            }
-            let suites = value("Suites")?;
-            value("URIs")?
-                .split_whitespace()
-                .find_map(|url| mirror_of(url, suites))
-        })
+    let stanzas: Deb822 = text.parse().ok()?;
+    stanzas.iter().find_map(|stanza| {
+        if stanza
+            .get("Enabled")
+            .is_some_and(|enabled| enabled.eq_ignore_ascii_case("no"))
+        {
+            return None;
+        }
+        let mut types = stanza.get("Types")?.split_whitespace();
+        if !types.any(|kind| kind == "deb") {
+            return None;
+        }
+        let suites = stanza.get("Suites")?;
+        let mut urls = stanza.get("URIs")?.split_whitespace();
+        urls.find_map(|url| mirror_of(url, suites))
+    })
 }
 
 #[cfg(test)]

@@ -175,8 +175,8 @@ mod tests {
 
     #[test]
     fn files_hold_all_of_it() {
-        let dir = std::env::temp_dir().join(format!("emm-results-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
         let path = dir.join("results.json");
         let mut all = Results::read(&path).unwrap();
         results(&mut all, "x", &[("a", Outcome::Failed("w".into()))]);
@@ -185,6 +185,5 @@ mod tests {
         std::fs::write(&path, "{}").unwrap();
         let problem = format!("{:#}", Results::read(&path).unwrap_err());
         assert!(problem.contains("no results of `test --json`"), "{problem}");
-        std::fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use rustix::process::{Pid, Signal};
+use tempfile::TempDir;
 
 use super::group::Group;
 use super::tally::{Outcome, Tally};
@@ -201,12 +202,15 @@ fn judge(output: &Output, case: &Case) -> Outcome {
     }
 }
 
+/// A folder of one test, which goes with it.
+fn folder(context: &Context) -> Result<TempDir> {
+    tempfile::tempdir_in(context.cache.path("tmp")).context("cannot make a folder for a test")
+}
+
 /// An empty cache and an archive that nobody serves.
 fn out_of_reach(context: &Context, tool: &Tool) -> Result<Outcome> {
-    let cache = context
-        .cache
-        .path("tmp")
-        .join(format!("empty-{}", std::process::id()));
+    let dir = folder(context)?;
+    let cache = dir.path().join("cache");
     let output = Command::new(&tool.program)
         .arg("--cache")
         .arg(&cache)
@@ -214,7 +218,6 @@ fn out_of_reach(context: &Context, tool: &Tool) -> Result<Outcome> {
         .stdin(Stdio::null())
         .output()
         .context("cannot run myself")?;
-    soft_roce_setup::cache::remove_tree(&cache)?;
     let said = String::from_utf8_lossy(&output.stderr);
     let held = output.status.code() == Some(i32::from(exit::HOST))
         && said.contains("cannot be reached")
@@ -228,16 +231,13 @@ fn out_of_reach(context: &Context, tool: &Tool) -> Result<Outcome> {
 
 /// The demo holds, and its facts are written.
 fn demo(context: &Context, tool: &Tool) -> Result<Outcome> {
-    let file = context
-        .cache
-        .path("tmp")
-        .join(format!("facts-{}.json", std::process::id()));
+    let dir = folder(context)?;
+    let file = dir.path().join("facts.json");
     let mut command = tool.command(&["demo", "--json"]);
     command.arg(&file);
     command.args(["--kernel", &tool.series]);
     let output = command.output().context("cannot run myself")?;
     let text = fs::read_to_string(&file).unwrap_or_default();
-    let _ = fs::remove_file(&file);
     let facts: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
     let count = facts["facts"].as_array().map_or(0, Vec::len);
     Ok(
@@ -253,11 +253,8 @@ fn demo(context: &Context, tool: &Tool) -> Result<Outcome> {
 
 /// What the guest writes to a share, the host reads.
 fn share(context: &Context, tool: &Tool) -> Result<Outcome> {
-    let dir = context
-        .cache
-        .path("tmp")
-        .join(format!("share-{}", std::process::id()));
-    fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    let dir = folder(context)?;
+    let dir = dir.path();
     fs::write(dir.join("in"), "from the host").context("cannot write to the share")?;
     let option = format!("{}:/data", dir.display());
     let output = tool.run(
@@ -265,7 +262,6 @@ fn share(context: &Context, tool: &Tool) -> Result<Outcome> {
         "cat /data/in; echo from the guest > /data/out",
     )?;
     let came = fs::read_to_string(dir.join("out")).unwrap_or_default();
-    let _ = fs::remove_dir_all(&dir);
     let out = String::from_utf8_lossy(&output.stdout).into_owned();
     Ok(if out == "from the host" && came == "from the guest\n" {
         Outcome::Passed

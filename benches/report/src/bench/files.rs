@@ -89,15 +89,15 @@ mod tests {
 
     #[test]
     fn everything_is_written() {
-        let dir = std::env::temp_dir().join(format!("bench-files-{}", std::process::id()));
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
         let report = report(vec![case(&[("pinned", &[1.0, 2.0]), ("emm", &[3.0, 3.0])])]);
-        let page = write(&dir, &report).unwrap();
+        let page = write(dir, &report).unwrap();
         let html = fs::read_to_string(page).unwrap();
         assert!(html.contains("<svg"));
         assert_eq!(Report::read(&dir.join("bench.json")).unwrap(), report);
         let csv = fs::read_to_string(dir.join("bench.csv")).unwrap();
         assert_eq!(csv.lines().count(), 3);
         assert!(dir.join("plots/registration-cold-ms-added.svg").is_file());
-        fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -167,9 +167,9 @@ mod tests {
 
     #[test]
     fn an_interrupted_run_goes_on() {
-        let dir = std::env::temp_dir().join(format!("bench-kept-{}", std::process::id()));
-        fs::create_dir_all(&dir).unwrap();
-        let kept = Kept::begin(&dir, &run()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        let kept = Kept::begin(dir, &run()).unwrap();
         kept.add(measured("cold")).unwrap();
         drop(kept);
         // Interrupted in the middle of a line.
@@ -177,26 +177,25 @@ mod tests {
         let mut text = fs::read_to_string(&path).unwrap();
         text.push_str("{\"row\":\"half");
         fs::write(&path, text).unwrap();
-        let kept = Kept::resume(&dir, &run()).unwrap();
+        let kept = Kept::resume(dir, &run()).unwrap();
         assert_eq!(kept.find("cold", "m", 1).unwrap().facts.all().len(), 1);
         assert!(kept.find("cold", "m", 0).is_none());
         let earlier = kept.earlier();
         assert!(earlier > Duration::ZERO);
         kept.add(measured("hot")).unwrap();
         drop(kept);
-        let again = Kept::resume(&dir, &run()).unwrap();
+        let again = Kept::resume(dir, &run()).unwrap();
         assert!(again.earlier() > earlier, "both parts count");
         assert!(again.find("cold", "m", 1).is_some() && again.find("hot", "m", 1).is_some());
         let other = Run {
             commit: "def".into(),
             ..run()
         };
-        let Err(error) = Kept::resume(&dir, &other) else {
+        let Err(error) = Kept::resume(dir, &other) else {
             panic!("another commit's results were taken");
         };
         assert!(error.to_string().contains("without --resume"), "{error}");
         again.done().unwrap();
         assert!(!path.exists());
-        fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -472,12 +472,12 @@ pub mod tests {
 
     #[test]
     fn another_schema_is_refused() {
-        let path = std::env::temp_dir().join(format!("bench-schema-{}.json", std::process::id()));
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bench.json");
         let mut report = report(Vec::new());
         report.schema = "ib-emm-bench/0".to_owned();
         std::fs::write(&path, serde_json::to_string(&report).unwrap()).unwrap();
         let error = Report::read(&path).unwrap_err().to_string();
-        std::fs::remove_file(&path).unwrap();
         assert!(error.contains("measure again"), "{error}");
     }
 }
