@@ -9,6 +9,7 @@ use crate::{
     region::Region,
 };
 use core::{
+    mem,
     pin::Pin,
     ptr::{self, NonNull},
 };
@@ -186,7 +187,8 @@ pub(crate) unsafe extern "C" fn emm_notifier_register(
 #[no_mangle]
 pub(crate) unsafe extern "C" fn emm_notifier_unregister(emm: *mut glue::emm_notifier) {
     // SAFETY: `emm` is valid, by this function's contract.
-    let registration = unsafe { ptr::replace(&raw mut (*emm).registration, ptr::null_mut()) };
+    let registration = unsafe { &mut (*emm).registration };
+    let registration = mem::replace(registration, ptr::null_mut());
     if registration.is_null() {
         return;
     }

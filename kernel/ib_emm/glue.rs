@@ -9,8 +9,6 @@
     non_camel_case_types,
     non_upper_case_globals,
     improper_ctypes,
-    clippy::all,
-    clippy::undocumented_unsafe_blocks,
     unreachable_pub,
     reason = "generated; regions are opaque to C, and the kernel's empty structs are behind pointers"
 )]

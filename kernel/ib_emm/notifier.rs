@@ -318,12 +318,22 @@ impl Hub {
         // SAFETY: `mm` has users, as it is such a reference. The operations live as long as the
         // module, which waits in `synchronize` for the last hub.
         let notifier = unsafe { glue::emm_mmu_notifier_get(&raw const HUB_OPS.0, mm.as_raw()) };
-        let notifier = Opaque::cast_from(from_err_ptr(notifier)?).cast_mut();
-        // SAFETY: notifiers with our operations were made by `hub_alloc`, as part of a hub.
-        let hub = unsafe { container_of!(notifier, Hub, notifier) };
+        // SAFETY: notifiers with our operations were made by `hub_alloc`.
+        let hub = unsafe { Hub::of(from_err_ptr(notifier)?) };
         // INVARIANT: `mmu_notifier_get()` took a reference.
         // SAFETY: a hub's address is not null.
         Ok(HubRef(unsafe { NonNull::new_unchecked(hub) }))
+    }
+
+    /// The hub that `notifier` is part of.
+    ///
+    /// # Safety
+    ///
+    /// [`hub_alloc`] made it, and [`hub_free`] did not free it.
+    unsafe fn of(notifier: *mut bindings::mmu_notifier) -> *mut Hub {
+        let notifier = Opaque::cast_from(notifier).cast_mut();
+        // SAFETY: `hub_alloc` makes them as part of a hub.
+        unsafe { container_of!(notifier, Hub, notifier) }
     }
 
     /// The hub of a callback.
@@ -332,10 +342,9 @@ impl Hub {
     ///
     /// `notifier` is that of a hub, which stays valid for `'a`.
     unsafe fn from_notifier<'a>(notifier: *mut bindings::mmu_notifier) -> &'a Hub {
-        let notifier = Opaque::cast_from(notifier).cast_mut();
-        // SAFETY: by this function's contract.
-        let hub = unsafe { container_of!(notifier, Hub, notifier) };
-        // SAFETY: by this function's contract.
+        // SAFETY: this function's contract.
+        let hub = unsafe { Hub::of(notifier) };
+        // SAFETY: this function's contract.
         unsafe { &*hub }
     }
 
@@ -519,9 +528,8 @@ unsafe extern "C" fn hub_alloc(_mm: *mut bindings::mm_struct) -> *mut bindings::
 ///
 /// `notifier` came from [`hub_alloc`], and nobody uses it any more.
 unsafe extern "C" fn hub_free(notifier: *mut bindings::mmu_notifier) {
-    let notifier = Opaque::cast_from(notifier).cast_mut();
-    // SAFETY: `hub_alloc` made it as part of a hub.
-    let hub = unsafe { container_of!(notifier, Hub, notifier) };
+    // SAFETY: this function's contract.
+    let hub = unsafe { Hub::of(notifier) };
     // SAFETY: `hub_alloc` took the hub out of a box, which is given back here, and only here.
     drop(unsafe { KBox::from_raw(hub) });
 }

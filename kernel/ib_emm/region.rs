@@ -251,6 +251,19 @@ impl Memory {
         }
     }
 
+    /// A fault that lost too often gets its turn before an invalidation of `range`. Bounded: the
+    /// fault may need a lock that the invalidation's caller holds. Sleeps.
+    fn let_pass(state: &mut WriteGuard<'_, State>, range: &PageRange) {
+        let mut waited = 0;
+        loop {
+            let patience = u64::from(state.patience(range, mem::thread())) * PATIENCE_NS;
+            let Some(ns @ 1..) = patience.checked_sub(waited) else {
+                return;
+            };
+            waited += ns - state.wait_for(ns);
+        }
+    }
+
     /// The owner is gone, or the region goes.
     fn kill(&self) {
         let mut state = self.state.write();
@@ -268,15 +281,8 @@ impl EmmNotifier for Memory {
     fn emm_invalidate_start(&self, start: u64, end: u64, blockable: bool) {
         let range = self.geometry.clip(start, end);
         let mut state = self.state.write();
-        // A fault that lost too often gets its turn. Bounded: the fault may need a lock that this
-        // invalidation's caller holds.
-        let mut waited = 0;
-        while blockable {
-            let patience = u64::from(state.patience(&range, mem::thread())) * PATIENCE_NS;
-            let Some(ns @ 1..) = patience.checked_sub(waited) else {
-                break;
-            };
-            waited += ns - state.wait_for(ns);
+        if blockable {
+            Self::let_pass(&mut state, &range);
         }
         state.as_mut().hold(range);
         let pages = self.drop_translations(state, range, blockable);

@@ -53,7 +53,7 @@ void emm_region_destroy(struct emm_region *region);
  * @fn gets the piece's kernel address and bytes. It runs with the page held off from invalidation:
  * it must not sleep, nor call back into ib_emm. May sleep between pieces.
  *
- * Returns 0; -EINVAL (out of bounds); -EFAULT (no such memory, or not with this access; pieces
+ * Returns 0; -EINVAL (out of bounds, or no @fn); -EFAULT (no such memory, or not with this access; pieces
  * before it were done); -ESRCH (the owner has exited); -EAGAIN (the VM takes the page away faster
  * than it can be used); -EINTR (cancelled); -ENOMEM.
  */
