@@ -258,3 +258,38 @@ fn prepare(
 fn root_enter(context: &Context) -> Enter {
     Enter::new(&root::tree(context))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_of_a_series_is_one_for_all_who_ask_for_it() {
+        let kernel = |release: &str| Chosen {
+            series: release[..3].to_owned(),
+            release: release.to_owned(),
+            package_version: String::new(),
+            debug_of: None,
+        };
+        let mut all: Vec<(String, Chosen)> = [("", "7.3.4"), ("7.2", "7.2.9"), ("7.3.4", "7.3.4")]
+            .map(|(asked, release)| (asked.to_owned(), kernel(release)))
+            .to_vec();
+        take_over(&mut all, "7.3", &kernel("7.3.5"));
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        let is: Vec<(&str, &str)> = all
+            .iter()
+            .map(|(asked, chosen)| (asked.as_str(), chosen.release.as_str()))
+            .collect();
+        let want = [
+            ("", "7.3.5"),
+            ("7.2", "7.2.9"),
+            ("7.3", "7.3.5"),
+            ("7.3.4", "7.3.4"),
+        ];
+        assert_eq!(is, want);
+        // Who names a version moves nobody else.
+        take_over(&mut all, "7.3.6", &kernel("7.3.6"));
+        let moved = all.iter().filter(|(_, chosen)| chosen.release == "7.3.6");
+        assert_eq!(moved.count(), 1);
+    }
+}
