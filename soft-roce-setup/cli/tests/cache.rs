@@ -259,3 +259,40 @@ fn clean_waits_for_who_uses_the_cache_and_removes_it_whole() {
     assert!(!cache.exists());
     assert_eq!(fs::read(ground.path().join("outside/x")).unwrap(), b"mine");
 }
+
+#[test]
+fn clean_crosses_no_mount() {
+    let ground = tempfile::tempdir().unwrap();
+    let cache = begun(&ground);
+    put(ground.path(), "outside/x", "mine");
+    put(&cache, "downloads/place", "ours");
+    let own = if rustix::process::geteuid().is_root() {
+        "--mount"
+    } else {
+        "--map-root-user"
+    };
+    let unshare = || {
+        let mut command = Command::new("unshare");
+        command.args([own, "--mount", "sh", "-c"]);
+        command
+    };
+    if !unshare()
+        .arg("true")
+        .output()
+        .is_ok_and(|o| o.status.success())
+    {
+        println!("skipped: this host permits no mount namespaces");
+        return;
+    }
+    let mut command = unshare();
+    command
+        .arg("mount --bind \"$1/outside\" \"$1/cache/downloads\" && exec \"$2\" --cache \"$1/cache\" clean")
+        .arg("sh")
+        .arg(ground.path())
+        .arg(env!("CARGO_BIN_EXE_soft-roce-setup"));
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(125), "{}", said(&output));
+    assert!(said(&output).contains("mounted at"), "{}", said(&output));
+    assert_eq!(fs::read(ground.path().join("outside/x")).unwrap(), b"mine");
+    assert!(cache.join("CACHEDIR.TAG").exists(), "it is still a cache");
+}

@@ -136,7 +136,13 @@ fn forbidden(
         ));
     }
     if flags.contains(StatVfsMountFlags::NOEXEC) {
-        let detail = format!("{place} is mounted noexec, and the programs of the root run there");
+        let nodev = if flags.contains(StatVfsMountFlags::NODEV) {
+            " and nodev"
+        } else {
+            ""
+        };
+        let detail =
+            format!("{place} is mounted noexec{nodev}, and the programs of the root run there");
         return Some(Finding::missing(name, detail, fix));
     }
     flags.contains(StatVfsMountFlags::NODEV).then(|| Finding {
@@ -214,7 +220,7 @@ mod tests {
         );
         let noexec = found(StatVfsMountFlags::NOEXEC | StatVfsMountFlags::NODEV).unwrap();
         assert_eq!(noexec.state, State::Missing);
-        assert!(noexec.detail.contains("noexec"));
+        assert!(noexec.detail.contains("noexec and nodev"));
         let nodev = found(StatVfsMountFlags::NODEV).unwrap();
         assert_eq!(nodev.state, State::Doubtful);
         assert!(nodev.detail.contains("nodev"));
