@@ -46,6 +46,16 @@ pub struct Common {
     /// Let "odp" be the stock module's, when the patched one is not loaded; "emm" is skipped then
     #[arg(long, global = true)]
     pub allow_stock: bool,
+    /// "odp" is in-tree paging repaired (kernel/rxe/odp): what is wrong of it is no known weakness but a failure. Implies --allow-stock
+    #[arg(long, global = true)]
+    pub odp_is_repaired: bool,
+}
+
+impl Common {
+    /// Whether "odp" may be a module's that has nothing else.
+    pub fn allows_stock(&self) -> bool {
+        self.allow_stock || self.odp_is_repaired
+    }
 }
 
 /// All path MTUs, in bytes.
@@ -100,7 +110,7 @@ pub enum Cmd {
         /// Lengths, 1 byte to 1M; default: sixteen
         #[arg(long, value_delimiter = ',', value_parser = size)]
         lengths: Vec<usize>,
-        /// Also regions registered under another address (not with in-tree ODP, which can hang in them)
+        /// Also regions registered under another address (not with in-tree ODP, unless repaired: it can hang in them)
         #[arg(long)]
         iova: bool,
         /// Only memory that is resident

@@ -68,6 +68,10 @@ fn child_args(c: &Common) -> Vec<String> {
     .collect()
 }
 
+fn report(c: &Common) -> Report {
+    Report::new(c.json, c.odp_is_repaired)
+}
+
 fn env(c: &Common) -> Result<Env> {
     let link = Link {
         gid_index: c.gid_index,
@@ -79,7 +83,7 @@ fn env(c: &Common) -> Result<Env> {
         pd: Pd::new(&device)?,
         mtu: c.mtu,
         seed: c.seed,
-        report: Report::new(c.json),
+        report: report(c),
         child_args: child_args(c),
     })
 }
@@ -95,7 +99,7 @@ fn each(
         if let Err(e) = kind.select(allow_stock) {
             report.skip(kind.label(), &format!("{e:#}"), !allow_stock);
         } else if let Err(e) = work(kind) {
-            report.skip(kind.label(), &format!("{e:#}"), kind.resolve() != Kind::Odp);
+            report.skip(kind.label(), &format!("{e:#}"), report.requires(kind));
         }
     }
 }
@@ -104,18 +108,18 @@ fn run(cli: Cli) -> Result<bool> {
     // These need no verbs device.
     match cli.command {
         Cmd::Notifier => {
-            let report = Report::new(cli.common.json);
+            let report = report(&cli.common);
             notifier::notifier(&report);
             return Ok(report.verdict());
         }
         Cmd::NotifierChild => return notifier::child().map(|()| true),
         Cmd::Removal => {
-            let report = Report::new(cli.common.json);
+            let report = report(&cli.common);
             removal::removal(&report, &cli.common.device, &child_args(&cli.common));
             return Ok(report.verdict());
         }
         Cmd::Leaks => {
-            let report = Report::new(cli.common.json);
+            let report = report(&cli.common);
             leaks::leaks(&report)?;
             return Ok(report.verdict());
         }
@@ -124,14 +128,14 @@ fn run(cli: Cli) -> Result<bool> {
             ref verb,
             ref mr,
         } => {
-            let report = Report::new(cli.common.json);
+            let report = report(&cli.common);
             let stand = matrix::Stand {
                 open: &|| env(&cli.common),
                 device: &cli.common.device,
                 args: &child_args(&cli.common),
                 report: &report,
             };
-            each(&report, cli.common.allow_stock, mr, |kind| {
+            each(&report, cli.common.allows_stock(), mr, |kind| {
                 matrix::run(&stand, kind, verb, events)
             });
             return Ok(report.verdict());
@@ -143,7 +147,7 @@ fn run(cli: Cli) -> Result<bool> {
         _ => None,
     };
     let mut env = env(&cli.common)?;
-    let stock = cli.common.allow_stock;
+    let stock = cli.common.allows_stock();
     match &cli.command {
         Cmd::TrafficChild { qps, mr } => return kill::child(&env, *mr, *qps).map(|()| true),
         Cmd::UffdChild { mr, advised, .. } => {

@@ -47,7 +47,7 @@ pub fn reg(env: &Env, kind: Kind, size: usize) -> Result<()> {
     );
     env.report.fact(
         ok,
-        kind != Kind::Odp,
+        env.report.requires(kind),
         &text,
         json!({"t": "reg", "mr": kind.label(), "bytes": size, "reg_us": round1(reg_us), "dereg_us": round1(dereg_us),
                "vmpin_kib": pin, "vmrss_kib": rss, "rss_delta_kib": grown, "detail": detail}),

@@ -43,7 +43,7 @@ pub fn sweep(env: &Env, kind: Kind, size: usize) -> Result<()> {
         targets.push(Target::sharing(env, t.map.clone(), t.mr.clone())?);
     }
     let pieces = partition(size, &mut Rng(env.seed));
-    let required = kind.resolve() != Kind::Odp;
+    let required = env.report.requires(kind);
     let line = |op: &str, wrong: Wrong, stray: Wrong, error: Option<String>, secs: f64| {
         let mib_s = size as f64 / secs / (1 << 20) as f64;
         let detail = match &error {

@@ -174,7 +174,7 @@ impl Matrix {
 pub fn verify(env: &Env, kind: Kind, m: &Matrix) -> Result<()> {
     for &verb in &m.verbs {
         let mut iovas = vec![None];
-        if m.iova && kind.resolve() != Kind::Odp {
+        if m.iova && env.report.requires(kind) {
             iovas.extend([Some(0), Some(0x7000), Some(1 << 40)]);
         }
         let mut tally = Tally::default();
@@ -196,9 +196,9 @@ pub fn verify(env: &Env, kind: Kind, m: &Matrix) -> Result<()> {
         );
         env.report.fact(
             wrong == 0,
-            kind.resolve() != Kind::Odp,
+            env.report.requires(kind),
             &text,
-            json!({"t": "matrix", "mr": label, "op": verb.name(), "qps": qps, "mtu": env.mtu, "cases": cases, "wrong": wrong,
+            json!({"t": "matrix", "mr": label, "op": verb.name(), "iova": m.iova, "qps": qps, "mtu": env.mtu, "cases": cases, "wrong": wrong,
                    "stray": stray, "errors": errors, "detail": first}),
         );
     }

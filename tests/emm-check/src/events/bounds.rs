@@ -6,6 +6,8 @@ use super::Ctx;
 use super::mapping::{LOCAL, REMOTE, expect};
 use crate::mem::{Map, PAGE};
 use crate::qp::{Op, Piece};
+use crate::system::Kind;
+use crate::target::Target;
 use crate::verbs::{ALL_ACCESS, Mr};
 
 const SIZE: usize = 1 << 20;
@@ -124,6 +126,10 @@ pub fn bounds(c: &Ctx<'_>) -> Result<()> {
         Ok(_) => bail!("remote write without local write was accepted"),
     };
     c.case("registration: remote write without local write", outcome);
+    // Pinned memory has to be there.
+    if c.kind != Kind::Pinned {
+        c.case("regions of 2 to 64 GiB", wide(c));
+    }
     let work = || {
         t.round(1, SIZE - 1, c.seed(2))
             .context("after all these errors")?;
@@ -131,4 +137,23 @@ pub fn bounds(c: &Ctx<'_>) -> Result<()> {
     };
     c.case("afterwards", work());
     Ok(())
+}
+
+/// Lengths that 31 and 32 bits don't hold, or hold another one of.
+fn wide(c: &Ctx<'_>) -> Result<String> {
+    const PIECE: usize = 10_000;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    let all = [2_usize, 3, 4, 5, 64];
+    for gib in all {
+        let size = gib << 30;
+        let map = Map::with(0, size, libc::PROT_READ | libc::PROT_WRITE, flags, -1)?;
+        let t = Target::new(c.env, c.kind, map).with_context(|| format!("{gib} GiB"))?;
+        for (i, off) in [1, size / 2 - 5000, size - PIECE].into_iter().enumerate() {
+            t.round(off, PIECE, c.seed((gib * 8 + i) as u64))
+                .with_context(|| format!("{gib} GiB, at {off:#x}"))?;
+        }
+    }
+    Ok(format!(
+        "{all:?} GiB, written and read at both ends and in the middle: 0 wrong bytes"
+    ))
 }

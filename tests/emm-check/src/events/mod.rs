@@ -132,7 +132,7 @@ impl Ctx<'_> {
             self.kind.label(),
             self.event,
             name,
-            self.kind.resolve() != Kind::Odp,
+            self.env.report.requires(self.kind),
             outcome,
         )
     }

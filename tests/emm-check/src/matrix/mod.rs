@@ -87,7 +87,7 @@ fn one(
     match play() {
         Err(e) if e.is::<scene::Unfit>() => skip(&format!("{e:#}")),
         outcome => {
-            let required = kind.resolve() != Kind::Odp;
+            let required = stand.report.requires(kind);
             let label = kind.label();
             stand.report.case(label, "matrix", &name, required, outcome);
         }

@@ -2,6 +2,7 @@
 //!
 //! The process is a child. The parent has no device open here: it may go.
 
+use std::fs;
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -13,7 +14,7 @@ use super::scene::{Memory, Scene};
 use super::verb::Verb;
 use crate::child::ends_within;
 use crate::mem::PAGE;
-use crate::system::{Cgroup, Kind, add_link, netdev_of, run};
+use crate::system::{Cgroup, Kind, add_link, backend, netdev_of, run};
 use crate::target::Env;
 
 /// Longest wait for what must come soon.
@@ -40,7 +41,7 @@ pub enum Fate {
     DeviceRemoval,
     /// The net device goes down and up again
     LinkDown,
-    /// rmmod of the driver and of ib_emm
+    /// rmmod of the driver, and of ib_emm if it has it
     Rmmod,
 }
 
@@ -233,18 +234,22 @@ fn link_down(actor: &mut Actor, device: &str) -> Result<String> {
     Ok("down and up again: operations work".into())
 }
 
-/// ib_emm stays as long as the driver uses it. The driver goes, and takes the device from the process, as when it is removed.
+/// The driver goes, and takes the device from the process, as when it is removed; ib_emm, if it has one, stays as long as the
+/// driver uses it.
 fn rmmod(actor: &mut Actor, device: &str) -> Result<String> {
-    const DRIVER: &str = "/emm/modules/rdma_rxe.ko";
-    match run("rmmod", &["ib_emm"]) {
-        Err(e) if format!("{e:#}").contains("in use") => {}
-        Err(e) => bail!("rmmod ib_emm: {e:#}"),
-        Ok(_) => bail!("ib_emm was removed while in use"),
-    }
+    let backend = backend();
+    let kept = match &backend {
+        None => "",
+        Some(_) => match run("rmmod", &["ib_emm"]) {
+            Err(e) if format!("{e:#}").contains("in use") => "ib_emm refused, ",
+            Err(e) => bail!("rmmod ib_emm: {e:#}"),
+            Ok(_) => bail!("ib_emm was removed while in use"),
+        },
+    };
     actor.say("again")?;
     actor.hear("works")?;
     let netdev = netdev_of(device)?;
-    let backend = crate::system::backend().context("the driver has no mr_backend")?;
+    let load = loader(backend.as_deref())?;
     let removed = run("rmmod", &["rdma_rxe"]);
     actor.kill()?;
     let said = match removed {
@@ -258,9 +263,27 @@ fn rmmod(actor: &mut Actor, device: &str) -> Result<String> {
         }
         Err(e) => bail!("rmmod rdma_rxe: {e:#}"),
     };
-    run("insmod", &[DRIVER, &format!("mr_backend={backend}")])?;
+    let (program, args) = load.split_first().context("it names a program")?;
+    run(
+        program,
+        &args.iter().map(String::as_str).collect::<Vec<_>>(),
+    )?;
     add_link(device, &netdev)?;
-    Ok(format!("ib_emm refused, {said}, and loads again"))
+    Ok(format!("{kept}{said}, and loads again"))
+}
+
+/// The command that loads the driver that is loaded now, with this backend if it has one.
+fn loader(backend: Option<&str>) -> Result<Vec<String>> {
+    const TAINT: &str = "/sys/module/rdma_rxe/taint";
+    let taint = fs::read_to_string(TAINT).context(TAINT)?;
+    // The distribution's own is not out of tree.
+    let mut command = if taint.contains('O') {
+        vec!["insmod".to_owned(), "/emm/modules/rdma_rxe.ko".to_owned()]
+    } else {
+        vec!["modprobe".to_owned(), "rdma_rxe".to_owned()]
+    };
+    command.extend(backend.map(|backend| format!("mr_backend={backend}")));
+    Ok(command)
 }
 
 /// Waits until no process owns a region.

@@ -266,6 +266,9 @@ impl<'a> Side<'a> {
                     self.renew()?
                 }
                 Err(Failure::Errno(e)) if e.raw_os_error() == Some(libc::EFAULT) => {}
+                // Of in-tree paging, which says what the VM says to it.
+                Err(Failure::Errno(e))
+                    if e.raw_os_error() == Some(libc::EPERM) && allows == Allows::Reading => {}
                 Ok(()) => bail!(
                     "{name} ({leg:?}) of {len} bytes at {off:#x} succeeded where memory allows {allows:?}"
                 ),

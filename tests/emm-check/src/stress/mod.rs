@@ -159,7 +159,7 @@ pub fn stress(env: &Env, kind: Kind, plan: Plan) -> Result<()> {
         kind.label(),
         "stress",
         &format!("seed {}", env.seed),
-        kind.resolve() != Kind::Odp,
+        env.report.requires(kind),
         outcome,
     );
     Ok(())

@@ -196,6 +196,8 @@ fn refusals(c: &Ctx<'_>, advice: &Advise) -> Result<String> {
     let behind = changed(|s| s.addr += SIZE as u64);
     let wraps = changed(|s| s.addr = u64::MAX - 50);
     let (inval, perm) = (&[libc::EINVAL, libc::EOPNOTSUPP][..], &[libc::EPERM][..]);
+    // The man page has the second one.
+    let range = &[libc::EINVAL, libc::EFAULT][..];
     let none = counters()?;
     let mut count = 0;
     let mut refuse = |what, which, flags, list: &[ffi::ibv_sge], errnos| {
@@ -225,9 +227,9 @@ fn refusals(c: &Ctx<'_>, advice: &Advise) -> Result<String> {
             ("behind its end", behind),
             ("a range that wraps", wraps),
         ] {
-            refuse(what, READ, flags, &[sge], inval)?;
-            refuse(what, WRITE, flags, &[sge], inval)?;
-            refuse(what, READ, flags, &[sge, good], inval)?;
+            refuse(what, READ, flags, &[sge], range)?;
+            refuse(what, WRITE, flags, &[sge], range)?;
+            refuse(what, READ, flags, &[sge, good], range)?;
         }
         refuse("no such advice", 3, flags, &[good], inval)?;
         refuse("no such advice", 77, flags, &[good], inval)?;

@@ -88,7 +88,7 @@ pub struct Ctx<'a> {
 impl Ctx<'_> {
     /// Reports one case.
     fn case(&self, name: &str, outcome: Result<String>) {
-        let required = self.kind.resolve() != Kind::Odp;
+        let required = self.env.report.requires(self.kind);
         self.env
             .report
             .case(self.kind.label(), self.family, name, required, outcome);
