@@ -34,7 +34,16 @@ impl<'a> Group<'a> {
         kernel: &str,
         work: impl FnOnce() -> Result<()> + Send + 'a,
     ) -> Result<Self> {
-        let artifacts = build::ensure(context, &options(kernel))?;
+        Self::with(context, &options(kernel), work)
+    }
+
+    /// In guests of what these options build.
+    pub fn with(
+        context: &Context,
+        options: &BuildOptions,
+        work: impl FnOnce() -> Result<()> + Send + 'a,
+    ) -> Result<Self> {
+        let artifacts = build::ensure(context, options)?;
         Ok(Self {
             kernel: Some(artifacts.kernel.version),
             slow: false,

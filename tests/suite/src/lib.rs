@@ -12,6 +12,7 @@ mod group;
 mod guest;
 mod host;
 mod inner;
+mod odp;
 mod peers;
 mod planted;
 mod programs;
@@ -163,6 +164,14 @@ fn groups<'a>(
     for (at, series) in series.iter().enumerate() {
         let cases = guest::group(context, series, at == 0, args.long, tally, said)?;
         groups.extend(cases);
+        groups.extend(odp::group(
+            context,
+            series,
+            at == 0,
+            args.long,
+            tally,
+            said,
+        )?);
         if args.long {
             groups.extend(peers::group(context, series, tally, said)?);
         }
