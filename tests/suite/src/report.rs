@@ -7,6 +7,8 @@ use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
 
+use bench_report::measure::markdown;
+
 use super::brief::brief;
 use super::results::Results;
 use super::tally::Outcome;
@@ -67,21 +69,21 @@ impl Matrix {
     }
 
     fn markdown(&self) -> String {
-        let mut out = format!("| event | {} |\n", self.verbs.join(" | "));
-        let _ = writeln!(out, "|---|{}", "---|".repeat(self.verbs.len()));
+        let head = std::iter::once("event").chain(self.verbs.iter().map(String::as_str));
+        let mut lines = vec![head.map(str::to_owned).collect()];
         for event in &self.events {
-            let _ = write!(out, "| {event} |");
+            let mut line = vec![event.clone()];
             for verb in &self.verbs {
                 let sign = match self.cells.get(&(event.clone(), verb.clone())) {
                     Some(Cell::Held) => "ok",
                     Some(Cell::Wrong(_)) => "**wrong**",
                     Some(Cell::None(_)) | None => "–",
                 };
-                let _ = write!(out, " {sign} |");
+                line.push(sign.to_owned());
             }
-            out.push('\n');
+            lines.push(line);
         }
-        out
+        markdown(&lines)
     }
 
     /// What was wrong, each way once, with the cells that it showed in.
@@ -149,17 +151,16 @@ pub fn write(path: &Path, results: &Results) -> Result<()> {
 fn document(results: &Results) -> String {
     let mut out =
         "# Compatibility\n\nWritten by `test --report` from what these printed:\n\n".to_owned();
-    out.push_str("| run | command | date | kernels |\n|---|---|---|---|\n");
+    let mut lines = vec![words(["run", "command", "date", "kernels"])];
     for (i, run) in results.runs.iter().enumerate() {
-        let kernels = run.kernels.join(", ");
-        let _ = writeln!(
-            out,
-            "| {} | `{}` | {} | {kernels} |",
-            i + 1,
-            run.command,
-            run.date
-        );
+        lines.push(vec![
+            (i + 1).to_string(),
+            format!("`{}`", run.command),
+            run.date.clone(),
+            run.kernels.join(", "),
+        ]);
     }
+    out.push_str(&markdown(&lines));
     out.push_str(
         "\nA cell of a matrix is an operation, running without pause on one part of a region while the event happens to \
          another part, where it\nruns before, between and after the event's steps. *ok*: every byte was right, around each target too, \
@@ -182,7 +183,8 @@ fn document(results: &Results) -> String {
         }
     }
     shown(&mut out, results);
-    out.push_str("## Tests\n\n| test | outcome | run |\n|---|---|---|\n");
+    out.push_str("## Tests\n\n");
+    let mut lines = vec![words(["test", "outcome", "run"])];
     for test in results.tests().filter(|test| {
         !["host::", "root::"]
             .iter()
@@ -193,9 +195,15 @@ fn document(results: &Results) -> String {
             Outcome::Failed(_) => "**failed**".to_owned(),
             Outcome::Skipped(why) => format!("skipped: {why}"),
         };
-        let _ = writeln!(out, "| {} | {said} | {} |", test.name, test.run + 1);
+        lines.push(vec![test.name.clone(), said, (test.run + 1).to_string()]);
     }
+    out.push_str(&markdown(&lines));
     out
+}
+
+/// A line of a table.
+fn words<const N: usize>(words: [&str; N]) -> Vec<String> {
+    words.map(str::to_owned).to_vec()
 }
 
 /// Releases of all kernels, each once.
@@ -210,7 +218,8 @@ fn kernels(results: &Results) -> Vec<&str> {
 }
 
 fn summary(out: &mut String, kernels: &[&str], results: &Results) {
-    out.push_str("| kernel | region | command | cells right | wrong |\n|---|---|---|---|---|\n");
+    let head = ["kernel", "region", "command", "cells right", "wrong"];
+    let mut lines = vec![words(head)];
     for kernel in kernels {
         for (kind, test, command) in KINDS {
             let matrix = matrix(results, &format!("guest::{}::{test}", series(kernel)));
@@ -219,12 +228,16 @@ fn summary(out: &mut String, kernels: &[&str], results: &Results) {
             }
             let held = matrix.count(|c| *c == Cell::Held);
             let wrong = matrix.count(|c| matches!(c, Cell::Wrong(_)));
-            let _ = writeln!(
-                out,
-                "| {kernel} | {kind} | `{command}` | {held} | {wrong} |"
-            );
+            lines.push(words([
+                kernel,
+                kind,
+                &format!("`{command}`"),
+                &held.to_string(),
+                &wrong.to_string(),
+            ]));
         }
     }
+    out.push_str(&markdown(&lines));
     out.push('\n');
 }
 

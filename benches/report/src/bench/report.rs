@@ -7,16 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use super::family::{Family, clock_name};
 use crate::measure::{Facts, Key, Machine, stats};
+pub use crate::measure::{KINDS, TITLES};
 use crate::targets::judge::{Verdict, judge};
 use crate::targets::rows::ROWS;
 use soft_roce_setup::guest::Clock;
 
 /// The version of the schema: raised when a field changes its meaning or goes.
 pub const SCHEMA: &str = "ib-emm-bench/1";
-/// The kinds of region, the one without first.
-pub const KINDS: [&str; 5] = ["none", "pinned", "odp", "emm", "implicit"];
-/// What the kinds' columns are called.
-pub const TITLES: [&str; 5] = ["no MR", "pinned", "in-tree ODP", "EMM", "EMM implicit"];
 
 /// What repeated runs differ by on either clock, as a share.
 const INSTRUCTIONS_DIFFER: f64 = 0.01;

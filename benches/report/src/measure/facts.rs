@@ -4,6 +4,11 @@ use serde::{Deserialize, Serialize};
 
 use super::stats;
 
+/// The kinds of region, the one without first, as facts name them.
+pub const KINDS: [&str; 5] = ["none", "pinned", "odp", "emm", "implicit"];
+/// What the kinds' columns are called.
+pub const TITLES: [&str; 5] = ["no MR", "pinned", "in-tree ODP", "EMM", "EMM implicit"];
+
 /// One outcome of one round, or why there is none.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Fact {

@@ -7,7 +7,7 @@ mod output;
 pub mod stats;
 mod text;
 
-pub use self::facts::{Facts, Key};
+pub use self::facts::{Facts, KINDS, Key, TITLES};
 pub use self::machine::{FOUR_CPUS, INSTRUCTIONS, Machine, TWO_CPUS};
 pub use self::output::measure;
-pub use self::text::{aligned, number};
+pub use self::text::{aligned, markdown, number};

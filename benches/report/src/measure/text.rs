@@ -1,5 +1,7 @@
 //! Numbers and tables as text.
 
+use std::fmt::Write as _;
+
 /// A number with as many digits as it deserves.
 pub fn number(value: f64) -> String {
     match value.abs() {
@@ -14,27 +16,39 @@ pub fn number(value: f64) -> String {
 
 /// Lines of cells, the first of which is the head, in Markdown whose columns are aligned for the terminal.
 pub fn aligned(lines: &[Vec<String>]) -> String {
-    use std::fmt::Write as _;
     let mut widths = vec![0; lines.first().map_or(0, Vec::len)];
     for line in lines {
         for (width, cell) in widths.iter_mut().zip(line) {
             *width = cell.chars().count().max(*width);
         }
     }
+    table(lines, &widths)
+}
+
+/// The same for documents, whose cells can be as long as a sentence: each as wide as it is.
+pub fn markdown(lines: &[Vec<String>]) -> String {
+    table(lines, &vec![0; lines.first().map_or(0, Vec::len)])
+}
+
+/// The lines, with each cell as wide as its column at least.
+fn table(lines: &[Vec<String>], widths: &[usize]) -> String {
     let mut out = String::new();
     for (at, line) in lines.iter().enumerate() {
         out.push('|');
         for (width, cell) in widths.iter().zip(line) {
-            let pad = width - cell.chars().count();
-            let _ = write!(out, " {cell}{} |", " ".repeat(pad));
+            let _ = write!(out, " {cell}");
+            let pad = width.saturating_sub(cell.chars().count());
+            out.extend(std::iter::repeat_n(' ', pad));
+            out.push_str(" |");
         }
         out.push('\n');
         if at == 0 {
-            let rule: String = widths
-                .iter()
-                .map(|w| format!("{}|", "-".repeat(w + 2)))
-                .collect();
-            let _ = writeln!(out, "|{rule}");
+            out.push('|');
+            for width in widths {
+                out.extend(std::iter::repeat_n('-', (width + 2).max(3)));
+                out.push('|');
+            }
+            out.push('\n');
         }
     }
     out
@@ -60,5 +74,6 @@ mod tests {
             vec!["1".into(), "bc".into()],
         ];
         assert_eq!(aligned(&lines), "| µs | a  |\n|----|----|\n| 1  | bc |\n");
+        assert_eq!(markdown(&lines), "| µs | a |\n|---|---|\n| 1 | bc |\n");
     }
 }

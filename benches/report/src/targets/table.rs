@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::judge::{Judged, Verdict, judge};
 use super::rows::Row;
-use crate::measure::{Facts, Key, aligned, number};
+use crate::measure::{Facts, KINDS, Key, TITLES, aligned, number};
 
 /// A row with what was measured of it.
 #[derive(Debug)]
@@ -16,15 +16,6 @@ pub struct Measured {
     /// What went wrong on the way.
     pub trouble: Option<String>,
 }
-
-/// The columns of measured values: the kinds of region, and what their heads say.
-const KINDS: [(&str, &str); 5] = [
-    ("none", "no MR"),
-    ("pinned", "pinned"),
-    ("odp", "in-tree ODP"),
-    ("emm", "EMM"),
-    ("implicit", "EMM implicit"),
-];
 
 /// Whether every case of a row that has a bound reaches it, there is one, and nothing went wrong.
 pub fn reached(row: &Measured) -> bool {
@@ -94,7 +85,7 @@ pub fn notes(rows: &[Measured]) -> String {
 }
 
 fn head() -> Vec<String> {
-    let kinds = KINDS.iter().map(|(_, title)| *title);
+    let kinds = TITLES.into_iter();
     ["row", "case", "unit"]
         .into_iter()
         .chain(kinds)
@@ -104,7 +95,7 @@ fn head() -> Vec<String> {
 }
 
 fn line(row: &Measured, key: Key<'_>) -> Vec<String> {
-    let values = KINDS.iter().map(|(mr, _)| cell(row, key, mr));
+    let values = KINDS.iter().map(|mr| cell(row, key, mr));
     let (limits, verdict) = match verdict(row, key) {
         None => (String::new(), ""),
         Some(judged) => (
