@@ -8,4 +8,9 @@
 
 #![no_std]
 
+/// Its examples are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 pub mod emm;

@@ -1,4 +1,4 @@
-//! Tests that run on the host: `cargo test` of the crates that build there, rustfmt, and clippy.
+//! Tests that run on the host: `cargo test` of the crates that build there, their packages, rustfmt, and clippy.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 
 use super::group::Group;
+use super::packages;
 use super::tally::{Outcome, Tally};
 use soft_roce_setup::context::Context;
 use soft_roce_setup::signal;
@@ -40,6 +41,7 @@ fn run(context: &Context, tally: &Tally) -> Result<()> {
         signal::check()?;
         cargo_test(context, &workspace, name, tally)?;
     }
+    packages::run(context, &workspace, tally)?;
     tool(
         &workspace,
         tally,

@@ -13,6 +13,7 @@ mod guest;
 mod host;
 mod inner;
 mod odp;
+mod packages;
 mod peers;
 mod planted;
 mod programs;

@@ -90,12 +90,17 @@
 //! region has ended by the time it is done. (Not so for [`Paging::Pinned`] in a program that is started by
 //! `verbs-shim run --audit --implicit`: there one region of the whole address space serves in its place, and ends later.)
 //!
-//! # Why not a crate with bindings
+//! # Beside a crate with bindings
 //!
-//! `ibverbs` builds its own rdma-core, which takes cmake and a minute, and `rdma-sys` 0.3.0 builds with
-//! libclang 14 only. What is needed here is some twenty functions, checked against the header by the
-//! project's tests. They are looked up at run time, so that a program starts where libibverbs is missing
-//! and can say so.
+//! [`Domain::from_raw`] takes the protection domain of another crate, and `as_raw` gives each object back to it: regions of this crate serve
+//! its queue pairs. This crate does not depend on one. `ibverbs` builds its own rdma-core, which takes cmake and a minute; others
+//! take libclang. What is needed here is some thirty functions, checked against the header by the project's tests. They are looked
+//! up at run time, so that a program starts where libibverbs is missing and can say so.
+
+/// Its examples are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 mod access;
 mod channel;

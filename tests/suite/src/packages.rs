@@ -1,0 +1,72 @@
+//! The crates that are meant for others, as others get them: packaged, built from the package, and tested there.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+
+use super::tally::{Outcome, Tally};
+use soft_roce_setup::context::Context;
+use soft_roce_setup::signal;
+
+/// The crates; who needs another one of them comes behind it.
+const CRATES: [&str; 3] = ["verbs-abi", "unpinned", "ib-emm"];
+/// What each package has to hold beside its code.
+const FILES: [&str; 3] = ["README.md", "LICENSE-MIT", "LICENSE-APACHE"];
+
+/// Packages and tests those that are wanted.
+pub fn run(context: &Context, workspace: &Path, tally: &Tally) -> Result<()> {
+    for name in CRATES {
+        let test = format!("host::packages::{name}");
+        if tally.wants(&test) {
+            signal::check()?;
+            let step = context.ui.step(format!("package of {name}"));
+            let start = Instant::now();
+            let wrong = package(workspace, name)?;
+            step.done();
+            tally.add(
+                &test,
+                start.elapsed(),
+                wrong.map_or(Outcome::Passed, Outcome::Failed),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Why a crate's package is not fit for others, if so.
+fn package(workspace: &Path, name: &str) -> Result<Option<String>> {
+    // What Cargo.lock names; without a word if it is there already.
+    cargo(workspace, &["fetch", "--quiet", "--locked"])?;
+    let target = workspace.join("target");
+    let place = target.join(format!("package/{name}-{}", env!("CARGO_PKG_VERSION")));
+    let made = Command::new("cargo")
+        .args(["package", "--offline", "--allow-dirty", "-p", name])
+        .arg("--target-dir")
+        .arg(&target)
+        .current_dir(workspace)
+        .output()
+        .context("cannot run `cargo package`")?;
+    let said = String::from_utf8_lossy(&made.stderr);
+    if !made.status.success() || said.contains("manifest has no") {
+        return Ok(Some(format!("`cargo package -p {name}`:\n{said}")));
+    }
+    let missing = FILES.iter().find(|file| !place.join(file).is_file());
+    if let Some(missing) = missing {
+        return Ok(Some(format!("the package has no {missing}")));
+    }
+    cargo(&place, &["test", "--offline"])
+}
+
+/// What a call of cargo said, if it failed.
+fn cargo(dir: &Path, args: &[&str]) -> Result<Option<String>> {
+    let output = Command::new("cargo")
+        .args(args)
+        .env_remove("CARGO_TARGET_DIR")
+        .current_dir(dir)
+        .output()
+        .with_context(|| format!("cannot run `cargo {}`", args[0]))?;
+    let said = [output.stdout, output.stderr].map(|s| String::from_utf8_lossy(&s).into_owned());
+    Ok((!output.status.success()).then(|| said.join("\n")))
+}
