@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use emm_check::mem::Wrong;
 use emm_check::qp::Op;
-use emm_check::system::ensure_swap;
+use emm_check::swap::ensure_swap;
 
 use crate::facts::Subject;
 use crate::guest::Cgroup;

@@ -10,7 +10,7 @@ use emm_check::mem::{Map, PAGE, Rng};
 use emm_check::private::Advise;
 use emm_check::qp::{Op, Qp};
 use emm_check::swap::disk_folder;
-use emm_check::system::ensure_swap;
+use emm_check::swap::ensure_swap;
 
 use crate::facts::{Subject, again};
 use crate::plan::Plan;

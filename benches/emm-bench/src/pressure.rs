@@ -4,7 +4,8 @@
 use anyhow::Result;
 use emm_check::mem::{Map, PAGE};
 use emm_check::qp::{Op, Qp};
-use emm_check::system::{ensure_swap, vmstat};
+use emm_check::swap::ensure_swap;
+use emm_check::system::vmstat;
 
 use crate::facts::Subject;
 use crate::guest::{Cgroup, Lru, resident_pages};

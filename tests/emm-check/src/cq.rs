@@ -8,9 +8,9 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 
+use crate::error::{OpError, hang_limit};
 use crate::ffi;
 use crate::hang;
-use crate::qp::{OpError, hang_limit};
 use crate::verbs::Device;
 
 /// A completion queue with a channel of its own.

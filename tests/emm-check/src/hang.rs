@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::counters::counters;
-use crate::qp::OpError;
+use crate::error::OpError;
 use crate::stacks;
 use crate::trace::Log;
 

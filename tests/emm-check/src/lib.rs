@@ -5,6 +5,7 @@ pub mod child;
 pub mod counters;
 pub mod cpu;
 pub mod cq;
+pub mod error;
 pub mod ffi;
 mod hang;
 pub mod kmsg;

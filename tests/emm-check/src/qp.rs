@@ -1,38 +1,16 @@
 //! Traffic: a pair of connected reliable queue pairs, operations, completions.
 
-use std::ffi::CStr;
-use std::fmt;
 use std::io;
 use std::ptr::{self, NonNull};
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::cq::Cq;
 use crate::ffi;
-use crate::system;
 use crate::verbs::{ALL_ACCESS, Link, Pd};
 
-/// How long a completion may take before the operation counts as hung: 30 s, and four times as long on a kernel that checks
-/// itself (its release ends in `-debug`). There the megabyte that eight queue pairs READ from swap beside each other takes more
-/// than 30 s on an emulated CPU that another guest shares.
-pub fn hang_limit() -> Duration {
-    static LIMIT: OnceLock<Duration> = OnceLock::new();
-    *LIMIT.get_or_init(|| {
-        let checks_itself = system::kernel().ends_with("-debug");
-        Duration::from_secs(if checks_itself { 120 } else { 30 })
-    })
-}
-
-/// What a verb that returns an errno (or -1 and errno) said.
-pub fn errno_of(ret: i32) -> io::Error {
-    if ret > 0 {
-        io::Error::from_raw_os_error(ret)
-    } else {
-        io::Error::last_os_error()
-    }
-}
+pub use crate::error::{OpError, errno_of, hang_limit};
 
 /// A local or remote piece of a region: address as the device knows it, and key.
 #[derive(Clone, Copy, Debug)]
@@ -57,35 +35,6 @@ pub enum Op {
     /// 8-byte fetch and add; the old value comes to the local piece.
     FetchAdd(u64),
 }
-
-/// Why an operation did not succeed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OpError {
-    /// Posting it failed with this errno.
-    Post(i32),
-    /// It completed with this `ibv_wc_status`.
-    Status(u32),
-    /// No completion came within [`hang_limit`].
-    Hang,
-}
-
-impl fmt::Display for OpError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::Post(e) => write!(f, "posting failed: {}", io::Error::from_raw_os_error(e)),
-            Self::Status(status) => {
-                // SAFETY: ibv_wc_status_str answers any number with a static string.
-                let text = unsafe { ffi::ibv_wc_status_str(status) };
-                // SAFETY: static and NUL-terminated.
-                let text = unsafe { CStr::from_ptr(text) };
-                write!(f, "completion: {}", text.to_string_lossy())
-            }
-            Self::Hang => write!(f, "no completion within {} s", hang_limit().as_secs()),
-        }
-    }
-}
-
-impl std::error::Error for OpError {}
 
 /// One queue pair, destroyed when dropped.
 pub struct RawQp(NonNull<ffi::ibv_qp>);

@@ -6,8 +6,6 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-pub use crate::swap::ensure_swap;
-
 /// Written at run time, it decides what new on-demand regions of rxe are.
 pub const BACKEND: &str = "/sys/module/rdma_rxe/parameters/mr_backend";
 

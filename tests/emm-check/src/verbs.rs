@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::child::readable;
+use crate::error::errno_of;
 use crate::ffi;
-use crate::qp::errno_of;
 
 /// Local and remote write and read, and atomics.
 pub const ALL_ACCESS: u32 = ffi::IBV_ACCESS_LOCAL_WRITE

@@ -6,7 +6,8 @@ use anyhow::{Result, bail};
 
 use super::Ctx;
 use crate::mem::{PAGE, Rng, pattern};
-use crate::system::{ensure_swap, smaps_kib};
+use crate::swap::ensure_swap;
+use crate::system::smaps_kib;
 
 const SIZE: usize = 4 << 20;
 

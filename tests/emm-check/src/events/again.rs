@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 
 use super::Ctx;
-use super::uffd::{HEARD, SIZE, THERE, watched};
+use super::watched::{HEARD, SIZE, THERE, watched};
 use crate::counters::counters;
 use crate::ffi;
 use crate::mem::PAGE;

@@ -4,7 +4,8 @@ use anyhow::{Result, bail};
 
 use super::{Ctx, khugepaged};
 use crate::mem::Map;
-use crate::system::{Cgroup, ensure_swap, smaps_kib};
+use crate::swap::ensure_swap;
+use crate::system::{Cgroup, smaps_kib};
 use crate::target::Target;
 
 const SIZE: usize = 4 << 20;

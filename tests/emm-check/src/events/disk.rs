@@ -3,7 +3,8 @@
 use anyhow::{Context as _, Result, bail};
 
 use super::Ctx;
-use super::uffd::{HEARD, soon};
+use super::uffd::soon;
+use super::watched::HEARD;
 use crate::mem::PAGE;
 use crate::nbd::Nbd;
 use crate::qp::{Op, OpError};

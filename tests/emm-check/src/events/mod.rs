@@ -23,6 +23,7 @@ mod rare;
 mod readahead;
 pub mod reap;
 pub mod uffd;
+mod watched;
 
 use anyhow::Result;
 

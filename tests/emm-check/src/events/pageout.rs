@@ -3,7 +3,8 @@
 use anyhow::{Result, bail};
 
 use super::Ctx;
-use crate::system::{ensure_swap, smaps_kib, vm_kib};
+use crate::swap::ensure_swap;
+use crate::system::{smaps_kib, vm_kib};
 use crate::target::Target;
 
 const SIZE: usize = 24 << 20;

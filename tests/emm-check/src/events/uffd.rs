@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::Ctx;
 use super::again::{after_empty_write, bounce, memory_gone};
+use super::watched::{HEARD, SIZE, THERE, watched};
 use crate::child::ends_within;
 use crate::ffi;
 use crate::mem::{Map, PAGE, pattern};
@@ -19,13 +20,8 @@ use crate::target::{Env, Target};
 use crate::uffd::Uffd;
 use crate::verbs::{ALL_ACCESS, Mr};
 
-pub(super) const SIZE: usize = 64 * PAGE;
-/// Pages that are there before the handler watches.
-pub(super) const THERE: usize = 8 * PAGE;
 /// Longest time of what must not wait for the handler.
 const SOON: Duration = Duration::from_secs(10);
-/// Longest time until the handler hears of a fault.
-pub(super) const HEARD: Duration = Duration::from_secs(20);
 /// The advice to bring pages in.
 const PREFETCH: u32 = ffi::IB_UVERBS_ADVISE_MR_ADVICE_PREFETCH;
 /// Time in which a question that must not come would have come.
@@ -58,17 +54,6 @@ pub fn uffd(c: &Ctx<'_>) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// A region of which all but the first pages wait for a handler.
-pub(super) fn watched(c: &Ctx<'_>) -> Result<(Target, Uffd)> {
-    let t = c.target(SIZE)?;
-    t.cpu_fill(0, THERE, c.seed(1));
-    let handler = Uffd::new().context("userfaultfd")?;
-    handler
-        .watch(&t.map, THERE, SIZE - THERE)
-        .context("UFFDIO_REGISTER")?;
-    Ok((t, handler))
 }
 
 fn answered(c: &Ctx<'_>) -> Result<String> {

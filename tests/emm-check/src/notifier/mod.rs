@@ -414,7 +414,7 @@ fn map_in_cgroup(cgroup: &crate::system::Cgroup) -> Result<String> {
 
 /// The process whose memory is reclaimed.
 pub fn child() -> Result<()> {
-    crate::system::ensure_swap()?;
+    crate::swap::ensure_swap()?;
     let mut line = String::new();
     io::stdin().read_line(&mut line)?;
     let map = touched()?;

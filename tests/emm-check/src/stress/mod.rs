@@ -15,7 +15,8 @@ use anyhow::{Context as _, Result, bail};
 use crate::child;
 use crate::mem::{Map, PAGE, Rng, pattern};
 use crate::qp::{Op, OpError, Piece, Qp};
-use crate::system::{Kind, ensure_swap};
+use crate::swap::ensure_swap;
+use crate::system::Kind;
 use crate::target::{Env, Target};
 use crate::verbs::{ALL_ACCESS, Mr};
 
