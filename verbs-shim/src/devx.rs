@@ -11,7 +11,7 @@
 
 use crate::{
     abi::Context,
-    hooks::absent,
+    absent::absent,
     outermost::Outermost,
     real::{Library, Real},
 };

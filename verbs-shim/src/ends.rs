@@ -5,11 +5,11 @@
 use crate::{
     abi::{
         CHANGE_ACCESS, CHANGE_PD, CHANGE_TRANSLATION, CloseDevice, Context, DeallocPd, DeregMr, Mr,
-        Pd, ReregMr, UnimportPd,
+        Pd, RegMrIova2, ReregMr, UnimportPd,
     },
+    absent::absent,
     device, devx,
-    hooks::{self, WAYS, absent},
-    implicit,
+    implicit::{self, Ways},
     outermost::Outermost,
     policy::Request,
     real::Real,
@@ -19,9 +19,11 @@ use crate::{
 use core::{
     ffi::{c_int, c_uint, c_void},
     mem,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
 static DEREG_MR: Real = Real::new(c"ibv_dereg_mr");
+static REG_MR_IOVA2: Real = Real::new(c"ibv_reg_mr_iova2");
 
 /// `IBV_REREG_MR_ERR_CMD`
 const ERR_CMD: c_int = -4;
@@ -234,7 +236,45 @@ unsafe fn meet(mr: *const Mr) {
     if !addr.is_null() || length == usize::MAX {
         return;
     }
-    if !hooks::was_counted_without_address() {
+    if !was_counted_without_address() {
         met_at_its_end(length);
     }
+}
+
+/// Regions that were counted at their registration, but have no address, as a dma-buf from offset 0.
+static COUNTED_WITHOUT_ADDRESS: AtomicUsize = AtomicUsize::new(0);
+
+/// Remembers a counted region that `ibv_dereg_mr` would take for device memory.
+pub(crate) fn without_address(mr: *mut Mr) -> *mut Mr {
+    // SAFETY: a region that was just registered.
+    if !mr.is_null() && unsafe { (*mr).addr }.is_null() {
+        COUNTED_WITHOUT_ADDRESS.fetch_add(1, Relaxed);
+    }
+    mr
+}
+
+/// Whether a region without an address that ends is one of those.
+fn was_counted_without_address() -> bool {
+    COUNTED_WITHOUT_ADDRESS
+        .fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1))
+        .is_ok()
+}
+
+/// How implicit regions are made and ended.
+pub(crate) const WAYS: Ways = Ways { make, end };
+
+/// Makes an implicit region by libibverbs' own function.
+///
+/// # Safety
+///
+/// As for `ibv_reg_mr_iova2`.
+unsafe fn make(pd: *mut Pd, addr: *mut c_void, length: usize, access: c_uint) -> *mut Mr {
+    let real = REG_MR_IOVA2.own();
+    if real.is_null() {
+        return absent(c"ibv_reg_mr_iova2");
+    }
+    // SAFETY: the address is that of `ibv_reg_mr_iova2`.
+    let real: RegMrIova2 = unsafe { mem::transmute(real) };
+    // SAFETY: by this function's contract.
+    unsafe { real(pd, addr, length, addr as u64, access) }
 }

@@ -12,19 +12,16 @@ use crate::{
         MASK_ADDR, MASK_FD, MASK_IOVA, Mr, MrInitAttr, Pd, RegDmabufMr, RegMr, RegMrEx, RegMrIova,
         RegMrIova2,
     },
-    ends::end,
-    implicit::Ways,
-    log::{self, Level},
+    absent::absent,
+    ends::{WAYS, without_address},
     outermost::Outermost,
     policy::{Request, Why},
     real::Real,
     register::{left_alone, register},
-    sys::set_errno,
 };
 use core::{
     ffi::{CStr, c_int, c_uint, c_void},
-    mem, ptr,
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    mem,
 };
 
 static REG_MR_IOVA2: Real = Real::new(c"ibv_reg_mr_iova2");
@@ -44,27 +41,6 @@ pub(crate) const NAMES: &[&CStr] = &[
     c"mlx5dv_open_device",
     c"mlx5dv_dr_domain_create",
 ];
-
-/// Null, with `errno` set: libibverbs is not loaded or lacks the function.
-#[cold]
-pub(crate) fn absent(name: &CStr) -> *mut Mr {
-    static TOLD: AtomicBool = AtomicBool::new(false);
-    if !TOLD.swap(true, Relaxed) {
-        log::say(
-            Level::Warn,
-            format_args!(
-                "{0} was called, but no {1} that has it is loaded",
-                name.to_str().unwrap_or("?"),
-                match name.to_bytes() {
-                    [b'm', ..] => "libmlx5.so.1",
-                    _ => "libibverbs.so.1",
-                }
-            ),
-        );
-    }
-    set_errno(libc::EOPNOTSUPP);
-    ptr::null_mut()
-}
 
 /// Hook of `ibv_reg_mr(3)`.
 ///
@@ -248,42 +224,4 @@ pub unsafe extern "C" fn ibv_reg_dmabuf_mr(
     // SAFETY: the program's arguments.
     let call = || unsafe { real(pd, offset, length, iova, fd, access) };
     without_address(left_alone(Why::DmaBuf, length, outermost, call))
-}
-
-/// Regions that were counted at their registration, but have no address, as a dma-buf from offset 0.
-static COUNTED_WITHOUT_ADDRESS: AtomicUsize = AtomicUsize::new(0);
-
-/// Remembers a counted region that `ibv_dereg_mr` would take for device memory.
-fn without_address(mr: *mut Mr) -> *mut Mr {
-    // SAFETY: a region that was just registered.
-    if !mr.is_null() && unsafe { (*mr).addr }.is_null() {
-        COUNTED_WITHOUT_ADDRESS.fetch_add(1, Relaxed);
-    }
-    mr
-}
-
-/// Whether a region without an address that ends is one of those.
-pub(crate) fn was_counted_without_address() -> bool {
-    COUNTED_WITHOUT_ADDRESS
-        .fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1))
-        .is_ok()
-}
-
-/// How implicit regions are made and ended.
-pub(crate) const WAYS: Ways = Ways { make, end };
-
-/// Makes an implicit region by libibverbs' own function.
-///
-/// # Safety
-///
-/// As for `ibv_reg_mr_iova2`.
-unsafe fn make(pd: *mut Pd, addr: *mut c_void, length: usize, access: c_uint) -> *mut Mr {
-    let real = REG_MR_IOVA2.own();
-    if real.is_null() {
-        return absent(c"ibv_reg_mr_iova2");
-    }
-    // SAFETY: the address is that of `ibv_reg_mr_iova2`.
-    let real: RegMrIova2 = unsafe { mem::transmute(real) };
-    // SAFETY: by this function's contract.
-    unsafe { real(pd, addr, length, addr as u64, access) }
 }

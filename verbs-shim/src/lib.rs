@@ -19,6 +19,7 @@
 
 #![cfg_attr(not(test), no_std)]
 
+mod absent;
 mod arena;
 mod audit;
 mod bytes;

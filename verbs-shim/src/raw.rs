@@ -76,7 +76,7 @@ pub(crate) fn write_now(fd: c_int, bytes: &[u8]) -> bool {
             libc::RWF_NOWAIT,
         )
     };
-    wrote >= 0 || !matches!(crate::sys::errno(), libc::EOPNOTSUPP | libc::ENOSYS)
+    wrote >= 0 || !matches!(errno(), libc::EOPNOTSUPP | libc::ENOSYS)
 }
 
 /// A write to a socket that neither waits nor raises SIGPIPE.
@@ -282,6 +282,14 @@ pub(crate) fn wake_all(word: &core::sync::atomic::AtomicU32) {
     };
 }
 
+/// This thread's `errno`.
+pub(crate) fn errno() -> c_int {
+    // SAFETY: every thread has an errno, and this asks for its address only.
+    let errno = unsafe { libc::__errno_location() };
+    // SAFETY: the address of this thread's errno, which no other thread touches.
+    unsafe { *errno }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -297,7 +305,7 @@ mod tests {
         unsafe { libc::close(ends[0]) };
         let quiet = Unsignalled::begin();
         assert!(!write(ends[1], b"x"));
-        assert_eq!(crate::sys::errno(), libc::EPIPE);
+        assert_eq!(errno(), libc::EPIPE);
         drop(quiet);
         // SAFETY: the other end.
         unsafe { libc::close(ends[1]) };

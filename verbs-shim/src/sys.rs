@@ -3,6 +3,7 @@
 //! libc: `errno`, small files and handlers.
 
 use crate::raw;
+pub(crate) use crate::raw::errno;
 use core::{
     ffi::{CStr, c_int, c_void},
     fmt, ptr,
@@ -102,14 +103,6 @@ pub(crate) fn set_errno(value: c_int) {
     let errno = unsafe { libc::__errno_location() };
     // SAFETY: the address of this thread's errno, which no other thread touches.
     unsafe { *errno = value };
-}
-
-/// This thread's `errno`.
-pub(crate) fn errno() -> c_int {
-    // SAFETY: every thread has an errno, and this asks for its address only.
-    let errno = unsafe { libc::__errno_location() };
-    // SAFETY: the address of this thread's errno, which no other thread touches.
-    unsafe { *errno }
 }
 
 /// An error number with its name, where it is one that registrations end with.
