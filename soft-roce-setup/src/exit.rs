@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use crate::{signal, ui};
+
 /// The demo or a test did not hold.
 pub const NOT_HELD: u8 = 1;
 /// A wrong option.
@@ -16,6 +18,8 @@ pub const TIMEOUT: u8 = 124;
 pub const SETUP: u8 = 125;
 /// Interrupted by a signal.
 pub const INTERRUPTED: u8 = 130;
+/// Nobody reads the output any more: what a shell shows of a program that SIGPIPE has ended.
+pub const PIPE: u8 = 141;
 
 /// An error with an exit status of its own; every other error ends with [`SETUP`].
 ///
@@ -46,10 +50,26 @@ impl std::fmt::Display for Coded {
 impl std::error::Error for Coded {}
 
 /// The status that stands for an error.
-pub fn code_of(error: &anyhow::Error) -> ExitCode {
+pub fn code_of(error: &anyhow::Error) -> u8 {
     error
         .chain()
         .find_map(|cause| cause.downcast_ref::<Coded>())
         .map_or(SETUP, |coded| coded.code)
-        .into()
+}
+
+/// Ends the tool: tells the user of an error, and gives the status.
+///
+/// What has asked it to end counts more than what failed therefore, and than a result that nobody could read.
+pub fn leave(result: anyhow::Result<ExitCode>) -> ExitCode {
+    let result = result.and_then(|code| ui::flush().map(|()| code));
+    if signal::ending() == Some(PIPE) {
+        return PIPE.into();
+    }
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            ui::tell(format!("soft-roce-setup: error: {error:#}"));
+            signal::ending().unwrap_or_else(|| code_of(&error)).into()
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! Sets up a kernel, its modules and a guest with Soft-RoCE and memory regions that are not pinned.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod artifacts;
 pub mod build;
 pub mod cache;

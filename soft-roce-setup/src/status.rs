@@ -13,6 +13,7 @@ use crate::build::modules::Variant;
 use crate::build::{self, kernel, root, userland};
 use crate::cache::Cache;
 use crate::context::Context;
+use crate::ui;
 
 /// `status`
 #[derive(Debug, Clone, Args)]
@@ -66,13 +67,13 @@ pub fn run(context: &Context, args: &StatusArgs) -> Result<ExitCode> {
     build::require_sources()?;
     let status = collect(context)?;
     if args.json {
-        println!(
+        ui::say(format_args!(
             "{}",
             serde_json::to_string_pretty(&status).context("cannot write JSON")?
-        );
+        ));
         return Ok(ExitCode::SUCCESS);
     }
-    println!("cache: {}", status.cache);
+    ui::say(format_args!("cache: {}", status.cache));
     for entry in &status.entries {
         let state = match entry.state {
             State::UpToDate => "up to date",
@@ -84,13 +85,18 @@ pub fn run(context: &Context, args: &StatusArgs) -> Result<ExitCode> {
             .seconds
             .map(|s| format!("made in {s:.0} s"))
             .unwrap_or_default();
-        println!(
+        ui::say(format_args!(
             "  {:<44} {state:<11} {:>9}  {seconds}",
             entry.name,
             size(entry.bytes)
-        );
+        ));
     }
-    println!("  {:<44} {:<11} {:>9}", "total", "", size(status.bytes));
+    ui::say(format_args!(
+        "  {:<44} {:<11} {:>9}",
+        "total",
+        "",
+        size(status.bytes)
+    ));
     Ok(ExitCode::SUCCESS)
 }
 

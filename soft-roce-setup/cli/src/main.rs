@@ -1,10 +1,13 @@
 //! The one entrance: every subcommand of the set-up tool, of the tests and of the benchmarks.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod cli;
 
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::Parser;
 use soft_roce_setup::context::Context;
 use soft_roce_setup::{build, demo, exit, guest, host, signal, status};
@@ -12,18 +15,21 @@ use soft_roce_setup::{build, demo, exit, guest, host, signal, status};
 use crate::cli::{Cli, Command};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match dispatch(&cli) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("soft-roce-setup: error: {error:#}");
-            if signal::interrupted() {
-                exit::INTERRUPTED.into()
-            } else {
-                exit::code_of(&error)
-            }
-        }
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return exit::leave(usage(&error)),
+    };
+    exit::leave(dispatch(&cli))
+}
+
+/// Prints help, the version, or what is wrong with the command line.
+fn usage(error: &clap::Error) -> Result<ExitCode> {
+    match error.print() {
+        Err(closed) if closed.kind() == ErrorKind::BrokenPipe => signal::output_closed(),
+        printed => printed.context("cannot write to the terminal")?,
     }
+    let status = u8::try_from(error.exit_code()).unwrap_or(exit::USAGE);
+    Ok(status.into())
 }
 
 fn dispatch(cli: &Cli) -> Result<ExitCode> {

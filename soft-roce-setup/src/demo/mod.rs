@@ -20,6 +20,7 @@ use crate::build::{self, BuildOptions, KernelArg};
 use crate::context::Context;
 use crate::exit;
 use crate::guest::{Backend, Clock, Cpu, End, Guest, Job, Size, Spec};
+use crate::ui;
 
 /// Longest time of the guest's part.
 const LIMIT: Duration = Duration::from_secs(900);
@@ -71,11 +72,11 @@ pub fn run(context: &Context, args: &DemoArgs) -> Result<ExitCode> {
             match serde_json::from_str::<Value>(&line) {
                 Ok(fact) => {
                     if let Some(text) = table::live(&fact) {
-                        println!("{text}");
+                        ui::say(format_args!("{text}"));
                     }
                     facts.push(fact);
                 }
-                Err(_) => println!("{line}"),
+                Err(_) => ui::say(format_args!("{line}")),
             }
         }
         facts
@@ -88,7 +89,7 @@ pub fn run(context: &Context, args: &DemoArgs) -> Result<ExitCode> {
     let said = guest.describe(&end);
     drop(guest);
     let facts = shown.join().unwrap_or_default();
-    print!("{}", table::closing(&facts));
+    ui::print(format_args!("{}", table::closing(&facts)));
     let held = matches!(end, End::Exited(0)) && table::all_held(&facts);
     if let Some(mut file) = json {
         let whole = json!({
@@ -99,13 +100,13 @@ pub fn run(context: &Context, args: &DemoArgs) -> Result<ExitCode> {
         writeln!(file, "{whole:#}").context("cannot write the facts (--json)")?;
     }
     if held {
-        println!("All held.");
+        ui::say(format_args!("All held."));
         return Ok(ExitCode::SUCCESS);
     }
     if !matches!(end, End::Exited(_)) {
-        eprintln!("soft-roce-setup: error: {said}");
+        ui::tell(format_args!("soft-roce-setup: error: {said}"));
     }
-    println!("Not all held.");
+    ui::say(format_args!("Not all held."));
     Ok(match end {
         End::Report(_) => exit::KERNEL.into(),
         End::Timeout(_) => exit::TIMEOUT.into(),

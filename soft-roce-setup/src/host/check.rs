@@ -3,11 +3,11 @@
 use std::fs;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use crate::context::Context;
 use crate::enter;
+use crate::proc::{Cmd, find_program};
 
 use super::checkout::{FIX, checkout, missing_at};
 use super::finding::{Finding, State};
@@ -25,7 +25,7 @@ pub const KEYRING_INSIDE: &str = "/usr/share/keyrings/debian-archive-keyring.gpg
 pub fn all(context: &Context, made: Made) -> Vec<Finding> {
     let mut all = vec![architecture(), sources()];
     all.extend(util_linux(
-        &said(Command::new("unshare").arg("--version")),
+        &said(&Cmd::new("unshare").arg("--version")),
         enter::is_root(),
     ));
     all.push(privileges());
@@ -72,7 +72,9 @@ fn sources() -> Finding {
 
 fn privileges() -> Finding {
     if enter::is_root() {
-        let works = succeeds(Command::new("unshare").args(["--mount", "--pid", "--fork", "true"]));
+        let works = Cmd::new("unshare")
+            .args(["--mount", "--pid", "--fork", "true"])
+            .succeeds();
         return if works {
             Finding::there("privileges", "root, mount namespaces work")
         } else {
@@ -91,7 +93,7 @@ fn privileges() -> Finding {
         "--fork",
         "true",
     ];
-    if succeeds(Command::new("unshare").args(try_it)) {
+    if Cmd::new("unshare").args(try_it).succeeds() {
         return Finding::there("privileges", "ordinary user, user namespaces work");
     }
     let detail = "neither root nor user namespaces";
@@ -166,7 +168,7 @@ fn sub_ids() -> Finding {
     }
     let user = std::env::var("USER").unwrap_or_else(|_| "$USER".to_owned());
     let try_it = ["--user", "--map-root-user", "--map-auto", "true"];
-    if succeeds(Command::new("unshare").args(try_it)) {
+    if Cmd::new("unshare").args(try_it).succeeds() {
         return Finding::there(
             "sub-ids",
             "/etc/subuid and /etc/subgid have ranges for this user",
@@ -302,21 +304,9 @@ fn kvm() -> Finding {
 }
 
 /// What a program writes to its standard output; nothing if it is not there.
-fn said(command: &mut Command) -> String {
-    let output = command.output().map(|output| output.stdout);
+fn said(cmd: &Cmd) -> String {
+    let output = cmd.capture().map(|output| output.stdout);
     String::from_utf8_lossy(&output.unwrap_or_default()).into_owned()
-}
-
-fn succeeds(command: &mut Command) -> bool {
-    command.output().is_ok_and(|output| output.status.success())
-}
-
-fn find_program(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain(["/usr/sbin".into(), "/sbin".into()])
-        .map(|dir| dir.join(name))
-        .find(|path| path.is_file())
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use clap::Args;
 
 use crate::context::Context;
 use crate::exit::{HOST, coded};
+use crate::ui;
 
 pub use self::check::{KEYRING, KEYRING_INSIDE};
 pub use self::checkout::{checkout, require_sources};
@@ -42,21 +43,21 @@ pub fn doctor(context: &Context, args: &DoctorArgs, made: Made) -> Result<ExitCo
         findings = check::all(context, made);
     }
     for finding in &findings {
-        println!("{finding}");
+        ui::say(format_args!("{finding}"));
     }
     let missing = findings
         .iter()
         .filter(|finding| finding.state == State::Missing)
         .count();
     if missing == 0 {
-        println!("\nThis host has all that is needed.");
+        ui::say(format_args!("\nThis host has all that is needed."));
         return Ok(ExitCode::SUCCESS);
     }
-    println!("\n{missing} missing.");
+    ui::say(format_args!("\n{missing} missing."));
     if install::possible() && !packages(&findings).is_empty() {
-        println!(
+        ui::say(format_args!(
             "`build`, `demo` and the others install missing packages themselves; so does `doctor --fix`."
-        );
+        ));
     }
     Ok(HOST.into())
 }

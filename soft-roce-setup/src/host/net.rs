@@ -1,7 +1,8 @@
 //! The way to the network, as the host is set up for it: proxies, and whose signatures are believed.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+
+use crate::proc::Cmd;
 
 /// Where distributions keep all certificates in one file: Debian and Arch, Fedora and RHEL, openSUSE, Alpine.
 const CA_BUNDLES: [&str; 5] = [
@@ -58,10 +59,8 @@ fn all_proxies(
 /// The proxy of apt's own configuration for `scheme`, or `DIRECT`.
 fn of_apt(scheme: &str) -> Option<String> {
     let key = format!("Acquire::{scheme}::Proxy");
-    let output = Command::new("apt-config")
-        .args(["shell", "P", &key])
-        .output()
-        .ok()?;
+    let asked = Cmd::new("apt-config").args(["shell", "P", &key]);
+    let output = asked.capture().ok()?;
     said(&String::from_utf8_lossy(&output.stdout))
 }
 

@@ -170,10 +170,8 @@ mod tests {
     fn a_failed_case_ends_before_the_leaks() {
         let script = with_leaks("set -e; false; true").replace("exec emm-check leaks", "exit 9");
         let run = |script: &str| {
-            let status = std::process::Command::new("sh")
-                .args(["-c", script])
-                .status();
-            status.unwrap().code()
+            let output = soft_roce_setup::proc::Cmd::new("sh").args(["-c", script]).capture();
+            output.unwrap().status.code()
         };
         assert_eq!(run(&script), Some(1));
         assert_eq!(run(&script.replace("false", ":")), Some(9));

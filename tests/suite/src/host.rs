@@ -1,7 +1,7 @@
 //! Tests that run on the host: `cargo test` of the crates that build there, their packages, rustfmt, and clippy.
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -10,6 +10,7 @@ use super::group::Group;
 use super::packages;
 use super::tally::{Outcome, Tally};
 use soft_roce_setup::context::Context;
+use soft_roce_setup::proc::Cmd;
 use soft_roce_setup::signal;
 
 /// Crates that build with nothing but cargo and a C linker.
@@ -55,14 +56,18 @@ fn run(context: &Context, tally: &Tally) -> Result<()> {
     tool(&workspace, tally, "host::clippy", &clippy)
 }
 
+/// The cargo that runs this tool, or the host's.
+fn cargo(workspace: &Path) -> Cmd {
+    Cmd::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())).dir(workspace)
+}
+
 /// Counts each test that the crate's test programs report.
 fn cargo_test(context: &Context, workspace: &Path, name: &str, tally: &Tally) -> Result<()> {
     let step = context.ui.step(format!("host tests of {name}"));
     let start = Instant::now();
-    let output = Command::new("cargo")
+    let output = cargo(workspace)
         .args(["test", "--profile", "checked", "--no-fail-fast", "-p", name])
-        .current_dir(workspace)
-        .output()
+        .capture()
         .context("cannot run `cargo test`")?;
     step.done();
     tell(tally, &format!("host::{name}"), &output, start.elapsed());
@@ -122,16 +127,14 @@ fn tool(workspace: &Path, tally: &Tally, name: &str, args: &[&str]) -> Result<()
         return Ok(());
     }
     let start = Instant::now();
-    let there = Command::new("cargo")
+    let there = cargo(workspace)
         .args([args[0], "--version"])
-        .current_dir(workspace)
-        .output()
+        .capture()
         .is_ok_and(|o| o.status.success());
     let outcome = if there {
-        let output = Command::new("cargo")
+        let output = cargo(workspace)
             .args(args)
-            .current_dir(workspace)
-            .output()
+            .capture()
             .with_context(|| format!("cannot run `cargo {}`", args[0]))?;
         if output.status.success() {
             Outcome::Passed

@@ -37,8 +37,7 @@ fn run(context: &Context, root: &Path, programs: &Path, tally: &Tally) -> Result
         let output = Enter::new(root)
             .bind_ro(programs, "/mnt/tests")
             .cmd(format!("/mnt/tests/{name}"))
-            .to_command()
-            .output()
+            .capture()
             .with_context(|| format!("cannot run the tests of {name}"))?;
         let group = format!("root::{}", name.replace('_', "-"));
         tell(tally, &group, &output, start.elapsed());

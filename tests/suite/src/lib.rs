@@ -4,6 +4,8 @@
 //! them, then one for each of those whose guests mostly boot. What measures runs after them, by itself. One line a test, and a
 //! last line that counts them.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod bench;
 mod brief;
 mod cases;

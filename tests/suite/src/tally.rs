@@ -113,19 +113,24 @@ impl Tally {
         let failed = count(|o| matches!(o, Outcome::Failed(_)));
         let skipped = count(|o| matches!(o, Outcome::Skipped(_)));
         if results.is_empty() {
-            println!(
+            self.ui.print(format!(
                 "no test has a name with `{}`",
                 self.filter.as_deref().unwrap_or_default()
-            );
+            ));
             return false;
         }
-        println!("tests took {:.0} s", self.start.elapsed().as_secs_f64());
+        self.ui.print(format!(
+            "tests took {:.0} s",
+            self.start.elapsed().as_secs_f64()
+        ));
         for (name, _, outcome) in results.iter() {
             if matches!(outcome, Outcome::Failed(_)) {
-                println!("failed: {name}");
+                self.ui.print(format!("failed: {name}"));
             }
         }
-        println!("{passed} passed, {failed} failed, {skipped} skipped");
+        self.ui.print(format!(
+            "{passed} passed, {failed} failed, {skipped} skipped"
+        ));
         failed == 0
     }
 }
@@ -135,7 +140,7 @@ mod tests {
     use super::*;
 
     fn tally(filter: Option<&str>) -> Tally {
-        Tally::new(filter.map(str::to_owned), Ui::new(false))
+        Tally::new(filter.map(str::to_owned), Ui::quiet())
     }
 
     #[test]

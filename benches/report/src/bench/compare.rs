@@ -8,6 +8,7 @@ use anyhow::Result;
 use super::report::{Case, OF_PINNED, Outcome, Report, Target};
 use crate::measure::{aligned, number};
 use soft_roce_setup::exit;
+use soft_roce_setup::ui;
 
 /// What became of one kind's value in one case.
 #[derive(Debug, PartialEq)]
@@ -87,32 +88,34 @@ pub fn run(before: &Path, after: &Path) -> Result<ExitCode> {
     let mut lines = vec![head.map(str::to_owned).to_vec()];
     lines.extend(changes.iter().map(Change::line));
     for (name, report) in [("before", &one), ("after", &other)] {
-        println!(
+        ui::say(format_args!(
             "{name}: {}, kernel {}, commit {}, {}",
             report.date, report.kernel, report.commit, report.command
-        );
+        ));
     }
     for difference in differences(&one, &other) {
-        println!("- not the same: {difference}");
+        ui::say(format_args!("- not the same: {difference}"));
     }
-    println!("\n{}", aligned(&lines));
+    ui::say(format_args!("\n{}", aligned(&lines)));
     let count = |moved| changes.iter().filter(|c| c.moved() == moved).count();
     let (better, worse) = (count(Moved::Better), count(Moved::Worse));
     let (lost, new) = (missing(&one, &other), missing(&other, &one));
     for (cases, what) in [(&lost, "lost"), (&new, "new")] {
         for case in cases {
-            println!("- {what}: {case}");
+            ui::say(format_args!("- {what}: {case}"));
         }
     }
     let missed = missed(&one, &other);
     for case in &missed {
-        println!("- target reached before, and not after: {case}");
+        ui::say(format_args!(
+            "- target reached before, and not after: {case}"
+        ));
     }
     let trouble = trouble(&one, &other);
     for what in &trouble {
-        println!("- went wrong after: {what}");
+        ui::say(format_args!("- went wrong after: {what}"));
     }
-    println!(
+    ui::say(format_args!(
         "{} compared: {better} better, {worse} worse, {} moved by the host (rates on the wall clock, whose ratios are judged), the others \
          equal within their noise; {} lost, {} new; {} targets missed; {} went wrong",
         changes.len(),
@@ -121,7 +124,7 @@ pub fn run(before: &Path, after: &Path) -> Result<ExitCode> {
         new.len(),
         missed.len(),
         trouble.len()
-    );
+    ));
     let bad = better + worse + lost.len() + missed.len() + trouble.len();
     let same = bad == 0 && !changes.is_empty();
     Ok(if same {

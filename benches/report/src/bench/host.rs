@@ -2,9 +2,9 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use super::report::Host;
+use soft_roce_setup::proc::Cmd;
 
 /// Packages whose versions matter.
 const PACKAGES: [&str; 8] = [
@@ -46,10 +46,7 @@ pub fn host() -> Host {
 /// The commit of the working tree at `repository`, with `+` if something in it was changed; empty where there is none.
 pub fn commit(repository: &Path) -> String {
     let git = |args: &[&str]| {
-        let output = Command::new("git")
-            .current_dir(repository)
-            .args(args)
-            .output();
+        let output = Cmd::new("git").dir(repository).args(args).capture();
         output
             .ok()
             .filter(|output| output.status.success())

@@ -35,6 +35,7 @@ use soft_roce_setup::build::{self, BuildOptions, KernelArg};
 use soft_roce_setup::context::Context;
 use soft_roce_setup::exit;
 use soft_roce_setup::guest::Clock;
+use soft_roce_setup::ui;
 
 /// `bench`
 #[derive(Debug, Clone, Args)]
@@ -193,9 +194,13 @@ fn finish(
     documents: Option<&Path>,
 ) -> Result<ExitCode> {
     for family in &report.families {
-        println!("\n## {}\n\n{}", family.title, table::markdown(family));
+        ui::say(format_args!(
+            "\n## {}\n\n{}",
+            family.title,
+            table::markdown(family)
+        ));
         for note in table::notes(family) {
-            println!("- {note}");
+            ui::say(format_args!("- {note}"));
         }
     }
     let written = files::write(out, report)?;

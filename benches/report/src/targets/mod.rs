@@ -21,6 +21,7 @@ use soft_roce_setup::context::Context;
 use soft_roce_setup::exit;
 use soft_roce_setup::guest::Guest;
 use soft_roce_setup::signal;
+use soft_roce_setup::ui;
 
 /// `targets`
 #[derive(Debug, Clone, Args)]
@@ -45,7 +46,10 @@ pub fn run(context: &Context, args: &TargetsArgs) -> Result<ExitCode> {
     };
     let artifacts = build::ensure(context, &options)?;
     let measured = measure_all(context, &artifacts, &wanted)?;
-    print!("{}", document(&artifacts.kernel.version, args, &measured));
+    ui::print(format_args!(
+        "{}",
+        document(&artifacts.kernel.version, args, &measured)
+    ));
     if let Some(path) = &args.json {
         let whole = as_json(&artifacts.kernel.version, &measured);
         std::fs::write(path, format!("{whole:#}\n"))

@@ -1,25 +1,36 @@
 //! Commands of the host: every one leaves a log, and every failure names the command, its status, its
 //! last lines and that log.
+//!
+//! This is the only way to start something. A child leads a process group of its own, finds programs where `doctor` does, gets no
+//! descriptor but those it is given, and ends with the tool, with all that it has started: see [`guard`].
+
+mod guard;
+mod log;
+mod running;
+mod search;
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
+use rustix::fs::MemfdFlags;
+use rustix::io::{Errno, FdFlags};
+use rustix::process::{Pid, Signal};
 
+pub use self::log::{open_log, tail};
+pub use self::running::Running;
+pub use self::search::find as find_program;
+
+use self::guard::Number;
+use self::log::{Follow, cannot_write};
 use crate::signal;
 use crate::ui::Step;
-
-/// Lines of a log that an error repeats.
-const TAIL_LINES: usize = 20;
-/// Bytes of a log that are searched for them.
-const TAIL_BYTES: u64 = 16 * 1024;
 
 /// A command to be run.
 #[derive(Debug, Clone)]
@@ -29,6 +40,7 @@ pub struct Cmd {
     env: Vec<(OsString, OsString)>,
     dir: Option<PathBuf>,
     stdin: Option<Vec<u8>>,
+    passed: Vec<Arc<OwnedFd>>,
     hint: Option<String>,
     hidden: Option<(usize, &'static str)>,
 }
@@ -42,6 +54,7 @@ impl Cmd {
             env: Vec::new(),
             dir: None,
             stdin: None,
+            passed: Vec::new(),
             hint: None,
             hidden: None,
         }
@@ -84,6 +97,13 @@ impl Cmd {
         self
     }
 
+    /// Hands a descriptor to the command, and returns its number there: `/proc/self/fd/NUMBER` is its path. No other child gets it.
+    pub fn pass(&mut self, fd: OwnedFd) -> RawFd {
+        let number = fd.as_raw_fd();
+        self.passed.push(Arc::new(fd));
+        number
+    }
+
     /// Says what to do if the command fails.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -111,49 +131,72 @@ impl Cmd {
         line
     }
 
-    /// The command for the standard library, ending with the tool if that is killed.
-    pub fn to_command(&self) -> Command {
-        let mut command = Command::new(&self.program);
-        command
-            .args(&self.args)
-            .envs(self.env.iter().map(|(key, value)| (key, value)));
-        if let Some(dir) = &self.dir {
-            command.current_dir(dir);
-        }
-        // SAFETY: the closure makes one system call and touches no memory, so it is sound between
-        // fork and exec.
-        unsafe {
-            command.pre_exec(|| {
-                rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-                Ok(())
-            });
-        }
-        command
-    }
-
     /// Starts the command in a process group of its own, with input and output as given.
     ///
     /// The command ends with the thread that starts it, so that must be one that stays.
+    ///
+    /// # Errors
+    /// An interruption; a program that is not there or can't be started.
     pub fn spawn(&self, stdin: Stdio, stdout: Stdio, stderr: Stdio) -> Result<Running> {
-        let mut command = self.to_command();
+        signal::check()?;
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the one place that starts commands"
+        )]
+        let mut command = Command::new(&self.program);
         command
+            .env("PATH", search::path())
+            .envs(self.env.iter().map(|(key, value)| (key, value)))
+            .args(&self.args)
             .stdin(stdin)
             .stdout(stdout)
             .stderr(stderr)
             .process_group(0);
-        self.start(command)
+        if let Some(dir) = &self.dir {
+            command.current_dir(dir);
+        }
+        let number = Number::next();
+        let pipe = guard::pipe();
+        let tool = rustix::process::getpid();
+        let passed = self.passed.clone();
+        let prepare = move || {
+            rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+            if rustix::process::getppid() != Some(tool) {
+                // The tool ended before it could be asked for that signal.
+                return Err(Errno::SRCH.into());
+            }
+            for fd in &passed {
+                rustix::io::fcntl_setfd(fd, FdFlags::empty())?;
+            }
+            if let Some(pipe) = pipe {
+                guard::began(
+                    pipe,
+                    number,
+                    rustix::process::getpid().as_raw_nonzero().get(),
+                );
+            }
+            Ok(())
+        };
+        // SAFETY: the closure makes system calls and writes to its own stack; it neither allocates nor takes a lock, so it is sound
+        // between fork and exec, whatever other threads did at the fork.
+        unsafe {
+            command.pre_exec(prepare);
+        }
+        let child = command.spawn().inspect_err(|_| guard::ended(number));
+        let child = child.with_context(|| self.cannot_start())?;
+        signal::register(Pid::from_child(&child));
+        Ok(Running::new(child, number))
     }
 
-    fn start(&self, mut command: Command) -> Result<Running> {
-        signal::check()?;
-        let child = command
-            .spawn()
-            .with_context(|| format!("cannot start `{}`", self.line()))?;
-        signal::register(Pid::from_child(&child));
-        Ok(Running {
-            child,
-            registered: true,
-        })
+    fn cannot_start(&self) -> String {
+        let line = self.line();
+        if find_program(&self.program).is_some() {
+            return format!("cannot start `{line}`");
+        }
+        format!(
+            "cannot start `{line}`: there is no `{}` on this host (`soft-roce-setup doctor` says what is missing)",
+            self.program.to_string_lossy()
+        )
     }
 
     /// Runs the command to its end, both outputs appended to `log`, the newest line shown in `step`.
@@ -164,15 +207,10 @@ impl Cmd {
         let mut file = open_log(log)?;
         writeln!(file, "$ {}", self.line()).with_context(|| cannot_write(log))?;
         let from = file.metadata().with_context(|| cannot_write(log))?.len();
-        let stdin = if self.stdin.is_some() {
-            Stdio::piped()
-        } else {
-            Stdio::null()
-        };
         let again = file
             .try_clone()
             .context("cannot duplicate a log's handle")?;
-        let mut running = self.spawn(stdin, file.into(), again.into())?;
+        let mut running = self.spawn(self.input(), file.into(), again.into())?;
         running.feed(self.stdin.as_deref())?;
         let mut follow = Follow::new(log, from);
         let status = running.wait_with(|| {
@@ -194,22 +232,32 @@ impl Cmd {
         let mut file = open_log(log)?;
         writeln!(file, "$ {}", self.line()).with_context(|| cannot_write(log))?;
         let from = file.metadata().with_context(|| cannot_write(log))?.len();
-        let stdin = if self.stdin.is_some() {
-            Stdio::piped()
-        } else {
-            Stdio::null()
-        };
-        let mut running = self.spawn(stdin, Stdio::piped(), file.into())?;
+        let out = unnamed_file()?;
+        let copy = out.try_clone().context("cannot duplicate a handle")?;
+        let mut running = self.spawn(self.input(), copy.into(), file.into())?;
         running.feed(self.stdin.as_deref())?;
-        let mut text = Vec::new();
-        if let Some(mut stdout) = running.child.stdout.take() {
-            stdout
-                .read_to_end(&mut text)
-                .with_context(|| format!("cannot read the output of `{}`", self.line()))?;
-        }
         let status = running.wait_with(|| {})?;
         self.judge(status, log, from)?;
-        Ok(String::from_utf8_lossy(&text).into_owned())
+        Ok(String::from_utf8_lossy(&whole(out)?).into_owned())
+    }
+
+    /// Runs the command to its end and returns its status and what it wrote, whatever they are. Nothing is logged.
+    ///
+    /// # Errors
+    /// An interruption; a command that can't be started.
+    pub fn capture(&self) -> Result<Output> {
+        // Files, not pipes: nothing has to be read while it runs, and what it leaves behind can't hold them open.
+        let (out, err) = (unnamed_file()?, unnamed_file()?);
+        let copy = |file: &File| file.try_clone().context("cannot duplicate a handle");
+        let mut running = self.spawn(self.input(), copy(&out)?.into(), copy(&err)?.into())?;
+        running.feed(self.stdin.as_deref())?;
+        let status = running.wait_with(|| {})?;
+        signal::check()?;
+        Ok(Output {
+            status,
+            stdout: whole(out)?,
+            stderr: whole(err)?,
+        })
     }
 
     /// Runs the command and tells whether it left with status 0. Nothing is logged.
@@ -217,6 +265,14 @@ impl Cmd {
         self.spawn(Stdio::null(), Stdio::null(), Stdio::null())
             .and_then(|mut running| running.wait_with(|| {}))
             .is_ok_and(|status| status.success())
+    }
+
+    fn input(&self) -> Stdio {
+        if self.stdin.is_some() {
+            Stdio::piped()
+        } else {
+            Stdio::null()
+        }
     }
 
     fn judge(&self, status: ExitStatus, log: &Path, from: u64) -> Result<()> {
@@ -235,75 +291,18 @@ impl Cmd {
     }
 }
 
-/// Time between two calls of a `tick`.
-const TICK: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 100_000_000,
-};
-
-/// A child that is running. Dropping it kills what is left of it.
-#[derive(Debug)]
-pub struct Running {
-    /// The child itself, for its pipes. Wait for it through [`Running::wait_with`].
-    pub child: Child,
-    registered: bool,
+/// A file in memory, without a name.
+fn unnamed_file() -> Result<File> {
+    let fd = rustix::fs::memfd_create("soft-roce-setup", MemfdFlags::CLOEXEC);
+    Ok(fd.context("cannot make a file in memory")?.into())
 }
 
-impl Running {
-    /// Waits for the end of the child and calls `tick` some ten times a second meanwhile.
-    pub fn wait_with(&mut self, mut tick: impl FnMut()) -> Result<ExitStatus> {
-        if let Some(status) = self.try_wait()? {
-            return Ok(status);
-        }
-        let child = Pid::from_child(&self.child);
-        let end = pidfd_open(child, PidfdFlags::empty()).context("cannot watch a child")?;
-        loop {
-            match poll(&mut [PollFd::new(&end, PollFlags::IN)], Some(&TICK)) {
-                Ok(0) | Err(Errno::INTR) => tick(),
-                Ok(_) => {
-                    if let Some(status) = self.try_wait()? {
-                        return Ok(status);
-                    }
-                }
-                Err(error) => return Err(error).context("cannot wait for a child"),
-            }
-        }
-    }
-
-    /// The child's status if it has ended.
-    pub fn try_wait(&mut self) -> Result<Option<ExitStatus>> {
-        let status = self.child.try_wait().context("cannot wait for a child")?;
-        if status.is_some() && self.registered {
-            signal::forget(Pid::from_child(&self.child));
-            self.registered = false;
-        }
-        Ok(status)
-    }
-
-    /// Kills the child and its group, and waits for it.
-    pub fn kill(&mut self) {
-        if self.registered {
-            signal::send_to(Pid::from_child(&self.child), Signal::KILL);
-            signal::forget(Pid::from_child(&self.child));
-            self.registered = false;
-        }
-        let _ = self.child.wait();
-    }
-
-    fn feed(&mut self, bytes: Option<&[u8]>) -> Result<()> {
-        if let (Some(bytes), Some(mut pipe)) = (bytes, self.child.stdin.take()) {
-            pipe.write_all(bytes).context("cannot write to a child")?;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if self.registered {
-            self.kill();
-        }
-    }
+fn whole(mut file: File) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.seek(SeekFrom::Start(0))
+        .and_then(|_| file.read_to_end(&mut bytes))
+        .context("cannot read a command's output")?;
+    Ok(bytes)
 }
 
 /// A command that left with a status other than 0, or by a signal.
@@ -339,89 +338,6 @@ impl std::fmt::Display for Failed {
 }
 
 impl std::error::Error for Failed {}
-
-/// Opens a log for appending.
-pub fn open_log(log: &Path) -> Result<File> {
-    if let Some(dir) = log.parent() {
-        std::fs::create_dir_all(dir).with_context(|| cannot_write(log))?;
-    }
-    OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(log)
-        .with_context(|| cannot_write(log))
-}
-
-fn cannot_write(log: &Path) -> String {
-    format!("cannot write the log {}", log.display())
-}
-
-/// The last lines of `log` after byte `from`.
-pub fn tail(log: &Path, from: u64) -> Vec<String> {
-    let read = || -> std::io::Result<Vec<u8>> {
-        let mut file = File::open(log)?;
-        let end = file.metadata()?.len();
-        file.seek(SeekFrom::Start(from.max(end.saturating_sub(TAIL_BYTES))))?;
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
-    let bytes = read().unwrap_or_default();
-    let text = String::from_utf8_lossy(&bytes);
-    let lines: Vec<&str> = text
-        .lines()
-        .map(visible)
-        .filter(|line| !line.trim().is_empty())
-        .collect();
-    lines[lines.len().saturating_sub(TAIL_LINES)..]
-        .iter()
-        .map(|line| (*line).to_owned())
-        .collect()
-}
-
-/// What a terminal would show of a line that returns to its start (progress bars).
-fn visible(line: &str) -> &str {
-    line.trim_end_matches('\r')
-        .rsplit('\r')
-        .next()
-        .unwrap_or(line)
-}
-
-/// Reads the lines that are added to a file.
-struct Follow {
-    file: Option<File>,
-    rest: Vec<u8>,
-}
-
-impl Follow {
-    fn new(path: &Path, from: u64) -> Self {
-        let file = File::open(path).ok().and_then(|mut file| {
-            file.seek(SeekFrom::Start(from)).ok()?;
-            Some(file)
-        });
-        Self {
-            file,
-            rest: Vec::new(),
-        }
-    }
-
-    fn lines(&mut self) -> Vec<String> {
-        let Some(file) = &mut self.file else {
-            return Vec::new();
-        };
-        if file.read_to_end(&mut self.rest).is_err() {
-            return Vec::new();
-        }
-        let Some(end) = self.rest.iter().rposition(|byte| *byte == b'\n') else {
-            return Vec::new();
-        };
-        let whole: Vec<u8> = self.rest.drain(..=end).collect();
-        String::from_utf8_lossy(&whole)
-            .lines()
-            .map(|line| visible(line).to_owned())
-            .collect()
-    }
-}
 
 /// Quotes a word for a shell where it needs that.
 pub fn quote(word: &str) -> String {
@@ -479,9 +395,44 @@ mod tests {
     }
 
     #[test]
-    fn progress_bars_show_their_last_state() {
-        assert_eq!(visible("10%\r20%\r30%\r"), "30%");
-        assert_eq!(visible("plain"), "plain");
+    fn programs_are_found_without_sbin_in_the_path() {
+        let output = Cmd::new("sh")
+            .args(["-c", "PATH=${PATH#*:}; command -v chroot"])
+            .env("PATH", search::completed(Some("/usr/bin:/bin".as_ref())))
+            .capture()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_named() {
+        let error = Cmd::new("no-such-program").capture().unwrap_err();
+        let error = format!("{error:#}");
+        assert!(error.contains("there is no `no-such-program`"), "{error}");
+        assert!(error.contains("doctor"), "{error}");
+    }
+
+    #[test]
+    fn what_a_child_leaves_behind_ends_with_it() {
+        // Its output stays open as long as somebody has it: the sleeper would keep it for long.
+        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        let mut running = Cmd::new("sh")
+            .args(["-c", "sleep 1000 & exit 3"])
+            .spawn(Stdio::null(), write.into(), Stdio::null())
+            .unwrap();
+        assert_eq!(running.wait_with(|| {}).unwrap().code(), Some(3));
+        File::from(read).read_to_end(&mut Vec::new()).unwrap();
+    }
+
+    #[test]
+    fn a_child_has_no_descriptor_but_those_it_is_given() {
+        let (kept, passed) = (unnamed_file().unwrap(), unnamed_file().unwrap());
+        let mut cmd = Cmd::new("ls").arg("/proc/self/fd");
+        let number = cmd.pass(passed.into());
+        let text = cmd.capture().unwrap().stdout;
+        let text = String::from_utf8(text).unwrap();
+        let has = |fd: i32| text.lines().any(|line| line == fd.to_string());
+        assert!(has(number) && !has(kept.as_raw_fd()), "{text}");
     }
 
     #[test]
