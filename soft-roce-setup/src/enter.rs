@@ -11,24 +11,34 @@ use anyhow::{Result, bail};
 
 use crate::proc::Cmd;
 
-/// Prepares the tree and starts the command in it. Arguments: root, number of bind mounts, for each
-/// its mode, source and target, then the command.
+/// Prepares the tree and starts the command in it. Arguments: root, mode of /proc, names of devices, number of bind mounts, for
+/// each its mode, source and target, then the command.
 const SCRIPT: &str = include_str!("enter.sh");
+
+/// Devices that are there for every command: those that give nothing of the host away and take nothing in.
+const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
+/// Capabilities of a confined command, in setpriv's words: it may do with the files that it is shown what their owners may, so that a
+/// guest has the root's and its shares' files whoever owns them, and nothing else that root may.
+const CONFINED: &str = "-all,+dac_override,+fowner";
 
 /// A way into a root.
 #[derive(Debug, Clone)]
 pub struct Enter {
     root: PathBuf,
+    confined: bool,
+    devices: Vec<&'static str>,
     binds: Vec<(&'static str, PathBuf, PathBuf)>,
     env: Vec<(OsString, OsString)>,
     dir: PathBuf,
 }
 
 impl Enter {
-    /// Enters the tree at `root`. Nothing of the host is visible there but /dev and /sys.
+    /// Enters the tree at `root`. Nothing of the host is visible there but five devices like /dev/null.
     pub fn new(root: &Path) -> Self {
         Self {
             root: root.to_owned(),
+            confined: false,
+            devices: DEVICES.to_vec(),
             binds: Vec::new(),
             env: Vec::new(),
             dir: "/".into(),
@@ -46,6 +56,23 @@ impl Enter {
     #[must_use]
     pub fn bind_ro(mut self, host: impl Into<PathBuf>, inside: impl Into<PathBuf>) -> Self {
         self.binds.push(("ro", host.into(), inside.into()));
+        self
+    }
+
+    /// Shows the device `/dev/NAME` of the host, if that has it.
+    #[must_use]
+    pub fn device(mut self, name: &'static str) -> Self {
+        if Path::new("/dev").join(name).exists() {
+            self.devices.push(name);
+        }
+        self
+    }
+
+    /// For a command that others may take over (QEMU, whose guest is not ours): no network, a tree and a /proc that can't be written,
+    /// and of root's capabilities only those over the files that it is shown.
+    #[must_use]
+    pub fn confined(mut self) -> Self {
+        self.confined = true;
         self
     }
 
@@ -77,7 +104,12 @@ impl Enter {
 
     /// The command that runs `program` in the root; arguments can be added to it.
     pub fn cmd(&self, program: impl AsRef<OsStr>) -> Cmd {
-        let mut cmd = namespaces()
+        let mut cmd = namespaces();
+        if self.confined {
+            cmd = cmd.args(["--net", "--ipc", "--uts"]);
+        }
+        let proc = if self.confined { "ro" } else { "rw" };
+        cmd = cmd
             .args([
                 "--mount",
                 "--propagation",
@@ -88,6 +120,8 @@ impl Enter {
             ])
             .args(["--", "/bin/sh", "-c", SCRIPT, "enter"])
             .arg(&self.root)
+            .arg(proc)
+            .arg(self.devices.join(" "))
             .arg(self.binds.len().to_string());
         for (mode, host, inside) in &self.binds {
             cmd = cmd.arg(mode).arg(host).arg(inside);
@@ -102,6 +136,16 @@ impl Enter {
             pair.push("=");
             pair.push(value);
             cmd = cmd.arg(pair);
+        }
+        if self.confined {
+            cmd = cmd.args([
+                "setpriv",
+                "--no-new-privs",
+                "--inh-caps=-all",
+                "--bounding-set",
+                CONFINED,
+                "--",
+            ]);
         }
         cmd.arg(program).shown_after(SHOWN)
     }

@@ -17,12 +17,13 @@ Exit status:
   0    everything asked for was done (for `run`: the command's own status)
   1    the demo or a test did not hold, a target was not reached, or `bench compare` found that
        something moved
-  2    the command line is wrong, or --cache names somebody else's directory
+  2    the command line is wrong, no test has such a name, or --cache names somebody else's directory
   3    the host lacks something; `soft-roce-setup doctor` says what and how to mend it
   120  the guest's kernel reported a panic, oops, hung task, lockdep or KASAN problem
   124  the guest made no progress within the timeout
   125  set-up failed: the message names the command, its log and what to do
-  130  interrupted (Ctrl-C)";
+  130  interrupted (Ctrl-C)
+  141  nobody reads the output any more (as of a program that SIGPIPE has ended)";
 
 /// Builds a kernel's modules and a guest with Soft-RoCE, and runs RDMA programs in it whose memory
 /// regions are not pinned.

@@ -19,8 +19,8 @@ pub struct Sink {
     pub bytes: u64,
     /// When the last one came.
     pub last: Instant,
-    /// The writer refused some.
-    pub failed: bool,
+    /// Why the writer refused some: what came then is lost.
+    pub failed: Option<std::io::Error>,
 }
 
 impl Sink {
@@ -30,7 +30,7 @@ impl Sink {
             writer: Box::new(std::io::sink()),
             bytes: 0,
             last: Instant::now(),
-            failed: false,
+            failed: None,
         }))
     }
 }
@@ -96,8 +96,9 @@ pub fn copy_to(mut from: UnixStream, sink: Arc<Mutex<Sink>>) {
         let mut buffer = vec![0; 64 * 1024];
         while let Ok(count @ 1..) = from.read(&mut buffer) {
             let mut sink = lock(&sink);
-            if sink.writer.write_all(&buffer[..count]).is_err() || sink.writer.flush().is_err() {
-                sink.failed = true;
+            let written = sink.writer.write_all(&buffer[..count]);
+            if let Err(error) = written.and_then(|()| sink.writer.flush()) {
+                sink.failed.get_or_insert(error);
             }
             sink.bytes += count as u64;
             sink.last = Instant::now();

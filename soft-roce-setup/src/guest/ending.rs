@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use std::process::ExitStatus;
+
 use crate::proc::tail;
 
 /// How a job ended.
@@ -14,8 +16,8 @@ pub enum End {
     Report(Vec<String>),
     /// No progress for so long; the guest is gone.
     Timeout(Duration),
-    /// The guest ended without a status: it was switched off or QEMU died.
-    Gone,
+    /// The guest ended without a status: it was switched off or QEMU died, in these words.
+    Gone(String),
     /// Nobody reads the output any more; the guest is gone.
     OutputClosed,
 }
@@ -35,10 +37,42 @@ impl End {
                 time.as_secs(),
                 last_lines(log)
             ),
-            Self::Gone => format!("the guest ended before the command did{}", last_lines(log)),
+            Self::Gone(how) => format!(
+                "the guest ended before the command did: {how}{}",
+                last_lines(log)
+            ),
             Self::OutputClosed => "nobody reads the command's output any more".to_owned(),
         }
     }
+}
+
+/// How often the host's kernel ended a process as there was no memory left, on the whole host or in a cgroup.
+pub(super) fn ended_for_memory() -> u64 {
+    let text = std::fs::read_to_string("/proc/vmstat").unwrap_or_default();
+    let count = |line: &str| line.strip_prefix("oom_kill ")?.trim().parse().ok();
+    text.lines().find_map(count).unwrap_or(0)
+}
+
+/// How QEMU ended that nobody asked to: its status, what it said (to `complaints`), and whether the host ran out of memory.
+pub(super) fn death(status: Option<ExitStatus>, out_of_memory: bool, complaints: &Path) -> String {
+    let mut how = match status {
+        Some(status) if status.success() => return "it was switched off".to_owned(),
+        Some(status) => format!("QEMU died ({status})"),
+        None => "QEMU closed its channels and hangs".to_owned(),
+    };
+    if out_of_memory {
+        how.push_str(
+            ", and this host's kernel ended processes for lack of memory meanwhile\n  what to do: choose less with --mem, run fewer \
+             guests at once (--jobs), or give the cgroup more",
+        );
+    }
+    let words = tail(complaints, 0);
+    if words.is_empty() {
+        how.push_str("\n  QEMU said nothing");
+    } else {
+        how.push_str(&format!("\n  QEMU's last lines:\n{}", indent(&words)));
+    }
+    format!("{how}\n  QEMU's log: {}", complaints.display())
 }
 
 /// What the kernel said last, for an error's end.
@@ -86,6 +120,29 @@ impl Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_death_says_how_why_and_where() {
+        use std::os::unix::process::ExitStatusExt;
+        let log = std::env::temp_dir().join(format!("emm-death-{}", std::process::id()));
+        std::fs::write(&log, "qemu: no\n").unwrap();
+        let of = |raw, memory| death(Some(ExitStatus::from_raw(raw)), memory, &log);
+        let killed = of(9, true);
+        for part in [
+            "QEMU died",
+            "SIGKILL",
+            "lack of memory",
+            "--mem",
+            "qemu: no",
+            "emm-death",
+        ] {
+            assert!(killed.contains(part), "{part} in {killed}");
+        }
+        assert!(!of(9, false).contains("memory"));
+        assert!(of(256, false).contains("exit status: 1"));
+        assert_eq!(of(0, false), "it was switched off");
+        std::fs::remove_file(&log).unwrap();
+    }
 
     #[test]
     fn answers_are_read() {

@@ -57,9 +57,9 @@ ln -s fd/0 /dev/stdin
 ln -s fd/1 /dev/stdout
 ln -s fd/2 /dev/stderr
 for tag in $shares; do
-	eval "at=\$share_$tag"
+	eval "at=\$share_$tag mode=\$mode_$tag"
 	mkdir -p "/root$at"
-	must mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000,cache=mmap "$tag" "/root$at"
+	must mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000,cache=mmap,$mode "$tag" "/root$at"
 done
 
 echo 8 > /proc/sys/kernel/printk

@@ -4,6 +4,7 @@ mod accel;
 mod channels;
 mod cpio;
 mod ending;
+mod files;
 mod initramfs;
 mod modules;
 mod options;
@@ -31,13 +32,12 @@ use crate::build::{self, BuildOptions};
 use crate::context::Context;
 use crate::exit;
 use crate::proc::quote;
+use crate::ui;
 
 /// The guest's path of the shim.
 const SHIM: &str = "/emm/lib/libverbs_shim.so";
 /// CPUs of a guest whose clock is the wall's.
 const CPUS: u32 = 2;
-/// What a program's status is when it writes where nobody reads, as a shell shows it.
-const PIPE_STATUS: u8 = 141;
 
 /// `run`
 pub fn run(context: &Context, args: &RunArgs) -> Result<ExitCode> {
@@ -53,7 +53,7 @@ pub fn run(context: &Context, args: &RunArgs) -> Result<ExitCode> {
     }
     let job = Job {
         script: script(&args.command, shim.then_some(args.guest.backend)),
-        stdin: has_input(),
+        stdin: !args.no_stdin && has_input(),
         silence: Duration::from_secs(args.timeout),
         limit: None,
     };
@@ -87,10 +87,13 @@ fn leave(guest: &Guest, end: &End) -> ExitCode {
         End::Exited(status) => return (*status).into(),
         End::Report(_) => exit::KERNEL,
         End::Timeout(_) => exit::TIMEOUT,
-        End::Gone => exit::SETUP,
-        End::OutputClosed => return PIPE_STATUS.into(),
+        End::Gone(_) => exit::SETUP,
+        End::OutputClosed => return exit::PIPE.into(),
     };
-    eprintln!("soft-roce-setup: error: {}", guest.describe(end));
+    ui::tell(format_args!(
+        "soft-roce-setup: error: {}",
+        guest.describe(end)
+    ));
     status.into()
 }
 

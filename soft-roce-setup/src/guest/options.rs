@@ -31,8 +31,10 @@ pub struct GuestArgs {
     /// The guest's clock: wall time, or one nanosecond an instruction (repeatable costs; one CPU)
     #[arg(long, value_enum, default_value_t = Clock::Wall)]
     pub clock: Clock,
-    /// Share a host directory with the guest, writable; can be repeated
-    #[arg(long, value_name = "HOSTDIR:GUESTDIR")]
+    /// Share a host directory with the guest, writable unless :ro is behind it; can be repeated. Whatever runs in the guest
+    /// can change and remove everything in a writable one. What it makes there is on the host a plain file of yours: owner,
+    /// mode, links and device nodes exist for the guest only
+    #[arg(long, value_name = "HOSTDIR:GUESTDIR[:ro]")]
     pub share: Vec<Share>,
     /// Add a scratch disk of this size as /dev/vda
     #[arg(long, value_name = "SIZE")]
@@ -51,6 +53,9 @@ pub struct RunArgs {
     /// End a guest that shows no progress for so many seconds
     #[arg(long, value_name = "S", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
     pub timeout: u64,
+    /// Give the command nothing to read, as `ssh -n`: in a `while read` loop it would take the loop's lines
+    #[arg(short = 'n', long)]
+    pub no_stdin: bool,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub command: Vec<String>,
@@ -150,16 +155,22 @@ pub struct Share {
     pub host: PathBuf,
     /// Absolute path in the guest.
     pub guest: PathBuf,
+    /// Whether the guest can only read it.
+    pub read_only: bool,
 }
 
 impl FromStr for Share {
     type Err = String;
 
     fn from_str(s: &str) -> Result<Self, String> {
-        let (host, guest) = s
+        let (dirs, read_only) = match s.strip_suffix(":ro") {
+            Some(dirs) => (dirs, true),
+            None => (s.strip_suffix(":rw").unwrap_or(s), false),
+        };
+        let (host, guest) = dirs
             .rsplit_once(':')
             .filter(|(host, guest)| !host.is_empty() && !guest.is_empty())
-            .ok_or_else(|| format!("`{s}`: write HOSTDIR:GUESTDIR"))?;
+            .ok_or_else(|| format!("`{s}`: write HOSTDIR:GUESTDIR or HOSTDIR:GUESTDIR:ro"))?;
         let (host, guest) = (PathBuf::from(host), PathBuf::from(guest));
         if !guest.is_absolute() {
             return Err(format!(
@@ -173,7 +184,11 @@ impl FromStr for Share {
                 host.display()
             ));
         }
-        Ok(Self { host, guest })
+        Ok(Self {
+            host,
+            guest,
+            read_only,
+        })
     }
 }
 
@@ -199,7 +214,13 @@ mod tests {
         let share: Share = "/tmp:/data".parse().unwrap();
         assert_eq!(share.host, PathBuf::from("/tmp"));
         assert_eq!(share.guest, PathBuf::from("/data"));
+        assert!(!share.read_only);
+        for (text, read_only) in [("/tmp:/data:ro", true), ("/tmp:/data:rw", false)] {
+            let asked: Share = text.parse().unwrap();
+            assert_eq!((&asked.guest, asked.read_only), (&share.guest, read_only));
+        }
         assert!("/tmp".parse::<Share>().is_err());
+        assert!("/tmp:ro".parse::<Share>().is_err());
         assert!("/tmp:data".parse::<Share>().is_err());
         assert!("/does/not/exist:/data".parse::<Share>().is_err());
     }

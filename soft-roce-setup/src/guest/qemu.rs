@@ -3,15 +3,15 @@
 //! QEMU sees the root as `/` (see [`crate::enter`]) and a few directories of the host below /mnt, which
 //! the guest gets as one read-only 9p share.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::Stdio;
 
 use anyhow::Result;
 
 use super::accel::{Accel, Cpu};
+use super::files;
 use super::options::{Clock, Share, Size};
-use super::scratch::inherited;
 use crate::artifacts::Artifacts;
 use crate::enter::Enter;
 use crate::proc::{Cmd, Running};
@@ -33,6 +33,12 @@ const NOTHING_IS_PLUGGED_IN: [&str; 6] = [
     "PIIX4_PM.acpi-pci-hotplug-with-bridge-support=off",
     "-global",
     "PIIX4_PM.memory-hotplug-support=off",
+];
+
+/// What no guest of ours needs of QEMU.
+const SANDBOX: [&str; 2] = [
+    "-sandbox",
+    "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
 ];
 
 /// Where the image, the archive and the exported trees are for QEMU.
@@ -91,12 +97,19 @@ impl Machine<'_> {
             }
         }
         for (at, share) in self.shares.iter().enumerate() {
-            enter = enter.bind(&share.host, format!("/tmp/share{at}"));
+            let inside = format!("/tmp/share{at}");
+            enter = if share.read_only {
+                enter.bind_ro(&share.host, inside)
+            } else {
+                enter.bind(&share.host, inside)
+            };
         }
         let mut cmd = self
-            .base(enter.cmd("qemu-system-x86_64"))
-            .args(["-kernel", IMAGE, "-initrd"])
-            .arg(inherited(&self.initrd)?)
+            .base(confined(enter))
+            .args(["-kernel", IMAGE, "-initrd"]);
+        let initrd = cmd.pass(self.initrd);
+        cmd = cmd
+            .arg(format!("/proc/self/fd/{initrd}"))
             .args(["-device", "virtio-serial-pci,max_ports=8"])
             .args([
                 "-fsdev".to_owned(),
@@ -116,50 +129,51 @@ impl Machine<'_> {
             "-append",
             format!("{KERNEL_ARGS}{clock}{debug} {append}").trim(),
         ]);
-        inherited(&self.channels.console)?;
+        let console = cmd.pass(self.channels.console);
         cmd = cmd.args([
             "-chardev".to_owned(),
-            format!("socket,id=console,fd={}", self.channels.console.as_raw_fd()),
+            format!("socket,id=console,fd={console}"),
             "-serial".to_owned(),
             "chardev:console".to_owned(),
         ]);
         // The guest's init waits for port 5, so all of them are there when it looks.
         for (number, name, fd) in [
-            (2, "ctl", &self.channels.ctl),
-            (3, "out", &self.channels.out),
-            (4, "err", &self.channels.err),
-            (5, "in", &self.channels.input),
+            (2, "ctl", self.channels.ctl),
+            (3, "out", self.channels.out),
+            (4, "err", self.channels.err),
+            (5, "in", self.channels.input),
         ] {
-            inherited(fd)?;
+            let fd = cmd.pass(fd);
             cmd = cmd.args([
                 "-chardev".to_owned(),
-                format!("socket,id={name},fd={}", fd.as_raw_fd()),
+                format!("socket,id={name},fd={fd}"),
                 "-device".to_owned(),
                 format!("virtserialport,chardev={name},name={name},nr={number}"),
             ]);
         }
-        if let Some(fd) = &self.terminal {
-            inherited(fd)?;
+        if let Some(fd) = self.terminal {
+            let fd = cmd.pass(fd);
             cmd = cmd.args([
                 "-chardev".to_owned(),
-                format!("socket,id=terminal,fd={}", fd.as_raw_fd()),
+                format!("socket,id=terminal,fd={fd}"),
                 "-device".to_owned(),
                 "virtconsole,chardev=terminal,nr=1".to_owned(),
             ]);
         }
-        for at in 0..self.shares.len() {
+        for (at, share) in self.shares.iter().enumerate() {
             cmd = cmd.args([
                 "-fsdev".to_owned(),
                 format!(
-                    "local,id=share{at},path=/tmp/share{at},security_model=none,multidevs=remap"
+                    "local,id=share{at},path=/tmp/share{at},{},multidevs=remap",
+                    files::options(share)
                 ),
                 "-device".to_owned(),
                 format!("virtio-9p-pci,fsdev=share{at},mount_tag=share{at}"),
             ]);
         }
-        if let Some(disk) = &self.disk {
+        if let Some(disk) = self.disk {
             // By its path, not as an fd set: QEMU opens it more than once, with different flags.
-            let path = inherited(disk)?;
+            let path = format!("/proc/self/fd/{}", cmd.pass(disk));
             cmd = cmd.args([
                 "-drive".to_owned(),
                 format!("if=none,id=disk,file={path},format=raw,cache=unsafe,file.locking=off"),
@@ -198,4 +212,14 @@ impl Machine<'_> {
             cpus.to_string()
         }
     }
+}
+
+/// QEMU, in a root that `enter` enters, as a program that its guest may have taken over: see [`Enter::confined`]; of the devices it
+/// has KVM's besides; and its own filter of system calls lets it start nothing and become nobody else.
+pub fn confined(enter: Enter) -> Cmd {
+    enter
+        .confined()
+        .device("kvm")
+        .cmd("qemu-system-x86_64")
+        .args(SANDBOX)
 }

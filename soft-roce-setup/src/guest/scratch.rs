@@ -2,11 +2,10 @@
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use anyhow::{Context as _, Result};
 use rustix::fs::MemfdFlags;
-use rustix::io::FdFlags;
 
 use super::options::Size;
 use crate::context::Context;
@@ -33,10 +32,4 @@ pub fn scratch_disk(context: &Context, size: Size) -> Result<OwnedFd> {
     let file = make()
         .with_context(|| format!("cannot make a scratch disk of {size} in {}", dir.display()))?;
     Ok(file.into())
-}
-
-/// Lets a descriptor live on in the programs that are started from now on, and returns its path there.
-pub fn inherited(fd: &OwnedFd) -> Result<String> {
-    rustix::io::fcntl_setfd(fd, FdFlags::empty()).context("cannot pass a descriptor on")?;
-    Ok(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }

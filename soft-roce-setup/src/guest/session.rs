@@ -1,10 +1,10 @@
 //! A guest that runs: its channels, what it is asked, and how that ends.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,7 +16,7 @@ use base64::prelude::{BASE64_STANDARD, Engine as _};
 
 use super::accel::{self, Cpu};
 use super::channels::{Event, Sink, Writer, copy_to, follow_lines, lock};
-use super::ending::{Answer, End, last_lines};
+use super::ending::{Answer, End, death, ended_for_memory, last_lines};
 use super::initramfs::{self, Settings};
 use super::options::{Backend, Clock, Share, Size};
 use super::prepare::{self, GuestKernel};
@@ -27,7 +27,7 @@ use crate::artifacts::Artifacts;
 use crate::context::Context;
 use crate::exit::{KERNEL, SETUP, TIMEOUT, coded};
 use crate::host;
-use crate::proc::{Running, tail};
+use crate::proc::Running;
 use crate::signal;
 
 /// How long a booting guest is waited for.
@@ -109,6 +109,10 @@ pub struct Guest {
     err: Arc<Mutex<Sink>>,
     collector: Collector,
     log: PathBuf,
+    /// What QEMU itself says.
+    complaints: PathBuf,
+    /// What [`ended_for_memory`] said when it was started.
+    memory_ends: u64,
     jobs: u32,
     /// What rxe does with on-demand regions in this guest.
     pub backend: String,
@@ -179,6 +183,7 @@ impl Guest {
             },
             terminal,
         };
+        let memory_ends = ended_for_memory();
         let running = machine.start(Stdio::from(complaints_file))?;
 
         let (send, events) = mpsc::channel();
@@ -198,6 +203,8 @@ impl Guest {
             err,
             collector: Collector::default(),
             log,
+            complaints,
+            memory_ends,
             jobs: 0,
             backend: String::new(),
             accel: how.to_string(),
@@ -210,11 +217,11 @@ impl Guest {
         } else {
             PATIENCE
         };
-        guest.wait_until_up(&complaints, &patience)?;
+        guest.wait_until_up(&patience)?;
         Ok(guest)
     }
 
-    fn wait_until_up(&mut self, complaints: &Path, patience: &Patience) -> Result<()> {
+    fn wait_until_up(&mut self, patience: &Patience) -> Result<()> {
         let begin = Instant::now();
         loop {
             let answer = self.step()?;
@@ -239,17 +246,10 @@ impl Guest {
             }
             if self.closed {
                 signal::check()?;
-                let status = self
-                    .running
-                    .try_wait()?
-                    .map_or_else(String::new, |status| format!(" ({status})"));
-                let words = tail(complaints, 0).join("\n    ");
+                let how = self.death();
                 return Err(coded(
                     SETUP,
-                    format!(
-                        "QEMU ended before the guest was up{status}\n    {words}{}",
-                        self.tail()
-                    ),
+                    format!("the guest ended before it was up: {how}{}", self.tail()),
                 ));
             }
             let waited = begin.elapsed();
@@ -323,7 +323,7 @@ impl Guest {
 
     fn finish(&mut self, request: &str, job: &Job) -> Result<End> {
         if self.ctl.write_all(request.as_bytes()).is_err() {
-            return Ok(End::Gone);
+            return Ok(End::Gone(self.death()));
         }
         let begin = Instant::now();
         let mut last = begin;
@@ -343,15 +343,19 @@ impl Guest {
             if self.collector.found() {
                 return Ok(End::Report(self.take_report()));
             }
-            let mut failed = false;
+            let mut failed = None;
             for sink in [&self.out, &self.err] {
-                let sink = lock(sink);
+                let mut sink = lock(sink);
                 last = last.max(sink.last);
-                failed |= sink.failed;
+                failed = failed.or(sink.failed.take());
             }
-            if failed {
+            if let Some(error) = failed {
                 self.end();
-                return Ok(End::OutputClosed);
+                if error.kind() == ErrorKind::BrokenPipe {
+                    return Ok(End::OutputClosed);
+                }
+                let why = format!("the command's output cannot be written: {error}");
+                return Err(coded(SETUP, why));
             }
             last = last.max(self.last_console);
             if let Some((answer, when)) = &status {
@@ -372,7 +376,7 @@ impl Guest {
             if self.closed {
                 // A signal ends the guest as well, and may do so while this thread waits.
                 signal::check()?;
-                return Ok(End::Gone);
+                return Ok(End::Gone(self.death()));
             }
             let silent = last.elapsed() > job.silence;
             let over = job.limit.is_some_and(|limit| begin.elapsed() > limit);
@@ -433,6 +437,14 @@ impl Guest {
         }
     }
 
+    /// How QEMU ended that nobody asked to.
+    fn death(&mut self) -> String {
+        let status = self.running.wait_at_most(DRAIN).ok().flatten();
+        self.end();
+        let out_of_memory = ended_for_memory() > self.memory_ends;
+        death(status, out_of_memory, &self.complaints)
+    }
+
     /// Ends the guest.
     pub fn end(&mut self) {
         self.running.kill();
@@ -473,6 +485,8 @@ fn first_files(artifacts: &Artifacts, kernel: &GuestKernel, spec: &Spec) -> Resu
     for (at, share) in spec.shares.iter().enumerate() {
         let tag = format!("share{at}");
         settings.set(format!("share_{tag}"), share.guest.to_string_lossy());
+        let mode = if share.read_only { "ro" } else { "rw" };
+        settings.set(format!("mode_{tag}"), mode);
         tags.push(tag);
     }
     settings.set("shares", tags.join(" "));

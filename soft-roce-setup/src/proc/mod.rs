@@ -118,6 +118,11 @@ impl Cmd {
         self
     }
 
+    /// Program and arguments, for a command that starts this one.
+    pub fn words(&self) -> impl Iterator<Item = &OsStr> {
+        std::iter::once(self.program.as_os_str()).chain(self.args.iter().map(OsString::as_os_str))
+    }
+
     /// The command as one would type it.
     pub fn line(&self) -> String {
         let (skip, mut line) = match self.hidden {

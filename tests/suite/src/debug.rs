@@ -170,7 +170,9 @@ mod tests {
     fn a_failed_case_ends_before_the_leaks() {
         let script = with_leaks("set -e; false; true").replace("exec emm-check leaks", "exit 9");
         let run = |script: &str| {
-            let output = soft_roce_setup::proc::Cmd::new("sh").args(["-c", script]).capture();
+            let output = soft_roce_setup::proc::Cmd::new("sh")
+                .args(["-c", script])
+                .capture();
             output.unwrap().status.code()
         };
         assert_eq!(run(&script), Some(1));

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
@@ -16,7 +16,8 @@ use rustix::process::Signal;
 use super::super::initramfs;
 use super::super::options::Clock;
 use super::super::prepare::GuestKernel;
-use super::super::scratch::{inherited, scratch_file};
+use super::super::qemu::confined;
+use super::super::scratch::scratch_file;
 use super::kind::{Accel, Cpu};
 use crate::artifacts::Artifacts;
 use crate::enter::Enter;
@@ -90,12 +91,12 @@ fn killer(status: ExitStatus) -> Option<i32> {
 pub(super) fn boot(artifacts: &Artifacts, kernel: &GuestKernel, log: File) -> Result<Ended> {
     let initrd: OwnedFd = scratch_file(&initramfs::probe(kernel, INIT)?)?.into();
     let (host, guest) = UnixStream::pair().context("cannot make a socket")?;
-    let guest: OwnedFd = guest.into();
-    inherited(&guest)?;
     let again = log.try_clone().context("cannot duplicate a log's handle")?;
-    let running = Enter::new(&artifacts.root)
-        .bind_ro(&kernel.image, "/tmp/image")
-        .cmd("qemu-system-x86_64")
+    let enter = Enter::new(&artifacts.root).bind_ro(&kernel.image, "/tmp/image");
+    let mut cmd = confined(enter);
+    // The tool's own copies go with the command: the console's end is QEMU's.
+    let (initrd, console) = (cmd.pass(initrd), cmd.pass(guest.into()));
+    let running = cmd
         .args([
             "-M",
             "pc",
@@ -107,16 +108,15 @@ pub(super) fn boot(artifacts: &Artifacts, kernel: &GuestKernel, log: File) -> Re
         ])
         .args(Accel::Kvm.args(Clock::Wall, Cpu::Max))
         .args(["-m", "512M", "-kernel", "/tmp/image", "-initrd"])
-        .arg(inherited(&initrd)?)
+        .arg(format!("/proc/self/fd/{initrd}"))
         .args(["-append", "console=ttyS0 quiet panic=-1"])
         .args([
             "-chardev".to_owned(),
-            format!("socket,id=console,fd={}", guest.as_raw_fd()),
+            format!("socket,id=console,fd={console}"),
             "-serial".to_owned(),
             "chardev:console".to_owned(),
         ])
         .spawn(Stdio::null(), log.into(), again.into())?;
-    drop(guest);
     watch(running, host, LIMIT)
 }
 

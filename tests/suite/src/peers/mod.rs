@@ -184,11 +184,13 @@ impl<'a> Guests<'a> {
         let mut shares = vec![Share {
             host: forky::ensure(context)?,
             guest: "/forky".into(),
+            read_only: true,
         }];
         if selftests {
             shares.push(Share {
                 host: selftests::ensure(context, series)?,
                 guest: "/selftests".into(),
+                read_only: true,
             });
         }
         let debug = series == debug::NAME;

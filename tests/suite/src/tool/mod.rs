@@ -1,19 +1,22 @@
 //! Tests of the tool itself, as a user starts it.
 
+mod ends;
+mod share;
+
 use std::fs;
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Output;
+use std::time::Instant;
 
 use anyhow::{Context as _, Result};
-use rustix::process::{Pid, Signal};
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::group::Group;
 use super::tally::{Outcome, Tally};
 use soft_roce_setup::build;
 use soft_roce_setup::context::Context;
+use soft_roce_setup::proc::Cmd;
 use soft_roce_setup::{exit, signal};
 
 /// Options in front of `--`, the guest's command, the status wanted, and what standard output and
@@ -127,11 +130,16 @@ const WRONG: &[(&str, &[&str], &str)] = &[
 ];
 
 /// Tests of their own kind.
-const OTHERS: [&str; 4] = [
+const OTHERS: [&str; 9] = [
     "tool::archive_out_of_reach",
+    "tool::nobody_reads_status",
+    "tool::sigterm_leaves_nothing_of_a_build",
+    "tool::sigkill_leaves_nothing_of_a_build",
     "tool::demo",
-    "tool::share_is_writable",
+    share::NAME,
     "tool::ctrl_c_leaves_nothing",
+    "tool::qemu_that_dies_is_named",
+    "tool::nobody_reads_a_guest",
 ];
 
 /// Those that are wanted, on the kernel `series`.
@@ -165,7 +173,7 @@ fn run(context: &Context, series: &str, tally: &Tally) -> Result<()> {
             continue;
         }
         let start = Instant::now();
-        let output = tool.command(args).output().context("cannot run myself")?;
+        let output = tool.command(args).capture()?;
         let said = String::from_utf8_lossy(&output.stderr);
         let held = matches!(output.status.code(), Some(2 | 3 | 125)) && said.contains(want);
         let outcome = if held {
@@ -181,8 +189,13 @@ fn run(context: &Context, series: &str, tally: &Tally) -> Result<()> {
         let outcome = match name {
             "tool::archive_out_of_reach" => out_of_reach(context, &tool)?,
             "tool::demo" => demo(context, &tool)?,
-            "tool::share_is_writable" => share(context, &tool)?,
-            _ => ctrl_c(&tool)?,
+            "tool::nobody_reads_status" => ends::unread_status(&tool)?,
+            "tool::sigterm_leaves_nothing_of_a_build" => ends::build(context, &tool, Signal::TERM)?,
+            "tool::sigkill_leaves_nothing_of_a_build" => ends::build(context, &tool, Signal::KILL)?,
+            share::NAME => share::run(context, &tool)?,
+            "tool::ctrl_c_leaves_nothing" => ends::ctrl_c(&tool)?,
+            "tool::qemu_that_dies_is_named" => ends::qemu_dies(&tool)?,
+            _ => ends::unread_guest(&tool)?,
         };
         tally.add(name, start.elapsed(), outcome);
     }
@@ -211,13 +224,11 @@ fn folder(context: &Context) -> Result<TempDir> {
 fn out_of_reach(context: &Context, tool: &Tool) -> Result<Outcome> {
     let dir = folder(context)?;
     let cache = dir.path().join("cache");
-    let output = Command::new(&tool.program)
+    let output = Cmd::new(&tool.program)
         .arg("--cache")
         .arg(&cache)
         .args(["build", "--mirror", "http://127.0.0.1:9/archive"])
-        .stdin(Stdio::null())
-        .output()
-        .context("cannot run myself")?;
+        .capture()?;
     let said = String::from_utf8_lossy(&output.stderr);
     let held = output.status.code() == Some(i32::from(exit::HOST))
         && said.contains("cannot be reached")
@@ -233,10 +244,11 @@ fn out_of_reach(context: &Context, tool: &Tool) -> Result<Outcome> {
 fn demo(context: &Context, tool: &Tool) -> Result<Outcome> {
     let dir = folder(context)?;
     let file = dir.path().join("facts.json");
-    let mut command = tool.command(&["demo", "--json"]);
-    command.arg(&file);
-    command.args(["--kernel", &tool.series]);
-    let output = command.output().context("cannot run myself")?;
+    let output = tool
+        .command(&["demo", "--json"])
+        .arg(&file)
+        .args(["--kernel", &tool.series])
+        .capture()?;
     let text = fs::read_to_string(&file).unwrap_or_default();
     let facts: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
     let count = facts["facts"].as_array().map_or(0, Vec::len);
@@ -249,93 +261,6 @@ fn demo(context: &Context, tool: &Tool) -> Result<Outcome> {
             Outcome::Failed(format!("{}, {count} facts\n{out}{err}", output.status))
         },
     )
-}
-
-/// What the guest writes to a share, the host reads.
-fn share(context: &Context, tool: &Tool) -> Result<Outcome> {
-    let dir = folder(context)?;
-    let dir = dir.path();
-    fs::write(dir.join("in"), "from the host").context("cannot write to the share")?;
-    let option = format!("{}:/data", dir.display());
-    let output = tool.run(
-        &["--share", &option],
-        "cat /data/in; echo from the guest > /data/out",
-    )?;
-    let came = fs::read_to_string(dir.join("out")).unwrap_or_default();
-    let out = String::from_utf8_lossy(&output.stdout).into_owned();
-    Ok(if out == "from the host" && came == "from the guest\n" {
-        Outcome::Passed
-    } else {
-        let err = String::from_utf8_lossy(&output.stderr);
-        Outcome::Failed(format!("guest read {out:?}, host read {came:?}\n{err}"))
-    })
-}
-
-/// An interrupted run ends with its own status, and no process of its group is left.
-fn ctrl_c(tool: &Tool) -> Result<Outcome> {
-    let mut command = tool.command(&["run", "--mr", "pinned"]);
-    let mut child = command
-        .args(["--", "echo up; sleep 1000"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .spawn()
-        .context("cannot run myself")?;
-    let mut line = [0; 3];
-    let mut stdout = child.stdout.take().context("its output is a pipe")?;
-    let up = std::io::Read::read_exact(&mut stdout, &mut line);
-    let mine = descendants(child.id());
-    let pid = Pid::from_child(&child);
-    rustix::process::kill_process(pid, Signal::INT).context("cannot interrupt the run")?;
-    let status = child.wait().context("cannot wait for the run")?;
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while mine.iter().any(|p| p.exists()) && Instant::now() < deadline {
-        std::thread::yield_now();
-    }
-    let left = mine.iter().filter(|p| p.exists()).count();
-    let mut said = String::new();
-    if let Some(mut stderr) = child.stderr.take() {
-        // What it said only explains a failure.
-        let _ = std::io::Read::read_to_string(&mut stderr, &mut said);
-    }
-    Ok(
-        if up.is_ok()
-            && !mine.is_empty()
-            && status.code() == Some(i32::from(exit::INTERRUPTED))
-            && left == 0
-        {
-            Outcome::Passed
-        } else {
-            Outcome::Failed(format!("{status}, {left} processes left\n{said}"))
-        },
-    )
-}
-
-/// Folders in /proc of the processes below `parent`.
-fn descendants(parent: u32) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir("/proc") else {
-        return Vec::new();
-    };
-    let parents: Vec<(u32, u32)> = entries
-        .flatten()
-        .filter_map(|entry| {
-            let pid = entry.file_name().to_str()?.parse().ok()?;
-            let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
-            // PID (NAME) STATE PARENT …; a name may hold spaces and brackets.
-            let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?;
-            Some((pid, parent.parse().ok()?))
-        })
-        .collect();
-    let mut found = vec![parent];
-    let mut next = 0;
-    while let Some(parent) = found.get(next).copied() {
-        found.extend(parents.iter().filter(|p| p.1 == parent).map(|p| p.0));
-        next += 1;
-    }
-    found[1..]
-        .iter()
-        .map(|pid| PathBuf::from(format!("/proc/{pid}")))
-        .collect()
 }
 
 /// This program, to be started again.
@@ -354,21 +279,23 @@ impl Tool {
         })
     }
 
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(&self.program);
-        command.arg("--cache").arg(&self.cache).args(args);
-        command.env(build::SOURCES_HANDED, build::sources());
-        command.stdin(Stdio::null());
-        command
+    fn command(&self, args: &[&str]) -> Cmd {
+        Cmd::new(&self.program)
+            .arg("--cache")
+            .arg(&self.cache)
+            .args(args)
+            .env(build::SOURCES_HANDED, build::sources())
+    }
+
+    /// The command that runs `script` in a guest.
+    fn guest(&self, options: &[&str], script: &str) -> Cmd {
+        self.command(&["run"])
+            .args(["--kernel", &self.series])
+            .args(options)
+            .args(["--", script])
     }
 
     fn run(&self, options: &[&str], script: &str) -> Result<Output> {
-        let mut command = self.command(&["run"]);
-        command.args(["--kernel", &self.series]);
-        command
-            .args(options)
-            .args(["--", script])
-            .output()
-            .context("cannot run myself")
+        self.guest(options, script).capture()
     }
 }
