@@ -11,6 +11,11 @@ use bench_report::targets::rows::{Known, ROWS, Row};
 use soft_roce_setup::context::Context;
 use soft_roce_setup::guest::Clock;
 
+/// The names of all of them.
+pub fn names() -> impl Iterator<Item = String> {
+    ROWS.iter().map(|row| format!("bench::{}", row.name))
+}
+
 /// Measures the rows that are wanted on the kernel `series`.
 pub fn run(context: &Context, series: &str, tally: &Tally) -> Result<()> {
     let name = |row: &Row| format!("bench::{}", row.name);

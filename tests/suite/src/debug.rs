@@ -151,9 +151,16 @@ pub fn groups<'a>(
     Ok(groups)
 }
 
+/// The names of these tests.
+pub fn names(long: bool) -> impl Iterator<Item = String> {
+    let cases = CASES.iter().filter(move |case| long || !case.long);
+    cases.map(|case| format!("{GROUP}::{}", case.name))
+}
+
 /// Whether the command line names these tests, so that the kernel is to be built for them.
-pub fn named(filter: Option<&str>) -> bool {
-    filter.is_some_and(|filter| filter.contains("debug::") || filter.starts_with(GROUP))
+pub fn named(filters: &[String]) -> bool {
+    let names = |filter: &String| filter.contains("debug::") || filter.starts_with(GROUP);
+    filters.iter().any(names)
 }
 
 #[cfg(test)]
@@ -162,8 +169,9 @@ mod tests {
 
     #[test]
     fn who_names_them() {
-        assert!(named(Some("guest::debug")) && named(Some("debug::matrix")));
-        assert!(!named(None) && !named(Some("matrix")) && !named(Some("guest::")));
+        let named = |filter: &str| named(&[filter.to_owned()]);
+        assert!(named("guest::debug") && named("debug::matrix"));
+        assert!(!super::named(&[]) && !named("matrix") && !named("guest::"));
     }
 
     #[test]

@@ -43,6 +43,20 @@ pub(super) fn roomy() -> Spec {
     }
 }
 
+/// The names of the cases on the kernel `series`.
+pub fn names(series: &str, first: bool, long: bool) -> impl Iterator<Item = String> {
+    cases(first, long).map(move |case| name(series, case))
+}
+
+fn cases(first: bool, long: bool) -> impl Iterator<Item = &'static Case> {
+    let all = CASES.iter().chain(shim_cases::CASES);
+    all.filter(move |c| long || !c.long && (first || ON_EACH_KERNEL.contains(&c.name)))
+}
+
+fn name(series: &str, case: &Case) -> String {
+    format!("guest::{series}::{}", case.name)
+}
+
 /// The cases on the kernel `series`, if some are wanted. Those of one that is not the `first` say what differs there, but for
 /// `--long`.
 pub fn group<'a>(
@@ -53,12 +67,8 @@ pub fn group<'a>(
     tally: &'a Tally,
     said: &'a Said,
 ) -> Result<Option<Group<'a>>> {
-    let name = |case: &Case| format!("guest::{series}::{}", case.name);
-    let wanted: Vec<&Case> = CASES
-        .iter()
-        .chain(shim_cases::CASES)
-        .filter(|c| long || !c.long && (first || ON_EACH_KERNEL.contains(&c.name)))
-        .filter(|c| tally.wants(&name(c)))
+    let wanted: Vec<&Case> = cases(first, long)
+        .filter(|case| tally.wants(&name(series, case)))
         .collect();
     if wanted.is_empty() {
         return Ok(None);

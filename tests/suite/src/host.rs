@@ -1,6 +1,5 @@
 //! Tests that run on the host: `cargo test` of the crates that build there, their packages, rustfmt, and clippy.
 
-use std::path::Path;
 use std::process::Output;
 use std::time::{Duration, Instant};
 
@@ -8,6 +7,7 @@ use anyhow::{Context as _, Result};
 
 use super::group::Group;
 use super::packages;
+use super::sources::{self, Target};
 use super::tally::{Outcome, Tally};
 use soft_roce_setup::context::Context;
 use soft_roce_setup::proc::Cmd;
@@ -29,44 +29,93 @@ const CRATES: [&str; 9] = [
 /// What the core's tests compare it with; it has none of its own.
 const MODELS: &str = "ib-emm-models";
 
+/// What is seen of the sources themselves.
+const FORMAT: &str = "host::rustfmt";
+const LINTS: &str = "host::clippy";
+
+/// A crate's name, and its test programs.
+type Tested = (&'static str, Vec<Target>);
+
+fn crates() -> Result<Vec<Tested>> {
+    let metadata = sources::metadata(cargo())?;
+    let of = |name| Ok((name, sources::targets(&metadata, name)?));
+    CRATES.into_iter().map(of).collect()
+}
+
+/// The names of all of them; those of documentation's examples are known when they are built.
+pub fn names() -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for (name, targets) in crates()? {
+        let tests = targets.into_iter().flat_map(|target| target.tests);
+        names.extend(tests.map(|test| format!("host::{name}::{test}")));
+    }
+    names.extend(packages::names());
+    names.extend([FORMAT, LINTS].map(str::to_owned));
+    Ok(names)
+}
+
+/// Whether some are wanted.
+pub fn wanted(tally: &Tally) -> Result<bool> {
+    Ok(names()?.iter().any(|name| tally.wants(name)))
+}
+
 /// Those that are wanted.
-pub fn group<'a>(context: &'a Context, tally: &'a Tally) -> Option<Group<'a>> {
-    let wanted = tally.wants_group("host::");
-    wanted.then(|| Group::of_host(move || run(context, tally)))
+pub fn group<'a>(context: &'a Context, tally: &'a Tally) -> Result<Option<Group<'a>>> {
+    Ok(wanted(tally)?.then(|| Group::of_host(move || run(context, tally))))
 }
 
 /// Runs them.
 fn run(context: &Context, tally: &Tally) -> Result<()> {
-    let workspace = soft_roce_setup::build::workspace();
-    for name in CRATES {
+    for (name, targets) in crates()? {
         signal::check()?;
-        cargo_test(context, &workspace, name, tally)?;
+        if let Some(args) = chosen(name, &targets, tally) {
+            cargo_test(context, name, &args, tally)?;
+        }
     }
-    packages::run(context, &workspace, tally)?;
-    tool(
-        &workspace,
-        tally,
-        "host::rustfmt",
-        &["fmt", "--all", "--check"],
-    )?;
+    packages::run(context, tally)?;
+    tool(tally, FORMAT, &["fmt", "--all", "--check"])?;
     let mut clippy = vec!["clippy", "--quiet", "--all-targets"];
     clippy.extend(CRATES.iter().flat_map(|name| ["-p", name]));
     clippy.extend(["-p", MODELS]);
     clippy.extend(["--", "-D", "warnings"]);
-    tool(&workspace, tally, "host::clippy", &clippy)
+    tool(tally, LINTS, &clippy)
 }
 
 /// The cargo that runs this tool, or the host's.
-fn cargo(workspace: &Path) -> Cmd {
-    Cmd::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())).dir(workspace)
+pub(super) fn cargo() -> Cmd {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    Cmd::new(cargo).dir(soft_roce_setup::build::workspace())
+}
+
+/// What `cargo test` is told besides for the wanted tests of a crate: nothing, if these are all; `None`, if there are none. Only the
+/// programs that have wanted tests are built.
+fn chosen(name: &str, targets: &[Target], tally: &Tally) -> Option<Vec<String>> {
+    if tally.wants_all() || tally.wants(&format!("host::{name}::")) {
+        return Some(Vec::new());
+    }
+    let (mut options, mut tests) = (Vec::new(), Vec::new());
+    for target in targets {
+        let full = |test: &&String| tally.wants(&format!("host::{name}::{test}"));
+        let wanted: Vec<&String> = target.tests.iter().filter(full).collect();
+        if !wanted.is_empty() {
+            options.extend(target.option.iter().cloned());
+            tests.extend(wanted.into_iter().cloned());
+        }
+    }
+    if tests.is_empty() {
+        return None;
+    }
+    options.extend(["--".to_owned(), "--exact".to_owned()]);
+    Some([options, tests].concat())
 }
 
 /// Counts each test that the crate's test programs report.
-fn cargo_test(context: &Context, workspace: &Path, name: &str, tally: &Tally) -> Result<()> {
+fn cargo_test(context: &Context, name: &str, args: &[String], tally: &Tally) -> Result<()> {
     let step = context.ui.step(format!("host tests of {name}"));
     let start = Instant::now();
-    let output = cargo(workspace)
+    let output = cargo()
         .args(["test", "--profile", "checked", "--no-fail-fast", "-p", name])
+        .args(args)
         .capture()
         .context("cannot run `cargo test`")?;
     step.done();
@@ -122,17 +171,17 @@ fn excerpt(text: &str, test: &str) -> String {
 }
 
 /// A cargo tool that may be missing on this host.
-fn tool(workspace: &Path, tally: &Tally, name: &str, args: &[&str]) -> Result<()> {
+fn tool(tally: &Tally, name: &str, args: &[&str]) -> Result<()> {
     if !tally.wants(name) {
         return Ok(());
     }
     let start = Instant::now();
-    let there = cargo(workspace)
+    let there = cargo()
         .args([args[0], "--version"])
         .capture()
         .is_ok_and(|o| o.status.success());
     let outcome = if there {
-        let output = cargo(workspace)
+        let output = cargo()
             .args(args)
             .capture()
             .with_context(|| format!("cannot run `cargo {}`", args[0]))?;
@@ -153,6 +202,32 @@ fn tool(workspace: &Path, tally: &Tally, name: &str, args: &[&str]) -> Result<()
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_filter_reaches_cargo() {
+        let target = |option: &[&str], tests: &[&str]| Target {
+            option: option.iter().map(|o| (*o).to_owned()).collect(),
+            tests: tests.iter().map(|t| (*t).to_owned()).collect(),
+        };
+        let targets = [
+            target(&["--lib"], &["a::x", "a::y"]),
+            target(&["--test", "t"], &["z"]),
+        ];
+        let chosen = |filters: &[&str]| {
+            let filters = filters.iter().map(|f| (*f).to_owned()).collect();
+            let tally = Tally::new(filters, soft_roce_setup::ui::Ui::quiet());
+            chosen("c", &targets, &tally).map(|args| args.join(" "))
+        };
+        assert_eq!(chosen(&[]).as_deref(), Some(""));
+        assert_eq!(chosen(&["host::c::"]).as_deref(), Some(""));
+        assert_eq!(
+            chosen(&["c::a::y"]).as_deref(),
+            Some("--lib -- --exact a::y")
+        );
+        let both = chosen(&["::x", "host::c::z"]);
+        assert_eq!(both.as_deref(), Some("--lib --test t -- --exact a::x z"));
+        assert_eq!(chosen(&["guest::"]), None);
+    }
 
     #[test]
     fn results_of_libtest() {

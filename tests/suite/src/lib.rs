@@ -14,6 +14,7 @@ mod group;
 mod guest;
 mod host;
 mod inner;
+mod names;
 mod odp;
 mod packages;
 mod peers;
@@ -23,6 +24,7 @@ mod report;
 mod results;
 mod said;
 mod shim_cases;
+mod sources;
 mod tally;
 mod tool;
 
@@ -41,7 +43,7 @@ use soft_roce_setup::build::{self, KernelArg};
 use soft_roce_setup::context::Context;
 use soft_roce_setup::guest::Spec;
 use soft_roce_setup::side_by_side::side_by_side;
-use soft_roce_setup::{exit, host as machine};
+use soft_roce_setup::{exit, host as machine, ui};
 
 use self::group::Group;
 use self::results::{Results, Run};
@@ -70,12 +72,31 @@ pub struct TestArgs {
     /// Write what the tests showed to this file, in Markdown; with --json, what all its runs showed
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
-    /// Only tests whose name contains this
-    pub filter: Option<String>,
+    /// Print the names of the tests and run none
+    #[arg(long)]
+    pub list: bool,
+    /// Only tests whose name contains this, or one of these
+    pub filter: Vec<String>,
 }
 
 /// `test`
 pub fn run(context: &Context, args: &TestArgs) -> Result<ExitCode> {
+    let series: Vec<&str> = match args.kernel.kernel.as_deref() {
+        // Its tests are others.
+        Some(DEBUG) => Vec::new(),
+        Some(one) => vec![one],
+        None => SERIES.to_vec(),
+    };
+    names::check(args, &series)?;
+    if args.list {
+        let fits = |name: &String| args.filter.iter().any(|filter| names::fits(filter, name));
+        for name in names::all(args, &series, args.long)? {
+            if args.filter.is_empty() || fits(&name) {
+                ui::say(name);
+            }
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     // A file that is none of ours, or can't be written, is to be known before hours of tests.
     if let Some(path) = &args.json {
         Results::read(path)?.write(path)?;
@@ -84,9 +105,9 @@ pub fn run(context: &Context, args: &TestArgs) -> Result<ExitCode> {
     let (mut kernels, said) = (Vec::new(), Said::default());
     // Whoever goes on with the sources meanwhile does not mix two versions of them.
     let frozen = build::Frozen::new()?;
-    let ended = run_all(context, args, &tally, &said, &mut kernels);
+    let ended = run_all(context, args, &series, &tally, &said, &mut kernels);
     // Cargo alone reads them where they are: a copy would be compiled all over.
-    if tally.wants_group("host::") && frozen.is_outdated()? {
+    if host::wanted(&tally)? && frozen.is_outdated()? {
         let why = "the sources were edited while the tests ran: what ran on the host may be of both versions, all else is of the first";
         let failed = Outcome::Failed(why.to_owned());
         tally.add("host::sources", Duration::ZERO, failed);
@@ -120,17 +141,12 @@ pub fn run(context: &Context, args: &TestArgs) -> Result<ExitCode> {
 fn run_all(
     context: &Context,
     args: &TestArgs,
+    series: &[&str],
     tally: &Tally,
     said: &Said,
     kernels: &mut Vec<String>,
 ) -> Result<()> {
-    let series: Vec<&str> = match args.kernel.kernel.as_deref() {
-        // Its tests are others.
-        Some(DEBUG) => Vec::new(),
-        Some(one) => vec![one],
-        None => SERIES.to_vec(),
-    };
-    let groups = groups(context, args, &series, tally, said)?;
+    let groups = groups(context, args, series, tally, said)?;
     kernels.extend(groups.iter().filter_map(|group| group.kernel.clone()));
     let Spec { mem, smp, .. } = guest::roomy();
     let at_once = |cpus| match args.jobs {
@@ -163,7 +179,7 @@ fn groups<'a>(
     said: &'a Said,
 ) -> Result<Vec<Group<'a>>> {
     let mut groups = Vec::new();
-    groups.extend(host::group(context, tally));
+    groups.extend(host::group(context, tally)?);
     for (at, series) in series.iter().enumerate() {
         let cases = guest::group(context, series, at == 0, args.long, tally, said)?;
         groups.extend(cases);
@@ -187,7 +203,7 @@ fn groups<'a>(
     }
     let only_debug = series.is_empty();
     if args.kernel.kernel.is_none() || only_debug {
-        let asked = only_debug || args.debug || args.long || debug::named(args.filter.as_deref());
+        let asked = only_debug || args.debug || args.long || debug::named(&args.filter);
         let slow = debug::groups(context, asked, args.long, tally, said)?;
         groups.extend(slow.into_iter().map(Group::slow));
         if args.long {

@@ -1,13 +1,14 @@
 //! The crates that are meant for others, as others get them: packaged, built from the package, and tested there.
 
 use std::path::Path;
-use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 
+use super::host;
 use super::tally::{Outcome, Tally};
 use soft_roce_setup::context::Context;
+use soft_roce_setup::proc::Cmd;
 use soft_roce_setup::signal;
 
 /// The crates; who needs another one of them comes behind it.
@@ -15,15 +16,22 @@ const CRATES: [&str; 3] = ["verbs-abi", "unpinned", "ib-emm"];
 /// What each package has to hold beside its code.
 const FILES: [&str; 3] = ["README.md", "LICENSE-MIT", "LICENSE-APACHE"];
 
+/// The names of all of them.
+pub fn names() -> impl Iterator<Item = String> {
+    CRATES
+        .iter()
+        .map(|name| format!("host::packages::{name}"))
+}
+
 /// Packages and tests those that are wanted.
-pub fn run(context: &Context, workspace: &Path, tally: &Tally) -> Result<()> {
-    for name in CRATES {
-        let test = format!("host::packages::{name}");
+pub fn run(context: &Context, tally: &Tally) -> Result<()> {
+    let workspace = soft_roce_setup::build::workspace();
+    for (name, test) in CRATES.into_iter().zip(names()) {
         if tally.wants(&test) {
             signal::check()?;
             let step = context.ui.step(format!("package of {name}"));
             let start = Instant::now();
-            let wrong = package(workspace, name)?;
+            let wrong = package(&workspace, name)?;
             step.done();
             tally.add(
                 &test,
@@ -41,12 +49,11 @@ fn package(workspace: &Path, name: &str) -> Result<Option<String>> {
     cargo(workspace, &["fetch", "--quiet", "--locked"])?;
     let target = workspace.join("target");
     let place = target.join(format!("package/{name}-{}", env!("CARGO_PKG_VERSION")));
-    let made = Command::new("cargo")
+    let made = host::cargo()
         .args(["package", "--offline", "--allow-dirty", "-p", name])
         .arg("--target-dir")
         .arg(&target)
-        .current_dir(workspace)
-        .output()
+        .capture()
         .context("cannot run `cargo package`")?;
     let said = String::from_utf8_lossy(&made.stderr);
     if !made.status.success() || said.contains("manifest has no") {
@@ -61,11 +68,12 @@ fn package(workspace: &Path, name: &str) -> Result<Option<String>> {
 
 /// What a call of cargo said, if it failed.
 fn cargo(dir: &Path, args: &[&str]) -> Result<Option<String>> {
-    let output = Command::new("cargo")
+    let output = Cmd::new("env")
+        .args(["-u", "CARGO_TARGET_DIR"])
+        .args(host::cargo().words())
         .args(args)
-        .env_remove("CARGO_TARGET_DIR")
-        .current_dir(dir)
-        .output()
+        .dir(dir)
+        .capture()
         .with_context(|| format!("cannot run `cargo {}`", args[0]))?;
     let said = [output.stdout, output.stderr].map(|s| String::from_utf8_lossy(&s).into_owned());
     Ok((!output.status.success()).then(|| said.join("\n")))

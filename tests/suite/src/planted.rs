@@ -150,6 +150,11 @@ fn run(context: &Context, kernel: &str, all: &[&'static Planted], tally: &Tally)
     Ok(())
 }
 
+/// The names of those for the kernel `kernel` that are wanted.
+pub fn names(kernel: &str, tally: &Tally) -> impl Iterator<Item = String> {
+    of(kernel, tally).into_iter().map(Planted::test)
+}
+
 /// Whether a fault may be wanted that is for the kernel `kernel`.
 pub fn wanted(kernel: &str, tally: &Tally) -> bool {
     !of(kernel, tally).is_empty()

@@ -17,6 +17,11 @@ use soft_roce_setup::proc::quote;
 /// Longest time of all programs.
 const LIMIT: Duration = Duration::from_secs(900);
 
+/// The first part of their names.
+pub fn group_name(series: &str) -> String {
+    format!("guest::{series}::programs")
+}
+
 /// Those on the kernel `series` that are wanted: all, or what the filter names behind `programs::`.
 pub fn group<'a>(
     context: &'a Context,
@@ -24,7 +29,7 @@ pub fn group<'a>(
     tally: &'a Tally,
     said: &'a Said,
 ) -> Result<Option<Group<'a>>> {
-    let name = format!("guest::{series}::programs");
+    let name = group_name(series);
     let Some(only) = tally.inside(&name) else {
         return Ok(None);
     };
@@ -32,12 +37,12 @@ pub fn group<'a>(
     Group::of_kernel(context, series, work).map(Some)
 }
 
-/// Runs those of the group `group` whose names contain `only`.
+/// Runs those of the group `group` whose names contain one of `only`.
 fn run(
     context: &Context,
     series: &str,
     group: String,
-    only: &str,
+    only: &[String],
     tally: &Tally,
     said: &Said,
 ) -> Result<()> {
@@ -45,7 +50,13 @@ fn run(
     let mut guest = Guest::boot(context, &artifacts, &spec())?;
     let output = Collected::default();
     let job = Job {
-        script: format!("exec emm-check --json programs {}\n", quote(only)),
+        script: format!(
+            "worst=0; for only in {}; do emm-check --json programs \"$only\" || worst=$?; done; exit $worst\n",
+            only.iter()
+                .map(|part| quote(part))
+                .collect::<Vec<_>>()
+                .join(" ")
+        ),
         stdin: false,
         silence: LIMIT,
         limit: Some(LIMIT),

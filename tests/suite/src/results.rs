@@ -130,7 +130,7 @@ mod tests {
     use std::time::Duration;
 
     fn results(all: &mut Results, command: &str, tests: &[(&str, Outcome)]) {
-        let tally = Tally::new(None, Ui::quiet());
+        let tally = Tally::new(Vec::new(), Ui::quiet());
         for (name, outcome) in tests {
             tally.add(name, Duration::from_secs(2), outcome.clone());
         }

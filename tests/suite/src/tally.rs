@@ -25,17 +25,17 @@ pub type Tested = (String, Duration, Outcome);
 /// Counts and prints results.
 #[derive(Debug)]
 pub struct Tally {
-    filter: Option<String>,
+    filters: Vec<String>,
     ui: Ui,
     results: Mutex<Vec<Tested>>,
     start: Instant,
 }
 
 impl Tally {
-    /// Nothing run yet. Only tests whose name contains `filter` are wanted.
-    pub fn new(filter: Option<String>, ui: Ui) -> Self {
+    /// Nothing run yet. Only tests whose name contains one of `filters` are wanted; all, if there is none.
+    pub fn new(filters: Vec<String>, ui: Ui) -> Self {
         Self {
-            filter,
+            filters,
             ui,
             results: Mutex::default(),
             start: Instant::now(),
@@ -44,40 +44,33 @@ impl Tally {
 
     /// Whether the test of this name is to be run.
     pub fn wants(&self, name: &str) -> bool {
-        self.filter
-            .as_deref()
-            .is_none_or(|filter| name.contains(filter))
+        self.wants_all() || self.filters.iter().any(|filter| name.contains(filter))
     }
 
-    /// Whether some test whose name starts with `group` may be wanted: not if the filter names another.
-    pub fn wants_group(&self, group: &str) -> bool {
-        self.filter.as_deref().is_none_or(|filter| {
-            filter.starts_with(group)
-                || ![
-                    "host::",
-                    "root::",
-                    "guest::",
-                    "planted::",
-                    "bench::",
-                    "tool::",
-                ]
-                .iter()
-                .any(|other| filter.starts_with(other))
-        })
+    /// Whether there is no filter.
+    pub fn wants_all(&self) -> bool {
+        self.filters.is_empty()
     }
 
     /// Whether tests of the group `group`, whose names are not known beforehand, may be wanted, and
-    /// the part of their names that the filter asks for: `a::b::c` asks `a::b` for `c`.
-    pub fn inside(&self, group: &str) -> Option<String> {
-        let Some(filter) = self.filter.as_deref() else {
-            return Some(String::new());
-        };
-        if format!("{group}::").contains(filter) {
-            return Some(String::new());
+    /// the parts of their names that the filters ask for: `a::b::c` asks `a::b` for `c`.
+    pub fn inside(&self, group: &str) -> Option<Vec<String>> {
+        if self.wants_all() {
+            return Some(vec![String::new()]);
         }
-        let (head, tail) = filter.rsplit_once("::")?;
-        let fits = group == head || group.ends_with(&format!("::{head}"));
-        fits.then(|| tail.to_owned())
+        let mut parts = Vec::new();
+        for filter in &self.filters {
+            if format!("{group}::").contains(filter) {
+                return Some(vec![String::new()]);
+            }
+            let Some((head, tail)) = filter.rsplit_once("::") else {
+                continue;
+            };
+            if group == head || group.ends_with(&format!("::{head}")) {
+                parts.push(tail.to_owned());
+            }
+        }
+        (!parts.is_empty()).then_some(parts)
     }
 
     /// Prints and counts one result.
@@ -115,7 +108,7 @@ impl Tally {
         if results.is_empty() {
             self.ui.print(format!(
                 "no test has a name with `{}`",
-                self.filter.as_deref().unwrap_or_default()
+                self.filters.join("` or `")
             ));
             return false;
         }
@@ -139,19 +132,23 @@ impl Tally {
 mod tests {
     use super::*;
 
-    fn tally(filter: Option<&str>) -> Tally {
-        Tally::new(filter.map(str::to_owned), Ui::quiet())
+    fn tally(filters: &[&str]) -> Tally {
+        let filters = filters.iter().map(|filter| (*filter).to_owned());
+        Tally::new(filters.collect(), Ui::quiet())
     }
 
     #[test]
     fn filters_of_groups() {
-        let inside = |filter: &str| tally(Some(filter)).inside("guest::7.3::programs");
-        assert_eq!(tally(None).inside("a"), Some(String::new()));
+        let inside = |filter: &str| tally(&[filter]).inside("guest::7.3::programs");
+        assert_eq!(tally(&[]).inside("a"), Some(vec![String::new()]));
         for whole in ["guest::", "guest::7.3", "programs", "7.3::programs::"] {
-            assert_eq!(inside(whole), Some(String::new()), "{whole}");
+            assert_eq!(inside(whole), Some(vec![String::new()]), "{whole}");
         }
-        assert_eq!(inside("guest::7.3::programs::qperf"), Some("qperf".into()));
-        assert_eq!(inside("programs::ib_"), Some("ib_".into()));
+        assert_eq!(
+            inside("guest::7.3::programs::qperf"),
+            Some(vec!["qperf".into()])
+        );
+        assert_eq!(inside("programs::ib_"), Some(vec!["ib_".into()]));
         for other in [
             "guest::7.2",
             "grams::x",
@@ -164,9 +161,17 @@ mod tests {
     }
 
     #[test]
+    fn several_filters() {
+        let tally = tally(&["host::rustfmt", "programs::qperf", "programs::rping"]);
+        assert!(tally.wants("host::rustfmt") && !tally.wants("host::clippy"));
+        let parts = Some(vec!["qperf".into(), "rping".into()]);
+        assert_eq!(tally.inside("guest::7.3::programs"), parts);
+    }
+
+    #[test]
     fn a_test_that_was_skipped_was_there() {
-        assert!(!tally(Some("nothing")).close());
-        let tally = tally(Some("bench::cold"));
+        assert!(!tally(&["nothing"]).close());
+        let tally = tally(&["bench::cold"]);
         let why = Outcome::Skipped("known to be missed".into());
         tally.add("bench::cold", Duration::ZERO, why);
         assert!(tally.close());

@@ -108,6 +108,15 @@ pub fn group<'a>(
     Ok(Some(group))
 }
 
+/// The names of all of them on the kernel `series`.
+pub fn names(series: &str, tally: &Tally) -> Vec<String> {
+    let all = Wanted::of(series, tally);
+    let compared = all.comparisons.into_iter().map(|c| c.0);
+    compared
+        .chain(all.cases.iter().map(|case| name(series, case.name)))
+        .collect()
+}
+
 /// Names and what is compared, and cases.
 struct Wanted {
     comparisons: Vec<(String, Space, Comparison)>,

@@ -116,6 +116,11 @@ const WRONG: &[(&str, &[&str], &str)] = &[
         &["run", "--kernel", "6.1", "--", "true"],
         "6.1",
     ),
+    (
+        "tool::test_that_is_not_there",
+        &["test", "tool::", "no_such_test"],
+        "no test has a name with `no_such_test`",
+    ),
     ("tool::no_command", &["run"], "COMMAND"),
     (
         "tool::more_memory_than_the_host_has",
@@ -142,15 +147,19 @@ const OTHERS: [&str; 9] = [
     "tool::nobody_reads_a_guest",
 ];
 
+/// The names of all of them.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    let cases = CASES.iter().map(|case| case.name);
+    cases.chain(WRONG.iter().map(|w| w.0)).chain(OTHERS)
+}
+
 /// Those that are wanted, on the kernel `series`.
 pub fn group<'a>(
     context: &'a Context,
     series: &'a str,
     tally: &'a Tally,
 ) -> Result<Option<Group<'a>>> {
-    let names = CASES.iter().map(|case| case.name);
-    let mut names = names.chain(WRONG.iter().map(|w| w.0)).chain(OTHERS);
-    if !names.any(|name| tally.wants(name)) {
+    if !names().any(|name| tally.wants(name)) {
         return Ok(None);
     }
     let work = move || run(context, series, tally);
