@@ -1,5 +1,10 @@
 //! What the program does to the directory that it is given as its cache.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "cargo starts this test, and what it starts ends by itself"
+)]
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, symlink};
