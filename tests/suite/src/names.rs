@@ -1,5 +1,7 @@
 //! The names of all tests, before anything is built: for `--list`, and to say at once that a filter means none.
 
+use std::collections::BTreeSet;
+
 use anyhow::Result;
 
 use soft_roce_setup::build::debug::NAME as DEBUG;
@@ -35,6 +37,9 @@ pub fn all(args: &TestArgs, series: &[&str], long: bool) -> Result<Vec<String>> 
     if !series.is_empty() {
         names.extend(bench::names());
     }
+    // Two programs of a crate may have tests of the same name.
+    let mut seen = BTreeSet::new();
+    names.retain(|name| seen.insert(name.clone()));
     Ok(names)
 }
 
@@ -120,15 +125,17 @@ mod tests {
     }
 
     #[test]
-    fn names_are_unique() {
-        let mut names = all(&args(&[], true), &["7.3", "7.2"], true).unwrap();
-        let count = names.len();
-        names.sort();
-        names.dedup();
-        assert!(
-            count > 400 && names.len() == count,
-            "{count} {}",
-            names.len()
-        );
+    fn each_kind_is_there() {
+        let names = all(&args(&[], true), &["7.3", "7.2"], true).unwrap();
+        for start in [
+            "host::",
+            "root::",
+            "guest::7.2::",
+            "planted::",
+            "tool::",
+            "bench::",
+        ] {
+            assert!(names.iter().any(|name| name.starts_with(start)), "{start}");
+        }
     }
 }

@@ -316,7 +316,7 @@ mod tests {
                     known emm    matrix: READ x remap: the stage: 9 wrong bytes, first at offset 0x20 (1 s)\n\
                     skip  WRITE x remap: there is no disk\nPASS: 1 passed\n";
         said.keep("guest::7.3::matrix".into(), text.into());
-        let tally = Tally::new(None, Ui::new(false));
+        let tally = Tally::new(Vec::new(), Ui::quiet());
         tally.add("guest::7.3::matrix", Duration::ZERO, Outcome::Passed);
         let run = Run {
             command: "cargo x".into(),

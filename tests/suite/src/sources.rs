@@ -56,44 +56,47 @@ pub fn metadata(cargo: Cmd) -> Result<Value> {
     })
 }
 
-/// The tests of the program whose first file is `main`: in it alone, or in all below its folder if that is its own.
+/// The tests of the program whose first file is `main`: there, and in the modules that it names.
 pub fn tests(main: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
-    let stem = main.file_stem().unwrap_or_default();
-    match main.parent() {
-        Some(dir) if stem == "lib" || stem == "main" => folder(dir, &mut Vec::new(), &mut names)?,
-        _ => names.extend(of(&read(main)?)),
-    }
+    let dir = main.parent().unwrap_or(Path::new("."));
+    module(main, dir, "", &mut names)?;
     names.sort();
     Ok(names)
 }
 
-fn folder(dir: &Path, module: &mut Vec<String>, names: &mut Vec<String>) -> Result<()> {
-    let entries = fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?;
-    for entry in entries {
-        let path = entry
-            .with_context(|| format!("cannot read {}", dir.display()))?
-            .path();
-        let stem = path
-            .file_stem()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        if path.is_dir() {
-            module.push(stem);
-            folder(&path, module, names)?;
-            module.pop();
-        } else if path.extension().is_some_and(|ending| ending == "rs") {
-            let mut whole = module.clone();
-            if !["lib", "main", "mod"].contains(&stem.as_str()) {
-                whole.push(stem);
-            }
-            let prefix: String = whole.iter().map(|part| format!("{part}::")).collect();
-            names.extend(
-                of(&read(&path)?)
-                    .into_iter()
-                    .map(|name| format!("{prefix}{name}")),
-            );
+/// Adds the tests of the module in `file`, whose own modules are in `dir`.
+fn module(file: &Path, dir: &Path, prefix: &str, names: &mut Vec<String>) -> Result<()> {
+    let text = read(file)?;
+    names.extend(of(&text).into_iter().map(|name| format!("{prefix}{name}")));
+    let mut at = None;
+    for line in text.lines() {
+        let path = line
+            .strip_prefix("#[path = \"")
+            .and_then(|rest| rest.strip_suffix("\"]"));
+        if let Some(path) = path {
+            at = file.parent().map(|dir| dir.join(path));
+            continue;
+        }
+        let item = line.rsplit_once("pub").map_or(line, |(_, item)| item);
+        let item = item
+            .trim_start_matches("(crate)")
+            .trim_start_matches("(super)")
+            .trim_start();
+        let Some(name) = item
+            .strip_prefix("mod ")
+            .and_then(|rest| rest.strip_suffix(';'))
+        else {
+            continue;
+        };
+        let below = dir.join(name);
+        let places = [dir.join(format!("{name}.rs")), below.join("mod.rs")];
+        let place = at
+            .take()
+            .or_else(|| places.into_iter().find(|place| place.exists()));
+        let prefix = format!("{prefix}{name}::");
+        if let Some(place) = place.filter(|place| place.exists()) {
+            module(&place, &below, &prefix, names)?;
         }
     }
     Ok(())
