@@ -431,9 +431,12 @@ mod tests {
 
     #[test]
     fn a_child_has_no_descriptor_but_those_it_is_given() {
-        let (kept, passed) = (unnamed_file().unwrap(), unnamed_file().unwrap());
+        // High numbers: what `ls` opens itself has a low one.
+        let file = unnamed_file().unwrap();
+        let high = || rustix::io::fcntl_dupfd_cloexec(&file, 300).unwrap();
+        let (kept, passed) = (high(), high());
         let mut cmd = Cmd::new("ls").arg("/proc/self/fd");
-        let number = cmd.pass(passed.into());
+        let number = cmd.pass(passed);
         let text = cmd.capture().unwrap().stdout;
         let text = String::from_utf8(text).unwrap();
         let has = |fd: i32| text.lines().any(|line| line == fd.to_string());

@@ -8,7 +8,9 @@ use soft_roce_setup::build::debug::NAME as DEBUG;
 use soft_roce_setup::exit;
 use soft_roce_setup::ui::Ui;
 
-use super::{Tally, TestArgs, bench, debug, guest, host, inner, peers, planted, programs, tool};
+use super::{
+    Tally, TestArgs, bench, debug, guest, host, inner, odp, peers, planted, programs, tool,
+};
 
 /// The names of the tests that the arguments let run, without their filters, in the order of their groups. What is below a name that
 /// ends with `::` is known in the guest only.
@@ -17,6 +19,7 @@ pub fn all(args: &TestArgs, series: &[&str], long: bool) -> Result<Vec<String>> 
     let mut names = host::names()?;
     for (at, series) in series.iter().enumerate() {
         names.extend(guest::names(series, at == 0, long));
+        names.extend(odp::names(series, at == 0, long));
         if long {
             names.extend(peers::names(series, &tally));
         }

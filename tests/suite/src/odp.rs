@@ -91,6 +91,15 @@ impl Driver {
     }
 }
 
+/// The names of those on the kernel `series`.
+pub fn names(series: &str, first: bool, long: bool) -> impl Iterator<Item = String> {
+    tests(first, long).map(move |test| name(series, test))
+}
+
+fn tests(first: bool, long: bool) -> impl Iterator<Item = &'static Repaired> {
+    TESTS.iter().filter(move |test| long || first && !test.long)
+}
+
 /// Those on the kernel `series` that are wanted: of one that is not the `first`, all are for `--long`.
 pub fn group<'a>(
     context: &'a Context,
@@ -100,9 +109,7 @@ pub fn group<'a>(
     tally: &'a Tally,
     said: &'a Said,
 ) -> Result<Option<Group<'a>>> {
-    let wanted: Vec<&Repaired> = TESTS
-        .iter()
-        .filter(|test| long || first && !test.long)
+    let wanted: Vec<&Repaired> = tests(first, long)
         .filter(|test| tally.wants(&name(series, test)))
         .collect();
     if wanted.is_empty() {

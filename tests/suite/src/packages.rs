@@ -18,9 +18,7 @@ const FILES: [&str; 3] = ["README.md", "LICENSE-MIT", "LICENSE-APACHE"];
 
 /// The names of all of them.
 pub fn names() -> impl Iterator<Item = String> {
-    CRATES
-        .iter()
-        .map(|name| format!("host::packages::{name}"))
+    CRATES.iter().map(|name| format!("host::packages::{name}"))
 }
 
 /// Packages and tests those that are wanted.
