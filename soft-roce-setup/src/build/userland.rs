@@ -262,6 +262,25 @@ fn workshop(context: &Context, vendor: &Path, source: &Path) -> Result<Enter> {
 mod tests {
     use super::*;
 
+    /// Cargo builds nothing in the root of a workspace that lacks a member.
+    #[test]
+    fn each_member_is_copied_or_stood_in_for() {
+        let manifest = fs::read_to_string(sources::repository().join("Cargo.toml")).unwrap();
+        let members = manifest.split_once("\nmembers = [").unwrap().1;
+        let members = members.split_once(']').unwrap().0;
+        let names = members.split('"').skip(1).step_by(2);
+        let mut count = 0;
+        for member in names {
+            let copied = FOLDERS
+                .iter()
+                .any(|folder| Path::new(member).starts_with(folder));
+            let stub = HOST_ONLY.iter().any(|(name, _)| *name == member);
+            assert!(copied != stub, "{member}");
+            count += 1;
+        }
+        assert!(count > 8, "{count} members");
+    }
+
     #[test]
     fn cargo_says_where_tests_are() {
         let told = r#"{"reason":"compiler-artifact","target":{"name":"libc"},"profile":{"test":false},"executable":null}
