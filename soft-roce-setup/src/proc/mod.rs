@@ -362,12 +362,14 @@ mod tests {
     fn quoting() {
         assert_eq!(quote("a-b"), "a-b");
         assert_eq!(quote(""), "''");
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
         for word in [
             "it's", "$HOME", "a\nb", "`id` !x", "\\", "~", "{a,b}", "*", "'\"$x\"'",
         ] {
             let script = format!("printf %s {}", quote(word));
-            let said = Command::new("sh").args(["-c", &script]).output().unwrap();
-            assert_eq!(String::from_utf8(said.stdout).unwrap(), word);
+            let said = Cmd::new("sh").args(["-c", &script]).output(&log).unwrap();
+            assert_eq!(said, word);
         }
         assert_eq!(
             Cmd::new("sh").args(["-c", "exit 3"]).line(),
