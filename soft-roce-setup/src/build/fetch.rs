@@ -1,5 +1,6 @@
-//! The packages of a kernel, downloaded.
+//! Packages of the distribution, downloaded: a kernel's, and others that are not part of the root.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +12,7 @@ use super::root::Apt;
 use crate::cache::remove_tree;
 use crate::context::Context;
 use crate::host;
+use crate::ui::Step;
 
 /// GiB that a kernel's packages take.
 const GIB: f64 = 0.5;
@@ -29,40 +31,48 @@ pub fn fetch(context: &Context, chosen: &Chosen) -> Result<Vec<PathBuf>> {
         .cache
         .ensure(&context.ui, &place, &key, &title, |dir, step| {
             host::require_room(context, GIB, &title)?;
-            let log = context.cache.fresh_log("kernel-download");
-            let inside = context.cache.path("apt").join("debs");
-            remove_tree(&inside)?;
-            fs::create_dir_all(&inside)
-                .with_context(|| format!("cannot create {}", inside.display()))?;
-            let apt = Apt::new(context)?.in_folder("debs");
-            // The lists may be old, and what they name gone.
-            let download = || {
-                let names = chosen.packages();
-                apt.tool("apt-get")
-                    .arg("download")
-                    .args(&names)
-                    .hint(REACH)
-                    .run(&log, step)
-            };
-            if download().is_err() {
-                apt.tool("apt-get")
-                    .args(["update", "--error-on=any"])
-                    .hint(REACH)
-                    .run(&log, step)?;
-                download()?;
-            }
-            for deb in list(&inside)? {
-                if let Some(name) = deb.file_name() {
-                    fs::rename(&deb, dir.join(name))
-                        .with_context(|| format!("cannot move {}", deb.display()))?;
-                }
-            }
-            Ok(())
+            download(context, &chosen.packages(), dir, step)
         })?;
     Ok(list(&dir)?
         .into_iter()
         .filter(|path| path.extension().is_some_and(|e| e == "deb"))
         .collect())
+}
+
+/// Downloads the packages `names`, of which nothing else comes along, to `dir`.
+pub fn download(
+    context: &Context,
+    names: &[impl AsRef<OsStr>],
+    dir: &Path,
+    step: &Step,
+) -> Result<()> {
+    let log = context.cache.fresh_log("packages-download");
+    let inside = context.cache.path("apt").join("debs");
+    remove_tree(&inside)?;
+    fs::create_dir_all(&inside).with_context(|| format!("cannot create {}", inside.display()))?;
+    let apt = Apt::new(context)?.in_folder("debs");
+    // The lists may be old, and what they name gone.
+    let download = || {
+        apt.tool("apt-get")
+            .arg("download")
+            .args(names)
+            .hint(REACH)
+            .run(&log, step)
+    };
+    if download().is_err() {
+        apt.tool("apt-get")
+            .args(["update", "--error-on=any"])
+            .hint(REACH)
+            .run(&log, step)?;
+        download()?;
+    }
+    for deb in list(&inside)? {
+        if let Some(name) = deb.file_name() {
+            fs::rename(&deb, dir.join(name))
+                .with_context(|| format!("cannot move {}", deb.display()))?;
+        }
+    }
+    Ok(())
 }
 
 fn list(dir: &Path) -> Result<Vec<PathBuf>> {

@@ -2,6 +2,7 @@
 //! guest's programs. Each is a step of the cache.
 
 mod chosen;
+mod cmake;
 mod debian;
 pub mod debug;
 mod fetch;
@@ -9,6 +10,7 @@ pub mod forky;
 pub mod kernel;
 mod key;
 pub mod modules;
+pub mod programs;
 pub mod root;
 pub mod rxe;
 pub mod selftests;

@@ -24,7 +24,7 @@ const GIB: f64 = 0.5;
 /// The place of the crates' sources in the cache.
 const VENDOR: &str = "vendor";
 /// What cargo keeps in the cache from build to build.
-const TARGET: &str = "target";
+pub(super) const TARGET: &str = "target";
 /// The place of the unit tests' programs in the cache.
 const TESTS: &str = "unit-tests";
 /// Crates that build in the root only and have unit tests.
@@ -214,7 +214,7 @@ fn make(context: &Context, vendor: &Path, dir: &Path, step: &Step) -> Result<()>
 }
 
 /// A call of the root's cargo.
-fn cargo(enter: &Enter, what: &str, profile: &str, crates: &[&str]) -> Cmd {
+pub(super) fn cargo(enter: &Enter, what: &str, profile: &str, crates: &[&str]) -> Cmd {
     enter
         .cmd("cargo")
         .args([what, "--profile", profile, "--locked", "--offline"])
@@ -223,7 +223,7 @@ fn cargo(enter: &Enter, what: &str, profile: &str, crates: &[&str]) -> Cmd {
 }
 
 /// The root with the crates' sources, copied to `source`, and with what cargo kept of earlier builds.
-fn workshop(context: &Context, vendor: &Path, source: &Path) -> Result<Enter> {
+pub(super) fn workshop(context: &Context, vendor: &Path, source: &Path) -> Result<Enter> {
     let repo = sources::repository();
     for folder in FOLDERS {
         sources::copy_tree(&repo.join(folder), &source.join(folder))?;

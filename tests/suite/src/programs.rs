@@ -1,5 +1,6 @@
 //! Unmodified programs of the distribution, pinned and unpinned: `emm-check programs`, a test for each line.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -11,11 +12,14 @@ use super::said::Said;
 use super::tally::{Outcome, Tally};
 use soft_roce_setup::build;
 use soft_roce_setup::context::Context;
-use soft_roce_setup::guest::{End, Guest, Job};
+use soft_roce_setup::guest::{End, Guest, Job, Share};
 use soft_roce_setup::proc::quote;
 
 /// Longest time of all programs.
 const LIMIT: Duration = Duration::from_secs(900);
+
+/// Where `emm-check` looks for the Rust programs of `tests/programs`.
+const PLACE: &str = "/programs";
 
 /// The first part of their names.
 pub fn group_name(series: &str) -> String {
@@ -33,7 +37,10 @@ pub fn group<'a>(
     let Some(only) = tally.inside(&name) else {
         return Ok(None);
     };
-    let work = move || run(context, series, name, &only, tally, said);
+    // Built before guests hold the cache's lock.
+    build::ensure(context, &options(series))?;
+    let programs = build::programs::ensure(context)?;
+    let work = move || run(context, series, name, &only, programs, tally, said);
     Group::of_kernel(context, series, work).map(Some)
 }
 
@@ -43,11 +50,18 @@ fn run(
     series: &str,
     group: String,
     only: &[String],
+    programs: PathBuf,
     tally: &Tally,
     said: &Said,
 ) -> Result<()> {
     let artifacts = build::ensure(context, &options(series))?;
-    let mut guest = Guest::boot(context, &artifacts, &spec())?;
+    let mut spec = spec();
+    spec.shares.push(Share {
+        host: programs,
+        guest: PLACE.into(),
+        read_only: true,
+    });
+    let mut guest = Guest::boot(context, &artifacts, &spec)?;
     let output = Collected::default();
     let job = Job {
         script: format!(

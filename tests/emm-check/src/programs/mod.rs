@@ -78,6 +78,12 @@ fn run_all(env: &Env, shim: &Path, rows: &[&Program]) -> Vec<Value> {
     }
     let mut facts = Vec::new();
     for p in rows {
+        if let Some(missing) = p.missing() {
+            let why =
+                format!("{missing} is not there: `test programs` builds it and shares its folder");
+            env.report.skip(p.name, &why, true);
+            continue;
+        }
         facts.push(row(env, p, Way::Pinned, shim));
         if p.expect != Expect::Works {
             continue;

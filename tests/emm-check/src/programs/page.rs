@@ -17,16 +17,18 @@ any of them had is shown. Between two looks the kernel watches: with that limit 
 are those that the shim met. A program compares what it receives where that is said; every byte of regions of ours is compared by
 `emm-check verify` and `emm-check event`.
 
-Written by this command, from its own results:
+Written by these commands, from their own results; the first one builds the Rust program, which only tests need:
 ```
-cargo run -r -- run --share \"$PWD/docs:/docs\" -- emm-check programs --page /docs/programs.md
+cargo run -r -- test programs::Rust
+cargo run -r -- run --share \"$PWD/docs:/docs\" --share ~/.cache/ib-emm/programs:/programs:ro -- emm-check programs --page /docs/programs.md
 ```
 ";
 
 const COMPARES: &str = "\
 Which compare data: `ibv_*_pingpong` (`-c`), `rping` (`-V`), `rstream` and `riostream` (`-T v`), `fi_pingpong` (`-c`), qperf's
-`ver_rc_*`, pyverbs, and the MPI program (`tests/programs/mpi_collectives.c`: broadcast, allgather, alltoall, allreduce, sendrecv, put and
-get, 1 to 200,001 bytes at odd addresses with guard bytes). perftest, ucx_perftest, ucmatose and udaddy compare nothing.
+`ver_rc_*`, pyverbs, the MPI program (`tests/programs/mpi_collectives.c`: broadcast, allgather, alltoall, allreduce, sendrecv, put and
+get, 1 to 200,001 bytes at odd addresses with guard bytes), and the Rust program (`tests/programs/ibverbs`: sends both ways of 1 byte to
+1 MiB at odd offsets with guard bytes). perftest, ucx_perftest, ucmatose and udaddy compare nothing.
 ";
 
 /// Writes it.

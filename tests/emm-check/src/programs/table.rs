@@ -1,5 +1,7 @@
 //! The programs, as data.
 
+use std::path::Path;
+
 use emm_check::ucx::OVER_UCX;
 
 use super::read::{self, Read};
@@ -49,6 +51,14 @@ pub struct Program {
     pub expect: Expect,
     /// It is shown in the demonstration.
     pub demo: bool,
+}
+
+impl Program {
+    /// Its file, if it should be in a folder that is shared with the guest, and is not.
+    pub fn missing(&self) -> Option<&'static str> {
+        let file = self.client.split_whitespace().next()?;
+        (file.starts_with("/programs/") && !Path::new(file).exists()).then_some(file)
+    }
 }
 
 /// All that is usual.
@@ -325,7 +335,13 @@ pub const PROGRAMS: &[Program] = &[
         package: "openmpi-bin",
         client: "mpirun --oversubscribe -n 2 mpi_collectives",
         env: &OVER_UCX,
-        read: read::mpi,
+        read: read::compared,
+        ..PLAIN
+    },
+    Program {
+        name: "Rust program with ibverbs 0.9.2",
+        client: "/programs/ibverbs-both-ways rxe0 1",
+        read: read::compared,
         ..PLAIN
     },
     Program {
