@@ -1,5 +1,9 @@
 //! Generates the bindings of libibverbs from the distribution's header. Much of the verbs API is `static inline`
 //! in that header: bindgen writes C wrappers for those, which are compiled in here.
+//!
+//! No crate serves: rdma-sys 0.3.0 does not build (its bindgen 0.59 ends with "is not a valid Ident" at an anonymous union, with libclang
+//! 17, 18, 19 and 21), and rdma-mummy-sys 0.2.6 has libibverbs, but not what the kernel and rxe share with user space
+//! (`ib_uverbs_cmd_hdr`, `ib_uverbs_rereg_mr`, `rxe_queue_buf`, `rxe_send_wqe`, …), and wants CMake, which the first start goes without.
 
 use std::env;
 use std::path::PathBuf;
