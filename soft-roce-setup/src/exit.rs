@@ -1,9 +1,5 @@
 //! Exit statuses, as `--help` documents them.
 
-use std::process::ExitCode;
-
-use crate::{signal, ui};
-
 /// The demo or a test did not hold.
 pub const NOT_HELD: u8 = 1;
 /// A wrong option.
@@ -55,21 +51,4 @@ pub fn code_of(error: &anyhow::Error) -> u8 {
         .chain()
         .find_map(|cause| cause.downcast_ref::<Coded>())
         .map_or(SETUP, |coded| coded.code)
-}
-
-/// Ends the tool: tells the user of an error, and gives the status.
-///
-/// What has asked it to end counts more than what failed therefore, and than a result that nobody could read.
-pub fn leave(result: anyhow::Result<ExitCode>) -> ExitCode {
-    let result = result.and_then(|code| ui::flush().map(|()| code));
-    if signal::ending() == Some(PIPE) {
-        return PIPE.into();
-    }
-    match result {
-        Ok(code) => code,
-        Err(error) => {
-            ui::tell(format!("soft-roce-setup: error: {error:#}"));
-            signal::ending().unwrap_or_else(|| code_of(&error)).into()
-        }
-    }
 }

@@ -10,16 +10,35 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use soft_roce_setup::context::Context;
-use soft_roce_setup::{build, demo, exit, guest, host, signal, status};
+use soft_roce_setup::{build, demo, exit, guest, host, signal, status, ui};
 
 use crate::cli::{Cli, Command};
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => return exit::leave(usage(&error)),
+        Err(error) => return leave(usage(&error)),
     };
-    exit::leave(dispatch(&cli))
+    leave(dispatch(&cli))
+}
+
+/// Ends the tool: tells the user of an error, and gives the status.
+///
+/// What has asked it to end counts more than what failed therefore, and than a result that nobody could read.
+fn leave(result: Result<ExitCode>) -> ExitCode {
+    let result = result.and_then(|code| ui::flush().map(|()| code));
+    if signal::ending() == Some(exit::PIPE) {
+        return exit::PIPE.into();
+    }
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            ui::tell(format!("soft-roce-setup: error: {error:#}"));
+            signal::ending()
+                .unwrap_or_else(|| exit::code_of(&error))
+                .into()
+        }
+    }
 }
 
 /// Prints help, the version, or what is wrong with the command line.

@@ -2,6 +2,7 @@
 
 mod accel;
 mod channels;
+mod confined;
 mod cpio;
 mod ending;
 mod files;

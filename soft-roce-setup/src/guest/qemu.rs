@@ -10,6 +10,7 @@ use std::process::Stdio;
 use anyhow::Result;
 
 use super::accel::{Accel, Cpu};
+use super::confined::confined;
 use super::files;
 use super::options::{Clock, Share, Size};
 use crate::artifacts::Artifacts;
@@ -33,12 +34,6 @@ const NOTHING_IS_PLUGGED_IN: [&str; 6] = [
     "PIIX4_PM.acpi-pci-hotplug-with-bridge-support=off",
     "-global",
     "PIIX4_PM.memory-hotplug-support=off",
-];
-
-/// What no guest of ours needs of QEMU.
-const SANDBOX: [&str; 2] = [
-    "-sandbox",
-    "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
 ];
 
 /// Where the image, the archive and the exported trees are for QEMU.
@@ -212,14 +207,4 @@ impl Machine<'_> {
             cpus.to_string()
         }
     }
-}
-
-/// QEMU, in a root that `enter` enters, as a program that its guest may have taken over: see [`Enter::confined`]; of the devices it
-/// has KVM's besides; and its own filter of system calls lets it start nothing and become nobody else.
-pub fn confined(enter: Enter) -> Cmd {
-    enter
-        .confined()
-        .device("kvm")
-        .cmd("qemu-system-x86_64")
-        .args(SANDBOX)
 }

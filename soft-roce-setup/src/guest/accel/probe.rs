@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use rustix::process::Signal;
 
+use super::super::confined::confined;
 use super::super::initramfs;
 use super::super::options::Clock;
 use super::super::prepare::GuestKernel;
-use super::super::qemu::confined;
 use super::super::scratch::scratch_file;
 use super::kind::{Accel, Cpu};
 use crate::artifacts::Artifacts;
