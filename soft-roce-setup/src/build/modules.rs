@@ -17,9 +17,9 @@ use crate::ui::Step;
 /// To be raised when the recipe below changes.
 const RECIPE: u32 = 1;
 /// Where the modules are built, as the root sees it: the paths in their debug information.
-const BUILD_INSIDE: &str = "/mnt/build";
+pub(super) const BUILD_INSIDE: &str = "/mnt/build";
 /// The driver's folder beside them.
-const DRIVER: &str = "rxe";
+pub(super) const DRIVER: &str = "rxe";
 const DRIVER_INSIDE: &str = "/mnt/build/rxe";
 
 /// Where the planted faults are in the repository.
@@ -145,14 +145,15 @@ fn make_planted(
 }
 
 /// A copy of our sources, where the root can build them.
-struct Bench<'a> {
+pub(super) struct Bench<'a> {
     kernel: &'a Prepared,
     build: PathBuf,
     enter: Enter,
 }
 
 impl<'a> Bench<'a> {
-    fn set(context: &Context, kernel: &'a Prepared, dir: &Path) -> Result<Self> {
+    /// Copies them into a folder of `dir`.
+    pub(super) fn set(context: &Context, kernel: &'a Prepared, dir: &Path) -> Result<Self> {
         let repo = sources::repository();
         let build = dir.join("build");
         for part in ["kernel", "ib-emm"] {
@@ -167,7 +168,7 @@ impl<'a> Bench<'a> {
     }
 
     /// `make` for the module in this folder.
-    fn make(&self, module: &str) -> Cmd {
+    pub(super) fn make(&self, module: &str) -> Cmd {
         kernel::make_module(
             &self.enter,
             self.kernel,
@@ -175,18 +176,18 @@ impl<'a> Bench<'a> {
         )
     }
 
-    /// The source of the driver `rxe`, in its folder.
-    fn driver(&self, rxe: Rxe, log: &Path, step: &Step) -> Result<()> {
-        let bench = Workbench {
+    /// Where the driver's source is changed.
+    pub(super) fn workbench(&self) -> Workbench<'_> {
+        Workbench {
             enter: &self.enter,
-            driver: &self.build.join(DRIVER),
+            driver: self.build.join(DRIVER),
             driver_inside: DRIVER_INSIDE,
             kernel: self.kernel,
-        };
-        bench.make_source(rxe, log, step)
+        }
     }
 
-    fn clear(self) -> Result<()> {
+    /// Removes the copy.
+    pub(super) fn clear(self) -> Result<()> {
         crate::cache::remove_tree(&self.build)
     }
 }
@@ -207,10 +208,10 @@ fn make(context: &Context, kernel: &Prepared, dir: &Path, step: &Step) -> Result
         .run(&log, step)?;
     take(&bench.build.join("kernel/emm_client/emm_client.ko"), dir)?;
 
-    bench.driver(Rxe::Emm, &log, step)?;
+    bench.workbench().make_source(Rxe::Emm, &log, step)?;
     bench
         .make(DRIVER)
-        .args(["CONFIG_RDMA_RXE=m", &symvers])
+        .args(["CONFIG_RDMA_RXE=m", "CONFIG_RDMA_RXE_EMM=y", &symvers])
         .arg(format!("EMM_INCLUDE={BUILD_INSIDE}/kernel/include"))
         .arg("modules")
         .run(&log, step)?;
@@ -230,7 +231,7 @@ fn make_driver(
         .cache
         .fresh_log(&format!("rxe-{}-{release}", rxe.name()));
     let bench = Bench::set(context, kernel, dir)?;
-    bench.driver(rxe, &log, step)?;
+    bench.workbench().make_source(rxe, &log, step)?;
     bench
         .make(DRIVER)
         .args(["CONFIG_RDMA_RXE=m", "modules"])

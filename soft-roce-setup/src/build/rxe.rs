@@ -58,10 +58,29 @@ impl Rxe {
     pub fn key(self, mut key: Key) -> Result<Key> {
         let series = sources::repository().join(SERIES);
         for folder in self.folders() {
-            key = key.path(&series.join(folder))?;
+            for file in files(&series.join(folder))? {
+                // What is said about a series does not change the driver.
+                let name = file.file_name().unwrap_or_default().to_string_lossy();
+                let kind = file.extension().unwrap_or_default();
+                if kind == "patch" || kind == "c" || kind == "h" || name.starts_with("series") {
+                    key = key.text(&name).path(&file)?;
+                }
+            }
         }
         Ok(key)
     }
+}
+
+/// The files of a folder, in order.
+fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let read = || -> std::io::Result<Vec<PathBuf>> {
+        fs::read_dir(folder)?
+            .map(|entry| entry.map(|entry| entry.path()))
+            .collect()
+    };
+    let mut files = read().with_context(|| format!("cannot read {}", folder.display()))?;
+    files.sort();
+    Ok(files)
 }
 
 /// One change to the driver's source.
@@ -71,6 +90,15 @@ pub struct Patch {
     pub name: String,
     /// The file itself.
     pub file: PathBuf,
+}
+
+/// The names of the series: those that a driver is made of, and that have come so far.
+pub fn all() -> Vec<&'static str> {
+    let folder = sources::repository().join(SERIES);
+    let mut all = Rxe::Emm.folders().to_vec();
+    all.extend(Rxe::Odp.folders());
+    all.retain(|name| folder.join(name).join("series").exists());
+    all
 }
 
 /// A folder of `kernel/rxe`.
@@ -106,18 +134,8 @@ impl Series {
             }
             patches.push(Patch { name, file });
         }
-        let mut files = Vec::new();
-        for entry in
-            fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?
-        {
-            let path = entry
-                .with_context(|| format!("cannot read {}", folder.display()))?
-                .path();
-            if path.extension().is_some_and(|end| end == "c" || end == "h") {
-                files.push(path);
-            }
-        }
-        files.sort();
+        let mut files = files(&folder)?;
+        files.retain(|file| file.extension().is_some_and(|end| end == "c" || end == "h"));
         Ok(Self { files, patches })
     }
 }
@@ -137,7 +155,7 @@ pub struct Workbench<'a> {
     /// The root, with the driver's folder bound in it.
     pub enter: &'a Enter,
     /// The folder of the driver's source.
-    pub driver: &'a Path,
+    pub driver: PathBuf,
     /// The same, as the root sees it.
     pub driver_inside: &'a str,
     /// The kernel whose driver it is.
@@ -147,7 +165,7 @@ pub struct Workbench<'a> {
 impl Workbench<'_> {
     /// Copies the driver's source and makes `rxe` of it.
     pub fn make_source(&self, rxe: Rxe, log: &Path, step: &Step) -> Result<()> {
-        sources::copy_tree(&self.kernel.source.join(TREE), self.driver)?;
+        self.copy_source()?;
         for folder in rxe.folders() {
             let series = Series::read(folder, &self.kernel.chosen.series)?;
             self.copy(&series)?;
@@ -156,6 +174,11 @@ impl Workbench<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Copies the driver's source as it is in the kernel's.
+    pub fn copy_source(&self) -> Result<()> {
+        sources::copy_tree(&self.kernel.source.join(TREE), &self.driver)
     }
 
     /// Copies the files of ours.
@@ -218,27 +241,20 @@ mod tests {
     /// A patch that no series names would be forgotten.
     #[test]
     fn each_patch_is_in_a_series() {
-        let all = sources::repository().join(SERIES);
-        for folder in fs::read_dir(&all).unwrap() {
-            let folder = folder.unwrap().path();
-            if !folder.is_dir() {
-                continue;
-            }
-            let mut named = String::new();
-            for entry in fs::read_dir(&folder).unwrap() {
-                let path = entry.unwrap().path();
-                let name = path.file_name().unwrap().to_string_lossy().into_owned();
-                if name.starts_with("series") {
-                    named.push_str(&fs::read_to_string(path).unwrap());
-                }
-            }
-            for entry in fs::read_dir(&folder).unwrap() {
-                let path = entry.unwrap().path();
-                let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let all = files(&sources::repository().join(SERIES)).unwrap();
+        for folder in all.iter().filter(|path| path.is_dir()) {
+            let files = files(folder).unwrap();
+            let name = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().into_owned();
+            let named: String = files
+                .iter()
+                .filter(|file| name(file).starts_with("series"))
+                .map(|file| fs::read_to_string(file).unwrap())
+                .collect();
+            for file in files.iter().filter(|file| name(file).ends_with(".patch")) {
                 assert!(
-                    !name.ends_with(".patch") || names(&named).any(|patch| patch == name),
+                    names(&named).any(|patch| patch == name(file)),
                     "{}: no series names it",
-                    path.display()
+                    file.display()
                 );
             }
         }
