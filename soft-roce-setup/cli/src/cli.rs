@@ -4,6 +4,7 @@ use bench_report::bench::BenchArgs;
 use bench_report::targets::TargetsArgs;
 use clap::{Parser, Subcommand};
 use soft_roce_setup::build::BuildArgs;
+use soft_roce_setup::build::mail::SeriesArgs;
 use soft_roce_setup::context::Global;
 use soft_roce_setup::demo::DemoArgs;
 use soft_roce_setup::guest::{RunArgs, ShellArgs};
@@ -57,6 +58,8 @@ pub enum Command {
     Demo(DemoArgs),
     /// Run the tests, on the host and in the guest
     Test(TestArgs),
+    /// Write the patch series for rxe as they would be mailed: numbered, with a cover letter each
+    Series(SeriesArgs),
     /// Measure every target beside pinned and in-tree on-demand regions, and say which are reached
     Targets(TargetsArgs),
     /// Measure what pinned, in-tree on-demand and EMM regions cost, with plots in a page of HTML

@@ -62,6 +62,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         Command::Run(args) => guest::run(&context, args),
         Command::Shell(args) => guest::shell(&context, args),
         Command::Demo(args) => demo::run(&context, args),
+        Command::Series(args) => build::mail::run(&context, args),
         Command::Test(args) => test_suite::run(&context, args),
         Command::Targets(args) => bench_report::targets::run(&context, args),
         Command::Bench(args) => bench_report::bench::run(&context, args),
