@@ -22,6 +22,7 @@ mod planted;
 mod programs;
 mod report;
 mod results;
+mod rxe;
 mod said;
 mod shim_cases;
 mod sources;
@@ -191,6 +192,7 @@ fn groups<'a>(
             tally,
             said,
         )?);
+        groups.extend(rxe::group(context, series, at == 0, args.long, tally)?);
         if args.long {
             groups.extend(peers::group(context, series, tally, said)?);
         }

@@ -1,0 +1,266 @@
+//! Tests of the patch series in `kernel/rxe`: what a maintainer would do with them, and the driver without `ib_emm`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+
+use super::group::{Group, options};
+use super::guest::{script, spec};
+use super::tally::{Outcome, Tally};
+use soft_roce_setup::build::kernel::Prepared;
+use soft_roce_setup::build::modules::Variant;
+use soft_roce_setup::build::rxe::{Rxe, TREE, all};
+use soft_roce_setup::build::{self, BuildOptions, kernel, mail, root, steps};
+use soft_roce_setup::cache::remove_tree;
+use soft_roce_setup::context::Context;
+use soft_roce_setup::enter::Enter;
+use soft_roce_setup::guest::Guest;
+use soft_roce_setup::signal;
+
+/// What `scripts/checkpatch.pl` is not asked: a sign-off is a person's, the source has no history to look commits up in, and the
+/// entry of the driver in MAINTAINERS names its folder.
+const NOT_ASKED: &str = "MISSING_SIGN_OFF,UNKNOWN_COMMIT_ID,FILE_PATH_CHANGES";
+
+/// What is run on a driver of fixes alone, and whether it is run always.
+const ALONE: &[(&str, &str, bool)] = &[
+    (
+        "verify",
+        "lsmod | grep -q ib_emm && exit 1; emm-check verify --mr pinned && emm-check verbs --mr pinned",
+        true,
+    ),
+    ("matrix", "emm-check matrix --mr pinned", false),
+];
+
+/// The names of those on the kernel `series`. Style and the driver without `ib_emm` are tried on the `first` kernel, but for `--long`.
+pub fn names(series: &str, first: bool, long: bool) -> Vec<String> {
+    let mut tests = vec!["git_am_takes_each_series".to_owned()];
+    if first || long {
+        tests.push("checkpatch_has_nothing_to_say".to_owned());
+    }
+    if long {
+        tests.extend(all().iter().map(|of| format!("each_step_builds::{of}")));
+    }
+    let alone = ALONE.iter().filter(|(.., short)| long || first && *short);
+    tests.extend(alone.map(|(test, ..)| format!("fixes_alone::{test}")));
+    tests.iter().map(|test| name(series, test)).collect()
+}
+
+/// Those on the kernel `series` that are wanted.
+pub fn group<'a>(
+    context: &'a Context,
+    series: &'a str,
+    first: bool,
+    long: bool,
+    tally: &'a Tally,
+) -> Result<Option<Group<'a>>> {
+    let mut wanted = names(series, first, long);
+    wanted.retain(|name| tally.wants(name));
+    if wanted.is_empty() {
+        return Ok(None);
+    }
+    if wanted.iter().any(|name| name.contains("::fixes_alone::")) {
+        build::ensure(context, &fixes(series))?;
+    }
+    let work = move || {
+        for name in wanted {
+            signal::check()?;
+            let start = Instant::now();
+            let outcome = run(context, series, &name)?;
+            tally.add(&name, start.elapsed(), outcome);
+        }
+        Ok(())
+    };
+    Group::of_kernel(context, series, work).map(Some)
+}
+
+/// Runs the test `name`.
+fn run(context: &Context, series: &str, name: &str) -> Result<Outcome> {
+    let test = name.splitn(3, "::").last().unwrap_or(name);
+    if let Some(of) = test.strip_prefix("each_step_builds::") {
+        return each_step(context, series, of);
+    }
+    if let Some((_, text, _)) = ALONE
+        .iter()
+        .find(|(alone, ..)| test == format!("fixes_alone::{alone}"))
+    {
+        let artifacts = build::ensure(context, &fixes(series))?;
+        let mut guest = Guest::boot(context, &artifacts, &spec())?;
+        return Ok(script(&mut guest, text, 900, &["PASS"])?.0);
+    }
+    match test {
+        "git_am_takes_each_series" => git_am(context, series),
+        _ => checkpatch(context, series),
+    }
+}
+
+fn name(series: &str, test: &str) -> String {
+    format!("rxe::{series}::{test}")
+}
+
+/// The modules of fixes alone.
+fn fixes(series: &str) -> BuildOptions {
+    BuildOptions {
+        modules: Variant::Driver(Rxe::Fixes),
+        ..options(series)
+    }
+}
+
+fn prepared(context: &Context, series: &str) -> Result<Prepared> {
+    let chosen = kernel::remembered(context, Some(series))
+        .with_context(|| format!("the kernel {series} is not in the cache"))?;
+    Ok(Prepared::at(context, chosen))
+}
+
+/// Each series goes in by `git am`, on the distribution's source of the driver: fixes, then emm on it; odp by itself.
+fn git_am(context: &Context, series: &str) -> Result<Outcome> {
+    if Command::new("git").arg("--version").output().is_err() {
+        return Ok(Outcome::Skipped("git is not installed".to_owned()));
+    }
+    let _lock = context.cache.lock_shared(&context.ui)?;
+    let source = prepared(context, series)?.source.join(TREE);
+    let dir = tempfile::tempdir().context("cannot make a folder for the test")?;
+    for (at, folders) in [&["fixes", "emm"][..], &["odp"]].into_iter().enumerate() {
+        let tree = dir.path().join(format!("tree-{at}"));
+        copy(&source, &tree.join(TREE))?;
+        for words in [
+            &["init", "--quiet"][..],
+            &["add", "."],
+            &[
+                "commit",
+                "--quiet",
+                "--message",
+                "the distribution's source",
+            ],
+        ] {
+            if let Err(why) = git(&tree, words, &[])? {
+                return Ok(Outcome::Failed(why));
+            }
+        }
+        for folder in folders.iter().filter(|name| all().contains(name)) {
+            let to = dir.path().join(folder);
+            let total = mail::write(folder, series, &to)?;
+            let mails = patches(&to)?;
+            if mails.len() != total {
+                return Ok(Outcome::Failed(format!(
+                    "{folder}: {total} patches, {} files",
+                    mails.len()
+                )));
+            }
+            if let Err(why) = git(&tree, &["am", "--quiet"], &mails)? {
+                return Ok(Outcome::Failed(format!("{folder}: {why}")));
+            }
+        }
+    }
+    Ok(Outcome::Passed)
+}
+
+/// Runs git there as nobody in particular. The inner error is what it said.
+fn git(tree: &Path, words: &[&str], files: &[PathBuf]) -> Result<Result<(), String>> {
+    let output = Command::new("git")
+        .args(["-c", "user.name=test", "-c", "user.email=test@localhost"])
+        .args(["-c", "commit.gpgSign=false"])
+        .args(words)
+        .args(files)
+        .current_dir(tree)
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .output()
+        .context("cannot run git")?;
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    Ok(if output.status.success() {
+        Ok(())
+    } else {
+        Err(format!("git {}: {said}", words.join(" ")))
+    })
+}
+
+/// The kernel's own judge of patches says nothing about any.
+fn checkpatch(context: &Context, series: &str) -> Result<Outcome> {
+    let _lock = context.cache.lock_shared(&context.ui)?;
+    let dir = tempfile::tempdir().context("cannot make a folder for the test")?;
+    let mut args = Vec::new();
+    for folder in all() {
+        let to = dir.path().join(folder);
+        mail::write(folder, series, &to)?;
+        for file in patches(&to)? {
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            args.push(format!("/mnt/mail/{folder}/{name}"));
+        }
+    }
+    let output = Enter::new(&root::tree(context))
+        .bind_ro(dir.path(), "/mnt/mail")
+        .bind_ro(prepared(context, series)?.source, kernel::SOURCE_INSIDE)
+        .dir(kernel::SOURCE_INSIDE)
+        .cmd("perl")
+        .args([
+            "scripts/checkpatch.pl",
+            "--strict",
+            "--terse",
+            "--no-summary",
+        ])
+        .args(["--show-types", "--color=never", "--ignore", NOT_ASKED])
+        .args(&args)
+        .capture()
+        .context("cannot run checkpatch.pl")?;
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    let said = said.replace("/mnt/mail/", "");
+    Ok(if output.status.success() && said.trim().is_empty() {
+        Outcome::Passed
+    } else {
+        Outcome::Failed(format!("{}\n{said}", output.status))
+    })
+}
+
+/// The driver builds after each patch, without a new warning.
+fn each_step(context: &Context, series: &str, of: &str) -> Result<Outcome> {
+    let _lock = context.cache.lock_shared(&context.ui)?;
+    let dir = context
+        .cache
+        .path("tmp")
+        .join(format!("steps-{series}-{of}"));
+    remove_tree(&dir)?;
+    fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    let found = steps::each_builds(context, &prepared(context, series)?, of, &dir);
+    let outcome = match found {
+        Ok(found) if found.is_empty() => Outcome::Passed,
+        Ok(found) => {
+            let lines: Vec<String> = found
+                .iter()
+                .map(|finding| format!("{}: {}", finding.patch, finding.warning))
+                .collect();
+            Outcome::Failed(lines.join("\n"))
+        }
+        Err(error) => {
+            signal::check()?;
+            Outcome::Failed(format!("{error:#}"))
+        }
+    };
+    remove_tree(&dir)?;
+    Ok(outcome)
+}
+
+/// The patches of a folder, in order.
+fn patches(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in
+        fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?
+    {
+        files.push(entry.context("cannot read a folder")?.path());
+    }
+    files.retain(|file| file.extension().is_some_and(|end| end == "patch"));
+    files.sort();
+    Ok(files)
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to).with_context(|| format!("cannot create {}", to.display()))?;
+    for entry in fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))? {
+        let entry = entry.with_context(|| format!("cannot read {}", from.display()))?;
+        let path = entry.path();
+        fs::copy(&path, to.join(entry.file_name()))
+            .with_context(|| format!("cannot copy {}", path.display()))?;
+    }
+    Ok(())
+}
