@@ -24,6 +24,9 @@ use soft_roce_setup::signal;
 /// entry of the driver in MAINTAINERS names its folder.
 const NOT_ASKED: &str = "MISSING_SIGN_OFF,UNKNOWN_COMMIT_ID,FILE_PATH_CHANGES";
 
+/// The kernel's source, as the root sees it there.
+const SOURCE: &str = "/mnt/linux";
+
 /// What is run on a driver of fixes alone, and whether it is run always.
 const ALONE: &[(&str, &str, bool)] = &[
     (
@@ -191,8 +194,8 @@ fn checkpatch(context: &Context, series: &str) -> Result<Outcome> {
     }
     let output = Enter::new(&root::tree(context))
         .bind_ro(dir.path(), "/mnt/mail")
-        .bind_ro(prepared(context, series)?.source, kernel::SOURCE_INSIDE)
-        .dir(kernel::SOURCE_INSIDE)
+        .bind_ro(prepared(context, series)?.source, SOURCE)
+        .dir(SOURCE)
         .cmd("perl")
         .args([
             "scripts/checkpatch.pl",
