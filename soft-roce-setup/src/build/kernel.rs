@@ -151,6 +151,17 @@ pub fn resolve(context: &Context, wanted: Option<&str>, refresh: bool) -> Result
     Ok(chosen)
 }
 
+/// Fetches the packages of the kernel if it is not there.
+pub fn download(context: &Context, chosen: &Chosen) -> Result<()> {
+    if context
+        .cache
+        .is_fresh(&chosen.place(), &key(context, chosen))
+    {
+        return Ok(());
+    }
+    fetch(context, &chosen.stock()).map(drop)
+}
+
 /// Fetches, unpacks and prepares the kernel if it is not there.
 pub fn ensure(context: &Context, chosen: Chosen) -> Result<Prepared> {
     if chosen.is_debug() {

@@ -31,6 +31,7 @@ use crate::artifacts::{Artifacts, KernelArtifacts};
 use crate::cache::{Cache, CacheLock};
 use crate::context::Context;
 use crate::host;
+use crate::side_by_side::side_by_side;
 use crate::ui::Ui;
 
 use self::modules::Variant;
@@ -125,11 +126,32 @@ pub fn ensure(context: &Context, options: &BuildOptions) -> Result<Artifacts> {
         |lock| fresh(context, wanted, variant, lock),
         |lock, refresh| {
             context.cache.sweep(lock)?;
-            build(context, wanted, variant, refresh)?;
+            build(context, &[wanted], variant, refresh)?;
             superseded::remove(context, lock)
         },
     )
     .inspect(|_| root::offer(context))
+}
+
+/// Builds what several kernels lack at once, for those who will ask for each of them. [`ensure`] says where everything is.
+pub fn ahead(context: &Context, kernels: &[&str]) -> Result<()> {
+    host::require_architecture()?;
+    sources::require()?;
+    let variant = Variant::default();
+    let mut missing = Vec::new();
+    for kernel in kernels {
+        kernel::check_choice(Some(kernel))?;
+        let lock = context.cache.lock_shared(&context.ui)?;
+        if fresh(context, Some(kernel), &variant, lock)?.is_none() {
+            missing.push(Some(*kernel));
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let lock = context.cache.lock_exclusive(&context.ui)?;
+    context.cache.sweep(&lock)?;
+    build(context, &missing, &variant, false)
 }
 
 /// What `fresh` finds under the shared lock, which it keeps; if that is nothing, or `refresh` is asked for, `make` makes it
@@ -192,12 +214,43 @@ fn fresh(
     }))
 }
 
-fn build(context: &Context, wanted: Option<&str>, variant: &Variant, refresh: bool) -> Result<()> {
+/// What is made in the root, each for itself.
+enum Part {
+    /// A kernel, and the modules for it.
+    Kernel(chosen::Chosen),
+    /// The guest's programs.
+    Programs,
+}
+
+/// Makes the parts of all `wanted` kernels side by side: none of them keeps two CPUs busy all the time.
+fn build(
+    context: &Context,
+    wanted: &[Option<&str>],
+    variant: &Variant,
+    refresh: bool,
+) -> Result<()> {
     root::ensure(context, refresh)?;
-    let chosen = kernel::resolve(context, wanted, refresh)?;
-    let kernel = kernel::ensure(context, chosen)?;
-    modules::ensure(context, &kernel, variant)?;
-    userland::ensure(context)?;
+    let mut parts = Vec::new();
+    for kernel in wanted {
+        let chosen = kernel::resolve(context, *kernel, refresh)?;
+        // One after the other: apt locks its folders.
+        kernel::download(context, &chosen)?;
+        parts.push(Part::Kernel(chosen));
+    }
+    parts.push(Part::Programs);
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    side_by_side(parts, cpus, |(): &mut (), part| {
+        match part {
+            Part::Kernel(chosen) => {
+                let kernel = kernel::ensure(context, chosen)?;
+                modules::ensure(context, &kernel, variant)?;
+            }
+            Part::Programs => {
+                userland::ensure(context)?;
+            }
+        }
+        Ok(())
+    })?;
     Ok(())
 }
 
