@@ -147,6 +147,9 @@ fn run_all(
     said: &Said,
     kernels: &mut Vec<String>,
 ) -> Result<()> {
+    if args.filter.is_empty() {
+        build::ahead(context, series)?;
+    }
     let groups = groups(context, args, series, tally, said)?;
     kernels.extend(groups.iter().filter_map(|group| group.kernel.clone()));
     let Spec { mem, smp, .. } = guest::roomy();

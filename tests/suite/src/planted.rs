@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::group::{Group, options};
-use super::guest::{Collected, roomy, spec, tail};
+use super::guest::{Collected, roomy, script, spec, tail};
 use super::tally::{Outcome, Tally};
+use soft_roce_setup::artifacts::Artifacts;
 use soft_roce_setup::build::modules::Variant;
 use soft_roce_setup::build::{self, BuildOptions};
 use soft_roce_setup::context::Context;
-use soft_roce_setup::guest::{End, Guest, Job};
+use soft_roce_setup::guest::{End, Guest, Job, Share, Spec};
 use soft_roce_setup::signal;
 
 /// A planted fault, and who has to catch it.
@@ -22,6 +23,8 @@ struct Planted {
     script: &'static str,
     /// The case that must fail, as it begins in the line behind `FAIL`, unless the kernel reports a problem first.
     catcher: &'static str,
+    /// It may damage what is not the check's own, so nothing else is seen in its guest.
+    harms: bool,
     /// The check needs the debug kernel, and so `--long`: to build for it and to boot it takes minutes.
     debug: bool,
 }
@@ -46,54 +49,63 @@ const PLANTED: &[Planted] = &[
         name: "drop-invalidation",
         script: "emm-check event dontneed --mr emm",
         catcher: "emm    dontneed: in turn with traffic",
+        harms: true,
         debug: false,
     },
     Planted {
         name: "skip-dirty-marking",
         script: "emm-check matrix free-reclaim --verb write --mr emm",
         catcher: "emm    matrix: WRITE x free-reclaim",
+        harms: false,
         debug: false,
     },
     Planted {
         name: "ignore-read-only",
         script: "emm-check event readonly --mr emm",
         catcher: "emm    readonly: ",
+        harms: true,
         debug: false,
     },
     Planted {
         name: "skip-hold-off",
         script: "insmod /emm/modules/emm_client.ko; emm-check event holdoff --mr emm",
         catcher: "emm    holdoff: WRITE, ",
+        harms: true,
         debug: false,
     },
     Planted {
         name: "leak-page-reference",
         script: "emm-check matrix move-pages --verb write --mr emm",
         catcher: "emm    matrix: WRITE x move-pages",
+        harms: false,
         debug: false,
     },
     Planted {
         name: "lose-accessed-bits",
         script: "emm-check event aging --mr emm",
         catcher: "emm    aging: what the device reads stays",
+        harms: false,
         debug: false,
     },
     Planted {
         name: "leak-region-memory",
         script: "emm-check fuzz --seconds 10 && emm-check leaks",
         catcher: "kmemleak: ",
+        harms: true,
         debug: true,
     },
     Planted {
         name: "forget-second-hold",
         script: "insmod /emm/modules/emm_client.ko; emm-check event holdoff --mr emm",
         catcher: "emm    holdoff: WRITE, two at once",
+        harms: true,
         debug: false,
     },
     Planted {
         name: "repeat-faults",
         script: "emm-check event uffd --mr emm",
         catcher: "emm    uffd: one question for one page",
+        harms: false,
         debug: false,
     },
     // It must end, with an error.
@@ -101,15 +113,20 @@ const PLANTED: &[Planted] = &[
         name: "lose-every-race",
         script: "emm-check event progress --mr emm",
         catcher: "emm    progress: the page of each operation: completion: ",
+        harms: false,
         debug: false,
     },
     Planted {
         name: "let-go-of-mmap-lock",
         script: "emm-check event progress --mr emm",
         catcher: "emm    progress: prefetches against forks: ",
+        harms: false,
         debug: false,
     },
 ];
+
+/// Where a guest has the spoilt modules.
+const PLANTED_INSIDE: &str = "/planted";
 
 /// Longest time of one.
 const LIMIT: Duration = Duration::from_secs(240);
@@ -139,12 +156,24 @@ pub fn group<'a>(
     Group::of_kernel(context, kernel, work).map(|group| Some(group.boots()))
 }
 
-/// Sees each caught.
+/// Sees each caught: those that leave a guest whole in one guest, each of the others in one of its own.
 fn run(context: &Context, kernel: &str, all: &[&'static Planted], tally: &Tally) -> Result<()> {
-    for planted in all {
+    let (harmful, harmless): (Vec<&Planted>, _) = all.iter().partition(|planted| planted.harms);
+    let mut bed = Bed::of(context, kernel, &harmless)?;
+    for planted in harmless {
         signal::check()?;
         let start = Instant::now();
-        let outcome = caught(context, kernel, planted)?;
+        let outcome = bed.caught(planted)?;
+        tally.add(&planted.test(), start.elapsed(), outcome);
+    }
+    drop(bed);
+    for planted in harmful {
+        signal::check()?;
+        let start = Instant::now();
+        let artifacts = build::ensure(context, &planted.options(kernel))?;
+        let spec = if planted.debug { roomy() } else { spec() };
+        let mut guest = Guest::boot(context, &artifacts, &spec)?;
+        let outcome = check(&mut guest, planted)?.outcome(&guest, planted);
         tally.add(&planted.test(), start.elapsed(), outcome);
     }
     Ok(())
@@ -166,10 +195,88 @@ fn of(kernel: &str, tally: &Tally) -> Vec<&'static Planted> {
     PLANTED.iter().filter(fits).collect()
 }
 
-fn caught(context: &Context, kernel: &str, planted: &Planted) -> Result<Outcome> {
-    let artifacts = build::ensure(context, &planted.options(kernel))?;
-    let spec = if planted.debug { roomy() } else { spec() };
-    let mut guest = Guest::boot(context, &artifacts, &spec)?;
+/// A guest that takes one spoilt `ib_emm` after the other.
+struct Bed<'a> {
+    context: &'a Context,
+    /// The sound modules, which it boots with.
+    sound: Artifacts,
+    /// Keep the spoilt modules where they are.
+    _spoilt: Vec<Artifacts>,
+    spec: Spec,
+    guest: Option<Guest>,
+}
+
+impl<'a> Bed<'a> {
+    fn of(context: &'a Context, kernel: &str, all: &[&Planted]) -> Result<Self> {
+        let sound = build::ensure(context, &options(kernel))?;
+        let spoilt = all
+            .iter()
+            .map(|planted| build::ensure(context, &planted.options(kernel)))
+            .collect::<Result<Vec<_>>>()?;
+        let folder = spoilt.first().and_then(|one| one.kernel.emm.parent());
+        let shares = folder.map(|folder| Share {
+            host: folder.to_owned(),
+            guest: PLANTED_INSIDE.into(),
+            read_only: true,
+        });
+        let spec = Spec {
+            shares: shares.into_iter().collect(),
+            ..spec()
+        };
+        Ok(Self {
+            context,
+            sound,
+            _spoilt: spoilt,
+            spec,
+            guest: None,
+        })
+    }
+
+    /// Whether `planted` is caught. What another fault may have left in the guest is no proof: then it is seen in a new one.
+    fn caught(&mut self, planted: &Planted) -> Result<Outcome> {
+        if let Some(mut guest) = self.guest.take().filter(Guest::alive) {
+            if plant(&mut guest, planted)?.is_none() {
+                let seen = check(&mut guest, planted)?;
+                if !matches!(seen.end, End::Report(_)) {
+                    let outcome = seen.outcome(&guest, planted);
+                    self.guest = Some(guest);
+                    return Ok(outcome);
+                }
+            }
+        }
+        let mut guest = Guest::boot(self.context, &self.sound, &self.spec)?;
+        if let Some(why) = plant(&mut guest, planted)? {
+            return Ok(Outcome::Failed(why));
+        }
+        let outcome = check(&mut guest, planted)?.outcome(&guest, planted);
+        self.guest = Some(guest);
+        Ok(outcome)
+    }
+}
+
+/// Takes the spoilt modules in place of those that are loaded, or says why not.
+fn plant(guest: &mut Guest, planted: &Planted) -> Result<Option<String>> {
+    let folder = format!("{PLANTED_INSIDE}/{}.patch", planted.name);
+    let text = format!(
+        "set -e; rdma link delete rxe0; rmmod rdma_rxe; rmmod ib_emm\n\
+         insmod {folder}/ib_emm.ko; insmod {folder}/rdma_rxe.ko mr_backend=emm\n\
+         rdma link add rxe0 type rxe netdev eth9"
+    );
+    let (outcome, _) = script(guest, &text, LIMIT.as_secs(), &[])?;
+    Ok(match outcome {
+        Outcome::Failed(why) | Outcome::Skipped(why) => Some(why),
+        Outcome::Passed => None,
+    })
+}
+
+/// What the checks of a fault came to.
+struct Seen {
+    end: End,
+    text: String,
+}
+
+/// Runs the checks of a fault that is planted in the guest.
+fn check(guest: &mut Guest, planted: &Planted) -> Result<Seen> {
     let output = Collected::default();
     let job = Job {
         script: format!("cd /root\n{}\n", planted.script),
@@ -179,18 +286,24 @@ fn caught(context: &Context, kernel: &str, planted: &Planted) -> Result<Outcome>
     };
     let end = guest.run(&job, Box::new(output.clone()), Box::new(output.clone()))?;
     let text = output.text();
-    let line = format!("FAIL  {}", planted.catcher);
-    // Some faults corrupt the kernel's memory, and it may say so before the check compares.
-    let held = matches!(end, End::Report(_)) || text.lines().any(|l| l.starts_with(&line));
-    Ok(if held {
-        Outcome::Passed
-    } else {
-        let how = match end {
+    Ok(Seen { end, text })
+}
+
+impl Seen {
+    /// Passed, if the fault was caught.
+    fn outcome(self, guest: &Guest, planted: &Planted) -> Outcome {
+        let line = format!("FAIL  {}", planted.catcher);
+        // Some faults corrupt the kernel's memory, and it may say so before the check compares.
+        let report = matches!(self.end, End::Report(_));
+        if report || self.text.lines().any(|l| l.starts_with(&line)) {
+            return Outcome::Passed;
+        }
+        let how = match self.end {
             End::Exited(status) => format!("the checks ended with status {status}"),
             other => guest.describe(&other),
         };
-        Outcome::Failed(format!("no line `{line}`; {how}\n{}", tail(&text)))
-    })
+        Outcome::Failed(format!("no line `{line}`; {how}\n{}", tail(&self.text)))
+    }
 }
 
 #[cfg(test)]
