@@ -44,4 +44,6 @@ while [ "$binds" -gt 0 ]; do
 done
 # Who may not write to /proc is to change nothing of the tree either.
 [ "$proc" = rw ] || restrict "$root" ,ro
-exec chroot "$root" "$@"
+# Not instead of this shell: unshare can't pass on that a signal ended its child (it fails with "sigprocmask unblock failed"), and a
+# shell's status says it.
+chroot "$root" "$@" || exit $?

@@ -1,9 +1,9 @@
 //! How a job of a guest ended, and how that is told.
 
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::time::Duration;
-
 use std::process::ExitStatus;
+use std::time::Duration;
 
 use crate::proc::tail;
 
@@ -55,7 +55,12 @@ pub(super) fn ended_for_memory() -> u64 {
 
 /// How QEMU ended that nobody asked to: its status, what it said (to `complaints`), and whether the host ran out of memory.
 pub(super) fn death(status: Option<ExitStatus>, out_of_memory: bool, complaints: &Path) -> String {
-    let mut how = match status {
+    // A signal comes through a shell.
+    let signal = |status: ExitStatus| match status.code() {
+        Some(code @ 129..=192) => ExitStatus::from_raw(code - 128),
+        _ => status,
+    };
+    let mut how = match status.map(signal) {
         Some(status) if status.success() => return "it was switched off".to_owned(),
         Some(status) => format!("QEMU died ({status})"),
         None => "QEMU closed its channels and hangs".to_owned(),
@@ -123,7 +128,6 @@ mod tests {
 
     #[test]
     fn a_death_says_how_why_and_where() {
-        use std::os::unix::process::ExitStatusExt;
         let log = std::env::temp_dir().join(format!("emm-death-{}", std::process::id()));
         std::fs::write(&log, "qemu: no\n").unwrap();
         let of = |raw, memory| death(Some(ExitStatus::from_raw(raw)), memory, &log);
@@ -139,6 +143,10 @@ mod tests {
             assert!(killed.contains(part), "{part} in {killed}");
         }
         assert!(!of(9, false).contains("memory"));
+        assert!(
+            of(137 << 8, false).contains("SIGKILL"),
+            "as a shell says it"
+        );
         assert!(of(256, false).contains("exit status: 1"));
         assert_eq!(of(0, false), "it was switched off");
         std::fs::remove_file(&log).unwrap();

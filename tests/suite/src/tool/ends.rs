@@ -66,7 +66,7 @@ pub(super) fn qemu_dies(tool: &Tool) -> Result<Outcome> {
 pub(super) fn build(context: &Context, tool: &Tool, signal: Signal) -> Result<Outcome> {
     let dir = context.cache.path("tmp");
     let dir = dir.join(format!("ends-{}-{}", std::process::id(), signal.as_raw()));
-    let (bin, archive) = (dir.join("bin"), dir.join("archive/dists"));
+    let (bin, archive) = (dir.join("bin"), dir.join("archive/dists/trixie"));
     for dir in [&bin, &archive] {
         fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
     }
