@@ -46,11 +46,6 @@ as_declared!(
 /// A region, as C drivers hold it.
 type Owned = Pin<KBox<Region>>;
 
-/// The name that C has for `region`.
-pub(crate) fn to_c(region: NonNull<Region>) -> NonNull<glue::emm_region> {
-    region.cast()
-}
-
 /// The region that a C driver names.
 ///
 /// # Safety

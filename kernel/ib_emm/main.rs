@@ -4,16 +4,21 @@
 //!
 //! - `notifier`: the EMM notifier. The VM tells a subscriber before and after it takes pages away.
 //! - `region`: memory regions on it, with a sparse translation table that faults fill.
+//! - `access`: what drivers do with a region: copies, and advice to fault in.
 //! - `abi`: both, for drivers in C (`include/emm.h`, `include/emm_region.h`).
 //! - `emm`: the decisions, shared with the host tests (`ib-emm/src/emm`).
 //! - `fault`: one fault, from the missing translation to the entry in the table.
 //! - `gate`, `mem`, `wait`: the core's environment: locks, memory, page frames, waiting.
 //! - `glue`: what of this is C, and what C sees of it, by bindgen.
 //! - `sight`: trace events and debugfs.
+//!
+//! What a file uses lies below it: `abi`; `access`; `fault`; `region`; `notifier`, `gate`, `mem`,
+//! `wait`, `sight`; `emm` and `glue`. No two of them use each other.
 
 use kernel::prelude::*;
 
 mod abi;
+mod access;
 #[path = "../../ib-emm/src/emm/mod.rs"]
 #[expect(dead_code, unused_imports, unreachable_pub, reason = "a crate by itself, whose tests use more of it")]
 mod emm;

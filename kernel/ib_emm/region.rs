@@ -1,20 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A memory region: the core's state, an EMM subscription on its range, and faults through the VM.
-//!
-//! Copies hold the region's gate shared, a page at a time, so an invalidation that takes it
-//! exclusively waits for at most one page's copy on each CPU and never sleeps.
+//! A memory region: the core's state, and an EMM subscription on its range.
 
 use crate::{
-    emm::{Entry, Geometry, PageRange, RegionState},
-    fault::{Asks, Fault},
+    emm::{Geometry, PageRange, RegionState},
     gate::{Gated, WriteGuard},
+    glue,
     mem::{self, KernelNodes},
     notifier::{EmmNotifier, Subscription},
     sight::{self, Listed},
     wait,
 };
-use core::pin::Pin;
+use core::{pin::Pin, ptr::NonNull};
 use kernel::{mm::Mm, pr_warn_once, prelude::*};
 
 /// The unit of [`RegionState::patience`]. Nanoseconds.
@@ -48,6 +45,11 @@ const _: fn() = || {
     any_thread::<Region>();
 };
 
+/// The name that C has for `region`.
+fn to_c(region: NonNull<Region>) -> NonNull<glue::emm_region> {
+    region.cast()
+}
+
 impl Region {
     /// A region of `length` bytes at `start` of the current process; of all its address space, now
     /// and later, if they are 0 and `u64::MAX`.
@@ -76,7 +78,7 @@ impl Region {
             nodes,
             subscription <- Subscription::new(mm, start, start + (length - 1), memory),
             // SAFETY: all other fields are initialised, and this one goes before the others do.
-            listed <- unsafe { Listed::new(this) },
+            listed <- unsafe { Listed::new(to_c(this)) },
         }? Error);
         KBox::pin_init(region, GFP_KERNEL_ACCOUNT)
     }
@@ -111,91 +113,9 @@ impl Region {
         wait::cancel(self);
     }
 
-    /// Calls `each` with the kernel address of each page piece of `length` bytes at `offset`.
-    /// `each` runs under the gate. Sleeps between pieces.
-    pub(crate) fn apply(
-        &self,
-        mut offset: u64,
-        length: usize,
-        write: bool,
-        mut each: impl FnMut(*mut u8, usize),
-    ) -> Result {
-        if !self.geometry().holds(offset, length as u64) {
-            return Err(EINVAL);
-        }
-        let mut left = length;
-        while left > 0 {
-            let (page, at) = self.geometry().locate(offset);
-            let bytes = left.min(crate::emm::PAGE_SIZE as usize - at);
-            let mut use_entry = |entry: Entry| {
-                // SAFETY: frames in the table are those that the VM named.
-                let page = unsafe { mem::pfn_address(entry.pfn()) };
-                // SAFETY: `at` is below the size of a page.
-                each(unsafe { page.add(at) }, bytes)
-            };
-            let state = self.state().read();
-            if let Some(entry) = state.access(page, write) {
-                use_entry(entry);
-            } else {
-                drop(state);
-                let state = self.fault_in(page, offset + (left as u64 - 1), write)?;
-                use_entry(state.access(page, write).ok_or(EFAULT)?);
-            }
-            offset += bytes as u64;
-            left -= bytes;
-        }
-        Ok(())
-    }
-
-    /// As [`Self::fault`], for an access from `page` to the byte at `last` of the region. The
-    /// fault's own lock is kept, so that no invalidation comes between it and the access.
-    #[cold]
-    #[inline(never)]
-    fn fault_in(&self, page: u64, last: u64, write: bool) -> Result<WriteGuard<'_, State>> {
-        let end = self.geometry().locate(last).0 + 1;
-        let want = PageRange::new(page, end).intersect(&PageRange::part_of(page));
-        self.fault(want, Asks::Access { write })
-    }
-
-    /// Brings in the translations of `length` bytes at `offset`.
-    pub(crate) fn prefetch(&self, offset: u64, length: u64, what: Asks) -> Result {
-        if length == 0 || !self.geometry().holds(offset, length) {
-            return Err(EINVAL);
-        }
-        let last = self.geometry().locate(offset + (length - 1)).0;
-        let mut rest = PageRange::new(self.geometry().locate(offset).0, last + 1);
-        while !rest.is_empty() {
-            let want = rest.intersect(&PageRange::part_of(rest.start));
-            match self.fault(want, what) {
-                Ok(state) => {
-                    while rest.start < want.end && state.has(rest.start, what.writes()) {
-                        rest.start += 1;
-                    }
-                }
-                // Not there: the next one may be.
-                Err(error) if what == Asks::Present && error == EFAULT => rest.start += 1,
-                Err(error) => return Err(error),
-            }
-            if mem::killed() {
-                return Err(EINTR);
-            }
-            mem::cond_resched();
-        }
-        Ok(())
-    }
-
     /// Runs `f` on the state, held shared.
     pub(crate) fn with_state<R>(&self, f: impl FnOnce(&State) -> R) -> R {
         f(&self.state().read())
-    }
-
-    /// Makes the first page of `want` present, and what follows it where that is cheap.
-    ///
-    /// # Returns
-    ///
-    /// The state, held exclusively, with that page in the table.
-    fn fault(&self, want: PageRange, asks: Asks) -> Result<WriteGuard<'_, State>> {
-        Fault::new(self, want, asks).run()
     }
 }
 

@@ -4,7 +4,7 @@
 //!
 //! C header: `glue.h`.
 
-use crate::{abi, glue, region::Region};
+use crate::glue;
 use core::ptr::NonNull;
 use kernel::{ffi, prelude::*, types::Opaque};
 
@@ -29,10 +29,11 @@ impl Listed {
     ///
     /// # Safety
     ///
-    /// From now until this is dropped `region` is valid, and can be asked for its counts.
-    pub(crate) unsafe fn new(region: NonNull<Region>) -> impl PinInit<Self> {
+    /// From now until this is dropped `region` is valid, and can be asked for its range and its
+    /// counts.
+    pub(crate) unsafe fn new(region: NonNull<glue::emm_region>) -> impl PinInit<Self> {
         // INVARIANT: `emm_listed_add` enters it.
-        let region = abi::to_c(region).as_ptr();
+        let region = region.as_ptr();
         pin_init!(Self {
             // SAFETY: `slot` is valid for writing, and pinned: it is dropped before its memory
             // goes. The region is valid meanwhile, by this function's contract.

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Waits that can be cancelled: see `wait.c`.
+//! Waits that can be cancelled: see `wait.c`. What a region is does not matter here: it is known by
+//! its address.
 //!
 //! C header: `glue.h`.
 
-use crate::{glue, region::Region};
+use crate::glue;
 use core::{cell::Cell, pin::Pin, ptr};
 use kernel::{prelude::*, types::Opaque};
 
@@ -34,7 +35,7 @@ impl Wait {
     /// # Errors
     ///
     /// `EINTR` if they have been.
-    pub(crate) fn begin(self: Pin<&Self>, region: &Region) -> Result {
+    pub(crate) fn begin<R>(self: Pin<&Self>, region: &R) -> Result {
         if self.begun.replace(true) {
             return Ok(());
         }
@@ -59,7 +60,7 @@ impl Drop for Wait {
 }
 
 /// Ends the waits for `region`. The caller has made sure that no other begins.
-pub(crate) fn cancel(region: &Region) {
+pub(crate) fn cancel<R>(region: &R) {
     // SAFETY: the region's address is compared only.
     unsafe { glue::emm_wait_cancel_region(ptr::from_ref(region).cast()) };
 }

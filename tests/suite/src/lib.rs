@@ -14,6 +14,8 @@ mod group;
 mod guest;
 mod host;
 mod inner;
+#[cfg(test)]
+mod layers;
 mod names;
 mod odp;
 mod packages;
