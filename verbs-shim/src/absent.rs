@@ -2,11 +2,7 @@
 
 //! What a hook answers if there is nobody to pass the call on to.
 
-use crate::{
-    abi::Mr,
-    log::{self, Level},
-    sys::set_errno,
-};
+use crate::{abi::Mr, log, settings::Level, sys::set_errno};
 use core::{
     ffi::CStr,
     ptr,

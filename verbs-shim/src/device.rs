@@ -6,10 +6,11 @@ use crate::{
     abi::{self, Context, DeviceName, OdpCaps},
     devx,
     known::{self, Driver, Known, RXE_VENDOR},
-    log::{self, Level},
+    log,
     policy::Facts,
     raw::{self, Uncancelled},
     real::Real,
+    settings::Level,
     sys,
 };
 use core::{

@@ -8,8 +8,8 @@
 //! - [`real`], [`symbols`]: the functions behind the hooks. [`outermost`]: calls within calls.
 //! - [`register`]: the way of one registration through the shim.
 //! - [`policy`]: which registrations become on-demand ones; pure. [`verbs_abi::known`]: whom not to trust.
-//! - [`settings`]: the environment. [`start`]: what the program may change later.
-//! - [`device`]: what a device can do. [`stats`], [`log`]: what is said.
+//! - [`settings`]: what can be asked for. [`environment`]: what is. [`start`]: what the program may change later.
+//! - [`device`]: what a device can do. [`stats`], [`log`], [`mod@line`]: what is said.
 //! - [`implicit`]: one region for all of a domain. [`arena`], [`lock`]: what it needs.
 //! - [`prefetch`]: pages asked for ahead of traffic.
 //! - [`verbs_abi::layout`]: the layouts of libibverbs. [`sys`], [`raw`]: libc and the kernel.
@@ -26,8 +26,10 @@ mod bytes;
 mod device;
 mod devx;
 mod ends;
+mod environment;
 mod hooks;
 mod implicit;
+mod line;
 mod lock;
 mod log;
 mod outermost;

@@ -4,9 +4,10 @@
 
 use crate::{
     abi::{self, LOCAL_WRITE, Mr, Sge},
+    environment,
     log::Warning,
     raw::Uncancelled,
-    settings::{self, Prefetch},
+    settings::Prefetch,
     sys::Errno,
 };
 use core::ffi::{c_int, c_uint};
@@ -31,7 +32,7 @@ static FAILED: Warning = Warning::new();
 ///
 /// `mr` is a region of libibverbs.
 pub(crate) unsafe fn prefetch(mr: *mut Mr, iova: u64, length: usize, access: c_uint) {
-    let flags = match settings::get().prefetch {
+    let flags = match environment::get().prefetch {
         Prefetch::None => return,
         Prefetch::Async => 0,
         Prefetch::Sync => FLUSH,

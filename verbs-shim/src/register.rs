@@ -4,13 +4,14 @@
 
 use crate::{
     abi::{Mr, ON_DEMAND, Pd},
-    device,
+    device, environment,
     implicit::{self, Served, Ways},
-    log::{self, Level, Warning},
+    line,
+    log::{self, Warning},
     outermost::Outermost,
     policy::{self, Choice, Facts, Request, Why},
     prefetch,
-    settings::{self, Mode, Settings},
+    settings::{Level, Mode, Settings},
     stats,
     sys::{Errno, errno, set_errno},
 };
@@ -38,7 +39,7 @@ pub(crate) unsafe fn register(
     ways: Ways,
     call: impl Fn(c_uint) -> *mut Mr,
 ) -> *mut Mr {
-    let settings = settings::get();
+    let settings = environment::get();
     if settings.mode == Mode::Off || outermost.is_none() {
         return call(request.access);
     }
@@ -134,7 +135,7 @@ fn keep(
                 "memory stays pinned: its context was opened for DevX, whose queue pairs can't wait for pages"
             )),
             // Asked for by the user or by the program: nothing to warn of.
-            _ => log::write(
+            _ => line::write(
                 settings,
                 Level::Info,
                 format_args!("memory stays pinned: {}", why.text()),
@@ -196,7 +197,7 @@ pub(crate) unsafe fn change(
     outermost: Option<&Outermost>,
     call: impl Fn(c_uint) -> c_int,
 ) -> c_int {
-    let settings = settings::get();
+    let settings = environment::get();
     let off = settings.mode == Mode::Off || outermost.is_none();
     if off || request.access & ON_DEMAND != 0 {
         return call(request.access);
@@ -234,7 +235,7 @@ pub(crate) fn left_alone(
     outermost: Option<&Outermost>,
     call: impl FnOnce() -> *mut Mr,
 ) -> *mut Mr {
-    let settings = settings::get();
+    let settings = environment::get();
     if settings.mode == Mode::Off || outermost.is_none() {
         return call();
     }
@@ -243,7 +244,7 @@ pub(crate) fn left_alone(
 
 /// Counts a region that only its end brings to notice.
 pub(crate) fn met_at_its_end(bytes: usize) {
-    if settings::get().mode != Mode::Off {
+    if environment::get().mode != Mode::Off {
         stats::kept(Why::Device, bytes);
     }
 }

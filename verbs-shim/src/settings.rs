@@ -1,14 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What the environment asks for, read at the first use. A bad value costs a line; the default serves.
-
-use crate::{
-    bytes,
-    log::{self, Level},
-    start, stats,
-    sys::{self, Once},
-};
-use core::{cell::UnsafeCell, ffi::CStr};
+//! What can be asked for, and how it is written.
 
 /// `VERBS_SHIM`: what to do with registrations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +22,19 @@ pub(crate) enum Prefetch {
     Async,
     /// Before the registration returns.
     Sync,
+}
+
+/// `VERBS_SHIM_LOG`: how much is said; each includes those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Level {
+    /// Nothing.
+    Off,
+    /// What the user should know: memory that stays pinned, values that are wrong. Default.
+    Warn,
+    /// What was found out about a device.
+    Info,
+    /// Every registration.
+    Debug,
 }
 
 /// Longest `VERBS_SHIM_LOG_FILE`, in bytes, with the working directory before a relative one; eleven are for the process
@@ -71,7 +76,7 @@ impl Settings {
 }
 
 /// Reads `VERBS_SHIM`.
-fn parse_mode(value: &[u8]) -> Option<Mode> {
+pub(crate) fn parse_mode(value: &[u8]) -> Option<Mode> {
     match value {
         b"auto" => Some(Mode::Auto),
         b"force" => Some(Mode::Force),
@@ -81,7 +86,7 @@ fn parse_mode(value: &[u8]) -> Option<Mode> {
 }
 
 /// Reads `VERBS_SHIM_PREFETCH`.
-fn parse_prefetch(value: &[u8]) -> Option<Prefetch> {
+pub(crate) fn parse_prefetch(value: &[u8]) -> Option<Prefetch> {
     match value {
         b"none" => Some(Prefetch::None),
         b"async" => Some(Prefetch::Async),
@@ -91,7 +96,7 @@ fn parse_prefetch(value: &[u8]) -> Option<Prefetch> {
 }
 
 /// Reads `0` or `1`.
-fn parse_switch(value: &[u8]) -> Option<bool> {
+pub(crate) fn parse_switch(value: &[u8]) -> Option<bool> {
     match value {
         b"0" => Some(false),
         b"1" => Some(true),
@@ -100,7 +105,7 @@ fn parse_switch(value: &[u8]) -> Option<bool> {
 }
 
 /// Reads `VERBS_SHIM_LOG`.
-fn parse_level(value: &[u8]) -> Option<Level> {
+pub(crate) fn parse_level(value: &[u8]) -> Option<Level> {
     match value {
         b"off" => Some(Level::Off),
         b"warn" => Some(Level::Warn),
@@ -112,7 +117,7 @@ fn parse_level(value: &[u8]) -> Option<Level> {
 
 /// Copies a path, behind the directory that the program started in if it is a relative one: the program may go elsewhere. The
 /// environment may change later too.
-fn parse_path(value: &[u8], directory: Option<&[u8]>) -> Option<[u8; PATH_MAX]> {
+pub(crate) fn parse_path(value: &[u8], directory: Option<&[u8]>) -> Option<[u8; PATH_MAX]> {
     let parts: [&[u8]; 3] = match value {
         [b'/', ..] => [b"", b"", value],
         _ => [directory?, b"/", value],
@@ -126,122 +131,6 @@ fn parse_path(value: &[u8], directory: Option<&[u8]>) -> Option<[u8; PATH_MAX]> 
         length += part.len();
     }
     Some(path)
-}
-
-struct Shared(UnsafeCell<Settings>);
-
-// SAFETY: written by `read` only, which runs once and before `get` returns to anyone.
-unsafe impl Sync for Shared {}
-
-static ONCE: Once = Once::new();
-static SETTINGS: Shared = Shared(UnsafeCell::new(Settings::new()));
-
-/// The settings of this process.
-pub(crate) fn get() -> &'static Settings {
-    ONCE.run(read);
-    // SAFETY: `read` is done, and nothing else writes.
-    unsafe { &*SETTINGS.0.get() }
-}
-
-extern "C" fn read() {
-    let before = sys::errno();
-    // SAFETY: `Once` lets one thread in, and others wait for it in `get`.
-    let settings = unsafe { &mut *SETTINGS.0.get() };
-    if sys::is_secure() {
-        // Nobody's environment is to change it.
-        settings.mode = Mode::Off;
-    } else {
-        take_all(settings);
-    }
-    if settings.stats {
-        stats::print_at_exit();
-    }
-    sys::set_errno(before);
-}
-
-/// Sets all fields that have a variable.
-fn take_all(settings: &mut Settings) {
-    // What is said of a bad value goes where the first two of these send it.
-    take(
-        settings,
-        c"VERBS_SHIM_LOG",
-        "off, warn, info or debug",
-        parse_level,
-        |s| &mut s.log,
-    );
-    take(
-        settings,
-        c"VERBS_SHIM_LOG_FILE",
-        "a path of at most 1013 bytes, with the working directory",
-        |value| parse_path(value, start::directory()),
-        |s| &mut s.log_file,
-    );
-    take(
-        settings,
-        c"VERBS_SHIM",
-        "auto, force or off",
-        parse_mode,
-        |s| &mut s.mode,
-    );
-    take(
-        settings,
-        c"VERBS_SHIM_IMPLICIT",
-        "0 or 1",
-        parse_switch,
-        |s| &mut s.implicit,
-    );
-    take(settings, c"VERBS_SHIM_STATS", "0 or 1", parse_switch, |s| {
-        &mut s.stats
-    });
-    take(
-        settings,
-        c"VERBS_SHIM_MIN_BYTES",
-        "a number of bytes, as in 4096, 64K or 2M",
-        bytes::parse,
-        |s| &mut s.min_bytes,
-    );
-    take(
-        settings,
-        c"VERBS_SHIM_PREFETCH",
-        "none, async or sync",
-        parse_prefetch,
-        |s| &mut s.prefetch,
-    );
-}
-
-/// Sets one field from the variable `name`, or says that its value is none of `wanted`.
-fn take<T>(
-    settings: &mut Settings,
-    name: &CStr,
-    wanted: &str,
-    parse: impl Fn(&[u8]) -> Option<T>,
-    field: impl Fn(&mut Settings) -> &mut T,
-) {
-    let Some(value) = variable(name) else { return };
-    match parse(value) {
-        Some(value) => *field(settings) = value,
-        None => log::write(
-            settings,
-            Level::Warn,
-            format_args!(
-                "{}={} is not {wanted}: using the default",
-                name.to_str().unwrap_or_default(),
-                core::str::from_utf8(value).unwrap_or("(not text)")
-            ),
-        ),
-    }
-}
-
-/// A variable that is set to something.
-fn variable(name: &CStr) -> Option<&'static [u8]> {
-    // SAFETY: the name ends with a zero byte.
-    let value = unsafe { libc::getenv(name.as_ptr()) };
-    if value.is_null() {
-        return None;
-    }
-    // SAFETY: getenv returns a string of the environment, used before the program can change it.
-    let value = unsafe { CStr::from_ptr(value) }.to_bytes();
-    (!value.is_empty()).then_some(value)
 }
 
 #[cfg(test)]

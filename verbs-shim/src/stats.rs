@@ -2,13 +2,8 @@
 
 //! Counts of registrations, for `VERBS_SHIM_STATS`.
 
-use crate::{
-    log::{self, Level},
-    policy::Why,
-    settings, sys,
-};
+use crate::policy::Why;
 use core::{
-    ffi::c_void,
     fmt,
     sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
@@ -70,38 +65,40 @@ pub(crate) fn kept(why: Why, bytes: usize) {
     KEPT[why as usize].add(bytes);
 }
 
-/// Has the counts printed when the process exits.
-pub(crate) fn print_at_exit() {
-    sys::at_fork(start_anew);
-    sys::at_exit(print);
-}
-
 /// In the child of a fork: what its parent did is its parent's to tell.
-extern "C" fn start_anew() {
+pub(crate) extern "C" fn start_anew() {
     FORKED.store(true, Relaxed);
     for counter in [&UNPINNED, &ASKED].into_iter().chain(&KEPT) {
         counter.clear();
     }
 }
 
-extern "C" fn print(_: *mut c_void) {
-    let before = sys::errno();
-    let pinned = KEPT.iter().map(Counter::mrs).sum::<u64>();
-    let idle = UNPINNED.mrs() + ASKED.mrs() + pinned == 0;
-    if !(idle && FORKED.load(Relaxed)) && settings::get().log != Level::Off {
-        log::say(
-            Level::Warn,
-            format_args!(
-                "{} MRs on demand ({} bytes), {} on demand by themselves, {pinned} as the program \
-                 asked ({} bytes){Reasons}",
-                UNPINNED.mrs(),
-                UNPINNED.bytes(),
-                ASKED.mrs(),
-                KEPT.iter().map(Counter::bytes).sum::<u64>(),
-            ),
-        );
+/// Whether the counts are to be told: all are, but those of a forked child that did nothing.
+pub(crate) fn to_tell() -> bool {
+    let idle = UNPINNED.mrs() + ASKED.mrs() + pinned() == 0;
+    !(idle && FORKED.load(Relaxed))
+}
+
+fn pinned() -> u64 {
+    KEPT.iter().map(Counter::mrs).sum()
+}
+
+/// What was counted, for the user.
+pub(crate) struct Counts;
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} MRs on demand ({} bytes), {} on demand by themselves, {} as the program asked \
+             ({} bytes){Reasons}",
+            UNPINNED.mrs(),
+            UNPINNED.bytes(),
+            ASKED.mrs(),
+            pinned(),
+            KEPT.iter().map(Counter::bytes).sum::<u64>(),
+        )
     }
-    sys::set_errno(before);
 }
 
 /// The reasons that were met, with their counts.
