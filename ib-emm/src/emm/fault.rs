@@ -33,6 +33,15 @@ pub enum Finish {
     Dead,
 }
 
+impl<G: Gate> Window<G> {
+    /// Takes the region's state, to begin or to finish a fault with this window. The thread has it
+    /// from no other place.
+    #[must_use]
+    pub fn lock(self: Pin<&Self>) -> Held<'_, G> {
+        Held::new(self)
+    }
+}
+
 /// A region's state, held exclusively, and a window for a fault of it.
 ///
 /// Dropped, it lets the state go; the window stays as it is.

@@ -28,6 +28,7 @@ pub mod region;
 pub mod starve;
 pub mod table;
 pub mod window;
+mod windows;
 
 pub use self::{
     ahead::ReadAhead,

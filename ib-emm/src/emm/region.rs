@@ -8,7 +8,7 @@
 
 use super::{
     Entry, HoldOff, Losses, NodeMem, PAGE_SHIFT, PAGE_SIZE, PART_BYTES, PageRange, ReadAhead,
-    Table, starve::Starved, window::Windows,
+    Table, starve::Starved, windows::Windows,
 };
 use core::pin::Pin;
 

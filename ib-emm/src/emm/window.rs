@@ -10,14 +10,16 @@
 //! closes itself before it goes, whichever way its fault ends. It locks its region itself
 //! ([`Window::lock`]), so that a window and a state that are used together belong together.
 
-use super::{Held, NodeMem, PageRange, RegionState};
+use super::{
+    NodeMem, PageRange, RegionState,
+    windows::{Link, Windows},
+};
 use core::{
     cell::{Cell, UnsafeCell},
     fmt,
     marker::PhantomPinned,
     ops::Deref,
     pin::Pin,
-    ptr::{self, NonNull},
 };
 
 /// The lock around a region's state, which the environment brings.
@@ -44,14 +46,6 @@ pub unsafe trait Gate {
     fn wake(&self, guard: &Self::Guard<'_>);
 }
 
-/// What a region knows of an open window.
-#[derive(Debug)]
-pub(super) struct Link {
-    range: PageRange,
-    stale: bool,
-    next: Option<NonNull<Link>>,
-}
-
 /// One fault's window: the pages that it asks the VM for, while it does.
 ///
 /// Dropped while it is open, it takes its region's gate: the thread must not have it then.
@@ -76,20 +70,9 @@ impl<G: Gate> Window<G> {
         Self {
             gate,
             open: Cell::new(false),
-            link: UnsafeCell::new(Link {
-                range: PageRange { start: 0, end: 0 },
-                stale: false,
-                next: None,
-            }),
+            link: UnsafeCell::new(Link::new()),
             _pin: PhantomPinned,
         }
-    }
-
-    /// Takes the region's state, to begin or to finish a fault with this window. The thread has it
-    /// from no other place.
-    #[must_use]
-    pub fn lock(self: Pin<&Self>) -> Held<'_, G> {
-        Held::new(self)
     }
 
     pub(super) fn gate(&self) -> &G {
@@ -131,7 +114,7 @@ impl<G: Gate> Window<G> {
     /// Its region's state is held, at least shared.
     pub(super) unsafe fn range(&self) -> PageRange {
         // SAFETY: the link is touched under the gate only, which is held.
-        unsafe { (*self.link.get()).range }
+        unsafe { &*self.link.get() }.range()
     }
 
     /// Leaves it its first page only.
@@ -141,8 +124,7 @@ impl<G: Gate> Window<G> {
     /// Its region's state is held exclusively.
     pub(super) unsafe fn narrow(&self) {
         // SAFETY: the link is touched under the gate only, which is held exclusively.
-        let link = unsafe { &mut *self.link.get() };
-        link.range = PageRange::one(link.range.start);
+        unsafe { &mut *self.link.get() }.narrow();
     }
 }
 
@@ -164,107 +146,5 @@ impl<G: Gate> fmt::Debug for Window<G> {
         f.debug_struct("Window")
             .field("open", &open)
             .finish_non_exhaustive()
-    }
-}
-
-/// The open windows of a region.
-///
-/// # Invariants
-///
-/// Every link in the list is that of an open [`Window`] of this region, hence valid, and touched
-/// only by whom this list may be touched. It is not moved to another gate with links in it: the
-/// state that it is part of is pinned there.
-#[derive(Debug)]
-pub(super) struct Windows {
-    head: Option<NonNull<Link>>,
-    _pin: PhantomPinned,
-}
-
-// SAFETY: the list is reached through `&mut self` (the region's lock) only, and the links in it
-// hold no thread's own data.
-unsafe impl Send for Windows {}
-// SAFETY: `&self` methods only read, under the region's lock held shared; every change needs
-// `&mut self`, which that lock grants exclusively.
-unsafe impl Sync for Windows {}
-
-impl Windows {
-    /// No window open.
-    pub(super) const fn new() -> Self {
-        // INVARIANT: there is no link.
-        Self {
-            head: None,
-            _pin: PhantomPinned,
-        }
-    }
-
-    fn iter(&self) -> impl Iterator<Item = NonNull<Link>> + '_ {
-        let mut at = self.head;
-        core::iter::from_fn(move || {
-            let this = at?;
-            // SAFETY: by the type's invariant every link in the list is valid.
-            at = unsafe { this.as_ref() }.next;
-            Some(this)
-        })
-    }
-
-    /// Whether some open window holds a page of `range`.
-    pub(super) fn busy(&self, range: &PageRange) -> bool {
-        self.iter().any(|link| {
-            // SAFETY: links in the list are valid, and nobody changes one without `&mut self`.
-            unsafe { link.as_ref() }.range.overlaps(range)
-        })
-    }
-
-    /// Marks every window with a page of `range` as stale: an invalidation begins there.
-    pub(super) fn invalidate(&mut self, range: &PageRange) {
-        for mut link in self.iter() {
-            // SAFETY: links in the list are valid, and `&mut self` excludes other users.
-            let link = unsafe { link.as_mut() };
-            link.stale |= link.range.overlaps(range);
-        }
-    }
-
-    /// Enters `link`, fresh, for `range`.
-    ///
-    /// # Safety
-    ///
-    /// It is in no list, and [`remove`](Self::remove) takes it out of this one before it moves or
-    /// goes. Until then it is touched only by whom this list may be touched.
-    unsafe fn add(&mut self, link: &UnsafeCell<Link>, range: PageRange) {
-        let fresh = Link {
-            range,
-            stale: false,
-            next: self.head,
-        };
-        // SAFETY: in no list, so that nobody else looks at it.
-        unsafe { link.get().write(fresh) };
-        // INVARIANT: valid while it is in the list, by this function's contract.
-        self.head = NonNull::new(link.get());
-    }
-
-    /// Takes `link` out, if it is in the list.
-    ///
-    /// # Returns
-    ///
-    /// Whether it was, and stayed fresh.
-    fn remove(&mut self, link: &UnsafeCell<Link>) -> bool {
-        let mut at: *mut Option<NonNull<Link>> = &raw mut self.head;
-        let found = loop {
-            // SAFETY: the list's head, or what a link in it is followed by; `&mut self` excludes
-            // other users of both.
-            let Some(found) = (unsafe { *at }) else {
-                return false;
-            };
-            if ptr::eq(found.as_ptr(), link.get()) {
-                break found;
-            }
-            // SAFETY: links in the list are valid.
-            at = unsafe { &raw mut (*found.as_ptr()).next };
-        };
-        // SAFETY: links in the list are valid, and `&mut self` excludes other users.
-        let Link { stale, next, .. } = *unsafe { found.as_ref() };
-        // SAFETY: as it was read above.
-        unsafe { *at = next };
-        !stale
     }
 }
