@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
@@ -18,6 +17,7 @@ use soft_roce_setup::cache::remove_tree;
 use soft_roce_setup::context::Context;
 use soft_roce_setup::enter::Enter;
 use soft_roce_setup::guest::Guest;
+use soft_roce_setup::proc::Cmd;
 use soft_roce_setup::signal;
 
 /// What `scripts/checkpatch.pl` is not asked: a sign-off is a person's, the source has no history to look commits up in, and the
@@ -126,7 +126,7 @@ fn prepared(context: &Context, series: &str) -> Result<Prepared> {
 
 /// Each series goes in by `git am`, on the distribution's source of the driver: fixes, then emm on it; odp by itself.
 fn git_am(context: &Context, series: &str) -> Result<Outcome> {
-    if Command::new("git").arg("--version").output().is_err() {
+    if Cmd::new("git").arg("--version").capture().is_err() {
         return Ok(Outcome::Skipped("git is not installed".to_owned()));
     }
     let _lock = context.cache.lock_shared(&context.ui)?;
@@ -169,14 +169,14 @@ fn git_am(context: &Context, series: &str) -> Result<Outcome> {
 
 /// Runs git there as nobody in particular. The inner error is what it said.
 fn git(tree: &Path, words: &[&str], files: &[PathBuf]) -> Result<Result<(), String>> {
-    let output = Command::new("git")
+    let output = Cmd::new("git")
         .args(["-c", "user.name=test", "-c", "user.email=test@localhost"])
         .args(["-c", "commit.gpgSign=false"])
         .args(words)
         .args(files)
-        .current_dir(tree)
+        .dir(tree)
         .env("GIT_CONFIG_GLOBAL", "/dev/null")
-        .output()
+        .capture()
         .context("cannot run git")?;
     let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     Ok(if output.status.success() {
