@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
+use super::cargo::cargo;
 use super::group::Group;
 use super::packages;
 use super::sources::{self, Target};
 use super::tally::{Outcome, Tally};
 use soft_roce_setup::context::Context;
-use soft_roce_setup::proc::Cmd;
 use soft_roce_setup::signal;
 
 /// Crates that build with nothing but cargo and a C linker.
@@ -79,12 +79,6 @@ fn run(context: &Context, tally: &Tally) -> Result<()> {
     clippy.extend(["-p", MODELS]);
     clippy.extend(["--", "-D", "warnings"]);
     tool(tally, LINTS, &clippy)
-}
-
-/// The cargo that runs this tool, or the host's.
-pub(super) fn cargo() -> Cmd {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    Cmd::new(cargo).dir(soft_roce_setup::build::workspace())
 }
 
 /// What `cargo test` is told besides for the wanted tests of a crate: nothing, if these are all; `None`, if there are none. Only the

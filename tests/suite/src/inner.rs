@@ -6,8 +6,9 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
+use super::cargo::cargo;
 use super::group::{Group, options};
-use super::host::{cargo, tell};
+use super::host::tell;
 use super::sources;
 use super::tally::Tally;
 use soft_roce_setup::build::{self, userland};

@@ -6,8 +6,10 @@
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
+mod args;
 mod bench;
 mod brief;
+mod cargo;
 mod cases;
 mod debug;
 mod group;
@@ -32,55 +34,25 @@ mod tally;
 mod tool;
 
 use std::collections::BTreeSet;
-use std::num::NonZeroUsize;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
-use clap::Args;
 
+use soft_roce_setup::build;
 use soft_roce_setup::build::debug::NAME as DEBUG;
 use soft_roce_setup::build::versions::SERIES;
-use soft_roce_setup::build::{self, KernelArg};
 use soft_roce_setup::context::Context;
 use soft_roce_setup::guest::Spec;
 use soft_roce_setup::side_by_side::side_by_side;
 use soft_roce_setup::{exit, host as machine, ui};
 
+pub use self::args::TestArgs;
 use self::group::Group;
 use self::results::{Results, Run};
 use self::said::Said;
 use self::tally::Outcome;
 pub use self::tally::Tally;
-
-/// `test`
-#[derive(Debug, Clone, Args)]
-pub struct TestArgs {
-    /// Which kernel.
-    #[command(flatten)]
-    pub kernel: KernelArg,
-    /// Also what takes hours: ten million operations, in-tree on-demand paging in the matrix
-    #[arg(long)]
-    pub long: bool,
-    /// Also on the debug kernel, which is built if it is not in the cache (if it is, its tests run anyway)
-    #[arg(long)]
-    pub debug: bool,
-    /// Groups of tests that run side by side [default: one for each two CPUs, if memory is enough]
-    #[arg(long, short, value_name = "N")]
-    pub jobs: Option<NonZeroUsize>,
-    /// Keep the results in this file, as JSON; what it has of other tests stays, so that runs add up
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
-    /// Write what the tests showed to this file, in Markdown; with --json, what all its runs showed
-    #[arg(long, value_name = "FILE")]
-    pub report: Option<PathBuf>,
-    /// Print the names of the tests and run none
-    #[arg(long)]
-    pub list: bool,
-    /// Only tests whose name contains this, or one of these
-    pub filter: Vec<String>,
-}
 
 /// `test`
 pub fn run(context: &Context, args: &TestArgs) -> Result<ExitCode> {

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 
-use super::host;
+use super::cargo;
 use super::tally::{Outcome, Tally};
 use soft_roce_setup::context::Context;
 use soft_roce_setup::proc::Cmd;
@@ -49,7 +49,7 @@ fn package(workspace: &Path, name: &str) -> Result<Option<String>> {
     cargo(workspace, &["fetch", "--quiet", "--locked"])?;
     let target = workspace.join("target");
     let place = target.join(format!("package/{name}-{}", env!("CARGO_PKG_VERSION")));
-    let made = host::cargo()
+    let made = cargo::cargo()
         .args(["package", "--offline", "--allow-dirty", "-p", name])
         .arg("--target-dir")
         .arg(&target)
@@ -73,7 +73,7 @@ fn package(workspace: &Path, name: &str) -> Result<Option<String>> {
 fn cargo(dir: &Path, args: &[&str]) -> Result<Option<String>> {
     let output = Cmd::new("env")
         .args(["-u", "CARGO_TARGET_DIR"])
-        .args(host::cargo().words())
+        .args(cargo::cargo().words())
         .args(args)
         .dir(dir)
         .capture()

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, Signal};
 
-use super::Tool;
+use super::program::Tool;
 use crate::tally::Outcome;
 use soft_roce_setup::context::Context;
 use soft_roce_setup::exit;

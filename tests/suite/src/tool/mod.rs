@@ -1,10 +1,10 @@
 //! Tests of the tool itself, as a user starts it.
 
 mod ends;
+mod program;
 mod share;
 
 use std::fs;
-use std::path::PathBuf;
 use std::process::Output;
 use std::time::Instant;
 
@@ -12,9 +12,9 @@ use anyhow::{Context as _, Result};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use self::program::Tool;
 use super::group::Group;
 use super::tally::{Outcome, Tally};
-use soft_roce_setup::build;
 use soft_roce_setup::context::Context;
 use soft_roce_setup::proc::Cmd;
 use soft_roce_setup::{exit, signal};
@@ -270,41 +270,4 @@ fn demo(context: &Context, tool: &Tool) -> Result<Outcome> {
             Outcome::Failed(format!("{}, {count} facts\n{out}{err}", output.status))
         },
     )
-}
-
-/// This program, to be started again.
-struct Tool {
-    program: PathBuf,
-    cache: PathBuf,
-    series: String,
-}
-
-impl Tool {
-    fn new(context: &Context, series: &str) -> Result<Self> {
-        Ok(Self {
-            program: std::env::current_exe().context("cannot find my own program")?,
-            cache: context.cache.path(""),
-            series: series.to_owned(),
-        })
-    }
-
-    fn command(&self, args: &[&str]) -> Cmd {
-        Cmd::new(&self.program)
-            .arg("--cache")
-            .arg(&self.cache)
-            .args(args)
-            .env(build::SOURCES_HANDED, build::sources())
-    }
-
-    /// The command that runs `script` in a guest.
-    fn guest(&self, options: &[&str], script: &str) -> Cmd {
-        self.command(&["run"])
-            .args(["--kernel", &self.series])
-            .args(options)
-            .args(["--", script])
-    }
-
-    fn run(&self, options: &[&str], script: &str) -> Result<Output> {
-        self.guest(options, script).capture()
-    }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-use super::Tool;
+use super::program::Tool;
 use crate::tally::Outcome;
 use soft_roce_setup::context::Context;
 use soft_roce_setup::proc::Cmd;
