@@ -11,6 +11,8 @@ mod bench;
 mod brief;
 mod cargo;
 mod cases;
+#[cfg(test)]
+mod circles;
 mod debug;
 mod group;
 mod guest;
