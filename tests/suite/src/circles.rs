@@ -306,8 +306,8 @@ fn of(main: &Path) -> Result<Vec<String>> {
 
 /// The kernel module, which cargo does not know.
 const KERNEL: (&str, &str) = ("ib_emm.ko", "kernel/ib_emm/main.rs");
-/// Not asked yet: in emm-check the lists of the cases and the cases need each other, in the module a region, its faults and its waits.
-const LEFT_OUT: [&str; 2] = ["emm-check", KERNEL.0];
+/// Not asked yet: in emm-check the lists of the cases and the cases need each other.
+const LEFT_OUT: &str = "emm-check";
 
 #[test]
 fn no_two_files_need_each_other_in_a_circle() {
@@ -323,7 +323,7 @@ fn no_two_files_need_each_other_in_a_circle() {
         mains.extend(paths.map(|path| (name, path)));
     }
     let mut found = Vec::new();
-    for (name, main) in mains.iter().filter(|main| !LEFT_OUT.contains(&main.0)) {
+    for (name, main) in mains.iter().filter(|main| main.0 != LEFT_OUT) {
         let circles = of(main).unwrap();
         found.extend(
             circles
