@@ -18,8 +18,6 @@ mod group;
 mod guest;
 mod host;
 mod inner;
-#[cfg(test)]
-mod layers;
 mod names;
 mod odp;
 mod packages;
