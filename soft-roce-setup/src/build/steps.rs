@@ -44,7 +44,8 @@ pub fn each_builds(
     };
     let log = context.cache.fresh_log(&builder.name);
     let bench = builder.bench.workbench();
-    if name == "emm" {
+    let emm = name == "emm";
+    if emm {
         builder
             .bench
             .make("kernel/ib_emm")
@@ -56,28 +57,30 @@ pub fn each_builds(
     }
     let series = Series::read(name, &kernel.chosen.series)?;
     bench.copy(&series)?;
-    let known = builder.warnings(true)?;
+    let known = builder.warnings(emm)?;
     let mut findings = Vec::new();
     for patch in &series.patches {
         signal::check()?;
         step.line(&patch.name);
         bench.apply(patch, &log, &step)?;
         let warnings = builder
-            .warnings(true)
+            .warnings(emm)
             .with_context(|| format!("after {}", patch.name))?;
         findings.extend(warnings.difference(&known).map(|warning| Finding {
             patch: patch.name.clone(),
             warning: warning.clone(),
         }));
     }
-    // What is compiled out has to build as well.
-    let out = builder
-        .warnings(false)
-        .with_context(|| format!("without ib_emm, after all of {name}"))?;
-    findings.extend(out.difference(&known).map(|warning| Finding {
-        patch: format!("{name} without ib_emm"),
-        warning: warning.clone(),
-    }));
+    if emm {
+        // What is compiled out has to build as well.
+        let out = builder
+            .warnings(false)
+            .with_context(|| format!("without ib_emm, after all of {name}"))?;
+        findings.extend(out.difference(&known).map(|warning| Finding {
+            patch: format!("{name} without ib_emm"),
+            warning: warning.clone(),
+        }));
+    }
     builder.bench.clear()?;
     step.done();
     Ok(findings)
@@ -91,7 +94,7 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    /// Builds the driver, with `ib_emm` if the source knows of it, and returns the warnings of what had to be compiled.
+    /// Builds the driver, with `ib_emm` if it is to know of it, and returns the warnings of what had to be compiled.
     fn warnings(&self, emm: bool) -> Result<BTreeSet<String>> {
         let log = self.context.cache.fresh_log(&format!("{}-make", self.name));
         let mut make = self.bench.make(DRIVER).args(["CONFIG_RDMA_RXE=m", "W=1"]);
