@@ -1,7 +1,5 @@
-//! CMake, which the build scripts of some crates want. It lies beside the root and not in it: only tests build such crates, and the
-//! first start need not wait for it.
-
-use std::path::PathBuf;
+//! CMake, which the build scripts of some crates want. It lies beside the root and not in it: kernels are built without it, and stay
+//! as they are when it changes.
 
 use anyhow::Result;
 
@@ -35,7 +33,7 @@ LD_LIBRARY_PATH=/mnt/out/usr/lib/x86_64-linux-gnu usr/bin/cmake --version
 "#;
 
 /// Unpacks it if it is not there. The root is there, and the caller holds the cache's lock.
-pub fn ensure(context: &Context) -> Result<PathBuf> {
+pub fn ensure(context: &Context) -> Result<()> {
     let key = Key::new(PLACE, 1)
         .text(&root::version(context))
         .text(&PACKAGES.join(" "))
@@ -53,12 +51,13 @@ pub fn ensure(context: &Context) -> Result<PathBuf> {
                 .args(["-euo", "pipefail", "-c", UNPACK])
                 .run(&log, step)
         })
+        .map(drop)
 }
 
-/// The root `enter` with CMake from `place`, where build scripts find it.
-pub fn within(enter: Enter, place: &std::path::Path) -> Enter {
+/// The root `enter` with CMake, which is there, where build scripts find it.
+pub fn within(context: &Context, enter: Enter) -> Enter {
     enter
-        .bind_ro(place, INSIDE)
+        .bind_ro(context.cache.path(PLACE), INSIDE)
         .env("CMAKE", format!("{INSIDE}/usr/bin/cmake"))
         .env(
             "LD_LIBRARY_PATH",

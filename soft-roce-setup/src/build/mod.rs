@@ -237,6 +237,7 @@ fn build(
         kernel::download(context, &chosen)?;
         parts.push(Part::Kernel(chosen));
     }
+    userland::download(context)?;
     parts.push(Part::Programs);
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     side_by_side(parts, cpus, |(): &mut (), part| {

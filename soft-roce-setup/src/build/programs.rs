@@ -28,14 +28,14 @@ pub fn ensure(context: &Context) -> Result<PathBuf> {
     }
     let _lock = context.cache.lock_exclusive(&context.ui)?;
     let vendor = userland::ensure_vendor(context)?;
-    let cmake = cmake::ensure(context)?;
+    cmake::ensure(context)?;
     let title = format!("programs of tests: {}", PROGRAMS.join(", "));
     context
         .cache
         .ensure(&context.ui, PLACE, &key, &title, |dir, step| {
             let log = context.cache.fresh_log("programs");
             let source = dir.join("source");
-            let enter = cmake::within(userland::workshop(context, &vendor, &source)?, &cmake);
+            let enter = userland::workshop(context, &vendor, &source)?;
             userland::cargo(&enter, "build", "release", &PROGRAMS)
                 .arg("--bins")
                 .run(&log, step)?;

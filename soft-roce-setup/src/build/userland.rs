@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 use super::key::Key;
-use super::{root, sources};
+use super::{cmake, root, sources};
 use crate::context::Context;
 use crate::enter::Enter;
 use crate::host;
@@ -14,7 +14,7 @@ use crate::proc::Cmd;
 use crate::ui::Step;
 
 /// To be raised when the recipe below changes.
-const RECIPE: u32 = 1;
+const RECIPE: u32 = 2;
 /// The place of the result in the cache.
 pub const PLACE: &str = "userland";
 /// GiB that the crates' sources take.
@@ -116,6 +116,14 @@ pub fn ensure_vendor(context: &Context) -> Result<PathBuf> {
     })
 }
 
+/// Downloads what the root lacks to build the programs, if they are to be built.
+pub fn download(context: &Context) -> Result<()> {
+    if context.cache.is_fresh(PLACE, &key(context)?) {
+        return Ok(());
+    }
+    cmake::ensure(context)
+}
+
 /// Builds the programs inside the root, without network.
 pub fn ensure(context: &Context) -> Result<PathBuf> {
     let key = key(context)?;
@@ -123,6 +131,7 @@ pub fn ensure(context: &Context) -> Result<PathBuf> {
         return Ok(context.cache.path(PLACE));
     }
     let vendor = ensure_vendor(context)?;
+    cmake::ensure(context)?;
     context.cache.ensure(
         &context.ui,
         PLACE,
@@ -140,6 +149,7 @@ pub fn ensure_tests(context: &Context) -> Result<PathBuf> {
     }
     let _lock = context.cache.lock_exclusive(&context.ui)?;
     let vendor = ensure_vendor(context)?;
+    cmake::ensure(context)?;
     context.cache.ensure(
         &context.ui,
         TESTS,
@@ -222,7 +232,7 @@ pub(super) fn cargo(enter: &Enter, what: &str, profile: &str, crates: &[&str]) -
         .args(crates.iter().flat_map(|name| ["-p", name]))
 }
 
-/// The root with the crates' sources, copied to `source`, and with what cargo kept of earlier builds.
+/// The root with CMake, with the crates' sources, copied to `source`, and with what cargo kept of earlier builds.
 pub(super) fn workshop(context: &Context, vendor: &Path, source: &Path) -> Result<Enter> {
     let repo = sources::repository();
     for folder in FOLDERS {
@@ -250,12 +260,13 @@ pub(super) fn workshop(context: &Context, vendor: &Path, source: &Path) -> Resul
     // Kept from build to build: cargo finds out itself what has changed.
     let target = context.cache.path(TARGET);
     fs::create_dir_all(&target).with_context(|| format!("cannot create {}", target.display()))?;
-    Ok(Enter::new(&root::tree(context))
+    let enter = Enter::new(&root::tree(context))
         .bind_ro(source, "/mnt/source")
         .bind_ro(vendor, "/mnt/vendor")
         .bind(&target, "/mnt/target")
         .env("CARGO_HOME", "/tmp/cargo")
-        .dir("/mnt/source"))
+        .dir("/mnt/source");
+    Ok(cmake::within(context, enter))
 }
 
 #[cfg(test)]

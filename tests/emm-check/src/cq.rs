@@ -81,7 +81,7 @@ impl Cq {
 
     /// Takes a completion, if there is one.
     pub fn poll(&self) -> Result<Option<ffi::ibv_wc>, OpError> {
-        let mut wc = ffi::ibv_wc::default();
+        let mut wc = ffi::zeroed::<ffi::ibv_wc>();
         // SAFETY: the queue is alive and there is room for one completion.
         match unsafe { ffi::ibv_poll_cq(self.raw.as_ptr(), 1, &mut wc) } {
             n if n < 0 => Err(OpError::Post(libc::EIO)),

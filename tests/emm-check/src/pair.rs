@@ -77,7 +77,7 @@ impl Work {
             }
             Self::AtomicWrite(to, value) => {
                 // SAFETY: by this function's contract; the value is copied.
-                unsafe { ffi::ibv_wr_atomic_write(qp, to.key, to.addr, (&raw const value).cast()) }
+                unsafe { ffi::ibv_wr_atomic_write(qp, to.key, to.addr, &value.to_ne_bytes()) }
             }
             Self::Flush(at, len, kind, level) => {
                 // SAFETY: by this function's contract.
@@ -110,7 +110,7 @@ impl End {
     /// A queue pair of `qp_type`; with a shared receive queue it has no receives of its own.
     pub fn new(
         pd: &Arc<Pd>,
-        qp_type: ffi::ibv_qp_type,
+        qp_type: ffi::ibv_qp_type::Type,
         srq: Option<NonNull<ffi::ibv_srq>>,
     ) -> Result<Self> {
         let sent = Cq::new(pd.device())?;
@@ -136,13 +136,13 @@ impl End {
                 max_recv_wr: 64,
                 max_send_sge: SGES as u32,
                 max_recv_sge: SGES as u32,
-                ..Default::default()
+                ..ffi::zeroed()
             },
             qp_type,
             comp_mask: ffi::IBV_QP_INIT_ATTR_PD | ffi::IBV_QP_INIT_ATTR_SEND_OPS_FLAGS,
             pd: pd.as_raw(),
             send_ops_flags: u64::from(if is_rc { sends | reliable } else { sends }),
-            ..Default::default()
+            ..ffi::zeroed()
         };
         // SAFETY: domain and queues are alive, `init` outlives the call.
         let raw = unsafe { ffi::ibv_create_qp_ex(pd.device().as_raw(), &mut init) };
@@ -199,7 +199,7 @@ impl End {
             sg_list: list.as_mut_ptr(),
             num_sge: list.len() as i32,
             send_flags: ffi::IBV_SEND_SIGNALED,
-            ..Default::default()
+            ..ffi::zeroed()
         };
         let (opcode, remote) = match work {
             Work::Write(to) => (ffi::IBV_WR_RDMA_WRITE, Some(to)),
@@ -233,7 +233,7 @@ pub fn receive(wr_id: u64, list: &mut [ffi::ibv_sge]) -> ffi::ibv_recv_wr {
         wr_id,
         sg_list: list.as_mut_ptr(),
         num_sge: list.len() as i32,
-        ..Default::default()
+        ..ffi::zeroed()
     }
 }
 

@@ -46,8 +46,15 @@ struct ReregCommand {
 }
 
 fn symbol(name: &CStr) -> Result<*mut libc::c_void> {
+    // The bindings have opened it, for themselves only; it stays open.
+    let flags = libc::RTLD_LAZY | libc::RTLD_NOLOAD;
     // SAFETY: the name is NUL-terminated.
-    let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
+    let library = unsafe { libc::dlopen(c"libibverbs.so.1".as_ptr(), flags) };
+    if library.is_null() {
+        bail!("libibverbs.so.1 is not loaded");
+    }
+    // SAFETY: the library is open, the name is NUL-terminated.
+    let found = unsafe { libc::dlsym(library, name.as_ptr()) };
     if found.is_null() {
         bail!("libibverbs has no {}", name.to_string_lossy());
     }

@@ -79,10 +79,10 @@ impl RawQp {
                 max_recv_wr: 64,
                 max_send_sge: 1,
                 max_recv_sge: 1,
-                ..Default::default()
+                ..ffi::zeroed()
             },
             qp_type: ffi::IBV_QPT_RC,
-            ..Default::default()
+            ..ffi::zeroed()
         };
         // SAFETY: domain and queues are alive, `init` outlives the call.
         let raw = unsafe { ffi::ibv_create_qp(pd.raw.as_ptr(), &mut init) };
@@ -121,7 +121,7 @@ impl RawQp {
     pub fn reset(&self) -> Result<()> {
         let mut attr = ffi::ibv_qp_attr {
             qp_state: ffi::IBV_QPS_RESET,
-            ..Default::default()
+            ..ffi::zeroed()
         };
         self.modify(&mut attr, ffi::IBV_QP_STATE, "RESET")
     }
@@ -130,7 +130,7 @@ impl RawQp {
     pub fn fail(&self) -> Result<()> {
         let mut attr = ffi::ibv_qp_attr {
             qp_state: ffi::IBV_QPS_ERR,
-            ..Default::default()
+            ..ffi::zeroed()
         };
         self.modify(&mut attr, ffi::IBV_QP_STATE, "ERR")
     }
@@ -139,7 +139,7 @@ impl RawQp {
     pub fn responds(&self, resources: u8) -> Result<()> {
         let mut attr = ffi::ibv_qp_attr {
             max_dest_rd_atomic: resources,
-            ..Default::default()
+            ..ffi::zeroed()
         };
         let what = "another number of responder resources";
         self.modify(&mut attr, ffi::IBV_QP_MAX_DEST_RD_ATOMIC, what)
@@ -155,7 +155,7 @@ impl RawQp {
         let raw = unsafe { self.0.as_ref() };
         // SAFETY: as above.
         let peer = unsafe { to.0.as_ref() };
-        let mut gid = ffi::ibv_gid::default();
+        let mut gid = ffi::zeroed::<ffi::ibv_gid>();
         // SAFETY: the context is open, `gid` outlives the call.
         let ret = unsafe { ffi::ibv_query_gid(raw.context, 1, i32::from(gid_index), &mut gid) };
         if ret != 0 {
@@ -165,7 +165,7 @@ impl RawQp {
             qp_state: ffi::IBV_QPS_INIT,
             port_num: 1,
             qp_access_flags: access,
-            ..Default::default()
+            ..ffi::zeroed()
         };
         let mask = ffi::IBV_QP_STATE
             | ffi::IBV_QP_PKEY_INDEX
@@ -190,13 +190,13 @@ impl RawQp {
                     dgid: gid,
                     sgid_index: gid_index,
                     hop_limit: 64,
-                    ..Default::default()
+                    ..ffi::zeroed()
                 },
                 is_global: 1,
                 port_num: 1,
-                ..Default::default()
+                ..ffi::zeroed()
             },
-            ..Default::default()
+            ..ffi::zeroed()
         };
         let mask = ffi::IBV_QP_STATE
             | ffi::IBV_QP_AV
@@ -212,7 +212,7 @@ impl RawQp {
             retry_cnt: 7,
             rnr_retry: 7,
             max_rd_atomic: 16,
-            ..Default::default()
+            ..ffi::zeroed()
         };
         let mask = ffi::IBV_QP_STATE
             | ffi::IBV_QP_TIMEOUT
@@ -256,7 +256,7 @@ impl Qp {
             sg_list: &mut sge,
             num_sge: 1,
             send_flags: ffi::IBV_SEND_SIGNALED,
-            ..Default::default()
+            ..ffi::zeroed()
         };
         let mut atomic = |compare_add, swap| {
             wr.wr.atomic.remote_addr = remote.addr;
@@ -305,7 +305,7 @@ impl Qp {
         let mut wr = ffi::ibv_recv_wr {
             sg_list: &mut sge,
             num_sge: 1,
-            ..Default::default()
+            ..ffi::zeroed()
         };
         let mut bad = ptr::null_mut();
         // SAFETY: request and element live through the call, which copies them.

@@ -104,7 +104,7 @@ impl Device {
         let fd = unsafe { BorrowedFd::borrow_raw(self.raw.as_ref().async_fd) };
         let end = Instant::now() + limit;
         while readable(&fd, end)? {
-            let mut told = ffi::ibv_async_event::default();
+            let mut told: ffi::ibv_async_event = ffi::zeroed();
             // SAFETY: the context is open and `told` is valid for writing.
             if unsafe { ffi::ibv_get_async_event(self.raw.as_ptr(), &mut told) } != 0 {
                 bail!("ibv_get_async_event: {}", io::Error::last_os_error());
@@ -115,7 +115,7 @@ impl Device {
                 return Ok(());
             }
         }
-        bail!("the device told of no event {event}")
+        bail!("the device told of no event {}", event as u32)
     }
 
     /// How its queue pairs are connected.
@@ -125,7 +125,7 @@ impl Device {
 
     /// Whether it offers regions for the whole address space.
     pub fn implicit(&self) -> Result<bool> {
-        let mut attr = ffi::ibv_device_attr_ex::default();
+        let mut attr: ffi::ibv_device_attr_ex = ffi::zeroed();
         // SAFETY: the context is open and `attr` is valid for writing.
         let errno = unsafe { ffi::ibv_query_device_ex(self.raw.as_ptr(), ptr::null(), &mut attr) };
         if errno != 0 {

@@ -58,11 +58,11 @@ impl Ends {
                 dgid: gid,
                 sgid_index: device.link().gid_index,
                 hop_limit: 64,
-                ..Default::default()
+                ..ffi::zeroed()
             },
             is_global: 1,
             port_num: 1,
-            ..Default::default()
+            ..ffi::zeroed()
         };
         // SAFETY: the domain is alive, and `attr` outlives the call.
         let handle = unsafe { ffi::ibv_create_ah(c.env.pd.as_raw(), &mut attr) };
@@ -108,7 +108,7 @@ impl Ends {
 }
 
 fn gid(device: &Device) -> Result<ffi::ibv_gid> {
-    let mut gid = ffi::ibv_gid::default();
+    let mut gid = ffi::zeroed::<ffi::ibv_gid>();
     let index = i32::from(device.link().gid_index);
     // SAFETY: the context is open, and `gid` outlives the call.
     let ret = unsafe { ffi::ibv_query_gid(device.as_raw(), 1, index, &mut gid) };
@@ -124,7 +124,7 @@ fn ready(end: &End) -> Result<()> {
         qp_state: ffi::IBV_QPS_INIT,
         port_num: 1,
         qkey: QKEY,
-        ..Default::default()
+        ..ffi::zeroed()
     };
     let state = ffi::IBV_QP_STATE;
     let mask = state | ffi::IBV_QP_PKEY_INDEX | ffi::IBV_QP_PORT | ffi::IBV_QP_QKEY;

@@ -68,7 +68,7 @@ fn full(c: &Ctx<'_>) -> Result<String> {
         }
     }
     let device = c.env.pd.device();
-    device.wait_for_event(ffi::IBV_EVENT_CQ_ERR, HEARD)?;
+    device.wait_for_event(ffi::ibv_event_type::IBV_EVENT_CQ_ERR, HEARD)?;
     let start = Instant::now();
     if area.deregister().is_err() {
         bail!("the deregistration was refused");

@@ -36,9 +36,9 @@ impl Srq {
             attr: ffi::ibv_srq_attr {
                 max_wr: 16,
                 max_sge: 4,
-                ..Default::default()
+                ..ffi::zeroed()
             },
-            ..Default::default()
+            ..ffi::zeroed()
         };
         // SAFETY: the domain is alive, and `init` outlives the call.
         let raw = unsafe { ffi::ibv_create_srq(pd.as_raw(), &mut init) };

@@ -41,7 +41,7 @@ pub struct Window {
 
 impl Window {
     /// Allocates one that is not bound.
-    pub fn new(pd: &Arc<Pd>, mw_type: ffi::ibv_mw_type) -> Result<Self> {
+    pub fn new(pd: &Arc<Pd>, mw_type: ffi::ibv_mw_type::Type) -> Result<Self> {
         // SAFETY: the domain is alive.
         let raw = unsafe { ffi::ibv_alloc_mw(pd.as_raw(), mw_type) };
         Ok(Self {
@@ -93,7 +93,7 @@ impl Window {
     pub fn unbind(&mut self, end: &End, mr: &Mr) -> Result<(), OpError> {
         let info = ffi::ibv_mw_bind_info {
             mr: mr.as_raw(),
-            ..Default::default()
+            ..ffi::zeroed()
         };
         self.bind_1(end, info)
     }

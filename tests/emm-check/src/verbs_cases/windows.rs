@@ -58,7 +58,7 @@ struct Scene {
 }
 
 impl Scene {
-    fn new(c: &Ctx<'_>, mw_type: ffi::ibv_mw_type, access: u32) -> Result<Self> {
+    fn new(c: &Ctx<'_>, mw_type: ffi::ibv_mw_type::Type, access: u32) -> Result<Self> {
         let mut scene = Self {
             window: Window::new(&c.env.pd, mw_type)?,
             area: c.area(SIZE, BINDABLE)?,
@@ -136,14 +136,14 @@ impl Scene {
     }
 }
 
-fn through(c: &Ctx<'_>, mw_type: ffi::ibv_mw_type) -> Result<String> {
+fn through(c: &Ctx<'_>, mw_type: ffi::ibv_mw_type::Type) -> Result<String> {
     let mut scene = Scene::new(c, mw_type, ACCESS)?;
     let base = scene.area.addr();
     scene.use_it(base)?;
     Ok("WRITE, READ and FETCH_ADD from edge to edge, 0 wrong bytes".into())
 }
 
-fn outside(c: &Ctx<'_>, mw_type: ffi::ibv_mw_type) -> Result<String> {
+fn outside(c: &Ctx<'_>, mw_type: ffi::ibv_mw_type::Type) -> Result<String> {
     for (what, off, len) in [
         ("behind the region", SIZE, 1),
         ("out of the region at its end", SIZE - 10, 11),
@@ -165,7 +165,7 @@ fn outside(c: &Ctx<'_>, mw_type: ffi::ibv_mw_type) -> Result<String> {
     Ok("remote access error, nothing written".into())
 }
 
-fn read_only(c: &Ctx<'_>, mw_type: ffi::ibv_mw_type) -> Result<String> {
+fn read_only(c: &Ctx<'_>, mw_type: ffi::ibv_mw_type::Type) -> Result<String> {
     let mut scene = Scene::new(c, mw_type, ffi::IBV_ACCESS_REMOTE_READ)?;
     let at = scene.at(START);
     scene
@@ -180,7 +180,7 @@ fn read_only(c: &Ctx<'_>, mw_type: ffi::ibv_mw_type) -> Result<String> {
     Ok("READ works, WRITE is refused; and the other way round".into())
 }
 
-fn bind_refused(c: &Ctx<'_>, mw_type: ffi::ibv_mw_type) -> Result<String> {
+fn bind_refused(c: &Ctx<'_>, mw_type: ffi::ibv_mw_type::Type) -> Result<String> {
     let good = c.area(SIZE, BINDABLE)?;
     let closed = c.area(SIZE, ALL_ACCESS)?;
     let constant = c.area(SIZE, ffi::IBV_ACCESS_REMOTE_READ | ffi::IBV_ACCESS_MW_BIND)?;
@@ -206,7 +206,7 @@ fn bind_refused(c: &Ctx<'_>, mw_type: ffi::ibv_mw_type) -> Result<String> {
     Ok("each completes with an error".into())
 }
 
-fn deregister(c: &Ctx<'_>, mw_type: ffi::ibv_mw_type) -> Result<String> {
+fn deregister(c: &Ctx<'_>, mw_type: ffi::ibv_mw_type::Type) -> Result<String> {
     let mut scene = Scene::new(c, mw_type, ACCESS)?;
     let (area, error) = match scene.area.deregister() {
         Ok(()) => bail!("accepted"),
