@@ -5,9 +5,10 @@
 //! ([`signal::output_closed`]), as SIGPIPE ends others, but with its destructors. One that can't be written (a full disk) is an error
 //! at the tool's end ([`flush`]).
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::io::{ErrorKind, IsTerminal, Write};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -70,6 +71,8 @@ pub struct Ui {
     quiet: bool,
     // Steps can run side by side.
     bars: MultiProgress,
+    /// What is said once in a run.
+    told: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Ui {
@@ -80,6 +83,7 @@ impl Ui {
             verbose,
             quiet: false,
             bars: MultiProgress::with_draw_target(ProgressDrawTarget::stderr()),
+            told: Arc::default(),
         }
     }
 
@@ -101,6 +105,14 @@ impl Ui {
     pub fn print(&self, line: impl AsRef<str>) {
         if !self.quiet {
             self.bars.suspend(|| say(line.as_ref()));
+        }
+    }
+
+    /// Tells a fact that holds for the whole run, the first time only.
+    pub fn note_once(&self, text: impl AsRef<str>) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.insert(text.as_ref().to_owned()) {
+            self.note(text);
         }
     }
 

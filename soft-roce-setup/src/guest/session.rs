@@ -138,7 +138,7 @@ impl Guest {
             (kernel, accel)
         };
         let how = accel.describe(spec.clock);
-        context.ui.note(&how);
+        context.ui.note_once(&how);
         let (log, log_file) = open_log(context)?;
         let complaints = log.with_extension("qemu.log");
         let complaints_file = File::create(&complaints)
