@@ -5,7 +5,7 @@
 use crate::{
     fault::Asks,
     glue,
-    notifier::{EmmNotifier, Subscription},
+    notifier::{EmmNotifier, Invalidation, Subscription},
     region::Region,
 };
 use core::{
@@ -88,17 +88,19 @@ impl EmmNotifier for CClient {
         }
     }
 
-    fn emm_invalidate_start(&self, start: u64, end: u64, blockable: bool) {
+    fn emm_invalidate_start(&self, event: &Invalidation<'_>) -> Result {
         if let Some(op) = self.ops().invalidate_start {
+            let (start, end) = (event.start as usize, event.end as usize);
             // SAFETY: the driver lets it be called, by the type's invariant.
-            unsafe { op(self.0.as_ptr(), start as usize, end as usize, blockable) };
+            unsafe { op(self.0.as_ptr(), start, end, event.blockable) };
         }
+        Ok(())
     }
 
-    fn emm_invalidate_end(&self, start: u64, end: u64) {
+    fn emm_invalidate_end(&self, event: &Invalidation<'_>) {
         if let Some(op) = self.ops().invalidate_end {
             // SAFETY: the driver lets it be called, by the type's invariant.
-            unsafe { op(self.0.as_ptr(), start as usize, end as usize) };
+            unsafe { op(self.0.as_ptr(), event.start as usize, event.end as usize) };
         }
     }
 

@@ -7,7 +7,7 @@ use crate::{
     gate::{Gated, WriteGuard},
     glue,
     mem::{self, KernelNodes},
-    notifier::{EmmNotifier, Subscription},
+    notifier::{EmmNotifier, Invalidation, Subscription},
     sight::{self, Listed},
     wait,
 };
@@ -198,7 +198,13 @@ impl EmmNotifier for Memory {
         self.kill();
     }
 
-    fn emm_invalidate_start(&self, start: u64, end: u64, blockable: bool) {
+    fn emm_invalidate_start(&self, event: &Invalidation<'_>) -> Result {
+        let &Invalidation {
+            start,
+            end,
+            blockable,
+            ..
+        } = event;
         let range = self.geometry.clip(start, end);
         let mut state = self.state.write();
         if blockable {
@@ -207,10 +213,12 @@ impl EmmNotifier for Memory {
         state.as_mut().hold(range);
         let pages = self.drop_translations(state, range, blockable);
         sight::trace_invalidate(start, end, pages, blockable);
+        // A region never says "not now".
+        Ok(())
     }
 
-    fn emm_invalidate_end(&self, start: u64, end: u64) {
-        let range = self.geometry.clip(start, end);
+    fn emm_invalidate_end(&self, event: &Invalidation<'_>) {
+        let range = self.geometry.clip(event.start, event.end);
         let mut state = self.state.write();
         if !state.as_mut().unhold(range) {
             pr_warn_once!("an invalidation of a region ended that had not begun\n");

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A subscription: a client, and its place in the hub of an address space.
+
+use super::{
+    contract::EmmNotifier,
+    hub::{Entry, HubRef},
+    vm,
+};
+use crate::emm::{PageRange, PAGE_SHIFT};
+use core::{marker::PhantomPinned, ptr::NonNull};
+use kernel::{
+    mm::{Mm, MmWithUser},
+    prelude::*,
+};
+
+/// A client that is told of what happens to a range of an address space, from its construction to
+/// its end.
+///
+/// # Invariants
+///
+/// `entry` is in the tree of `hub`, and its client is this one's.
+#[pin_data(PinnedDrop)]
+pub(crate) struct Subscription<T: EmmNotifier> {
+    #[pin]
+    entry: Entry,
+    hub: HubRef,
+    #[pin]
+    client: T,
+    #[pin]
+    _pin: PhantomPinned,
+}
+
+// SAFETY: what is touched is touched under the hub's lock, by any thread, and the client is `Send`.
+unsafe impl<T: EmmNotifier> Send for Subscription<T> {}
+// SAFETY: `&Subscription` gives the client, which is `Sync`, and the hub's mm, which is too.
+unsafe impl<T: EmmNotifier> Sync for Subscription<T> {}
+
+impl<T: EmmNotifier> Subscription<T> {
+    /// Subscribes `client` to the user addresses [`start`, `last`] of `mm`. Sleeps; takes the
+    /// mmap_lock, which the caller does not hold.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`, `EINTR`, and those of `client`.
+    pub(crate) fn new<'a, E>(
+        mm: &'a MmWithUser,
+        start: u64,
+        last: u64,
+        client: impl PinInit<T, E> + 'a,
+    ) -> impl PinInit<Self, Error> + 'a
+    where
+        Error: From<E>,
+        E: 'a,
+    {
+        let pages = PageRange::new(start >> PAGE_SHIFT, (last >> PAGE_SHIFT) + 1);
+        // INVARIANT: the last step enters it in the hub's tree.
+        try_pin_init!(Self {
+            client <- client,
+            hub: vm::get(mm)?,
+            entry <- Entry::new(hub, start, last, NonNull::<T>::from(&*client)),
+            _pin: PhantomPinned,
+            _: {
+                // SAFETY: the client is initialised, and pinned as the entry is. `drop` takes the
+                // entry out before either goes.
+                unsafe { hub.enter(entry.as_ref(), pages) };
+            },
+        }? Error)
+    }
+
+    /// Who is told.
+    pub(crate) fn client(&self) -> &T {
+        &self.client
+    }
+
+    /// The address space subscribed to.
+    pub(crate) fn mm(&self) -> &Mm {
+        self.hub.mm()
+    }
+}
+
+#[pinned_drop]
+impl<T: EmmNotifier> PinnedDrop for Subscription<T> {
+    /// No callback runs on return. Sleeps. Not called from callbacks.
+    fn drop(self: Pin<&mut Self>) {
+        // SAFETY: the entry is in the hub's tree, by the type's invariant.
+        unsafe { self.hub.leave(&self.entry) };
+    }
+}
