@@ -84,8 +84,18 @@ pub unsafe extern "C" fn la_objopen(
     let start = unsafe { (*map).start };
     // SAFETY: the same.
     let name = unsafe { (*map).name };
+    // SAFETY: the same.
+    let dynamic = unsafe { (*map).dynamic };
     // SAFETY: the linker's names end with a zero byte; the program's own is empty.
-    let object = classify(unsafe { CStr::from_ptr(name) });
+    let mut object = classify(unsafe { CStr::from_ptr(name) });
+    // A copy of libibverbs by another name.
+    let has = |library: Library| {
+        // SAFETY: the object was just loaded.
+        unsafe { symbols::find_in(start, dynamic, library.inner()) }.is_some()
+    };
+    if namespace == BASE && object == Object::Other && (has(Library::Verbs) || has(Library::Mlx5)) {
+        object = Object::Verbs;
+    }
     // SAFETY: the linker gives room for a cookie.
     unsafe { *cookie = object as usize };
     if namespace != BASE {
@@ -94,8 +104,7 @@ pub unsafe extern "C" fn la_objopen(
     // Of several the first one, which comes first in the program's own look-ups too.
     if object == Object::Own && DYNAMIC.load(Relaxed).is_null() {
         PRELOADED.store(start, Relaxed);
-        // SAFETY: the linker's map, which begins with these fields.
-        DYNAMIC.store(unsafe { (*map).dynamic }, Relaxed);
+        DYNAMIC.store(dynamic, Relaxed);
     }
     TELL_ME
 }

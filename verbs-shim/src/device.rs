@@ -7,6 +7,7 @@ use crate::{
     devx,
     known::{self, Driver, Known, RXE_VENDOR},
     log,
+    maker::Maker,
     policy::Facts,
     raw::{self, Uncancelled},
     real::Real,
@@ -271,7 +272,8 @@ fn tell(name: &CStr, odp: Option<OdpCaps>, corrupting: bool) {
 ///
 /// `context` is an open context of libibverbs, and stays open while the name is used.
 unsafe fn name<'a>(context: *mut Context) -> Option<&'a CStr> {
-    let name_of = DEVICE_NAME.own();
+    // SAFETY: by this function's contract.
+    let name_of = DEVICE_NAME.own(unsafe { Maker::of_context(context) });
     if name_of.is_null() {
         return None;
     }

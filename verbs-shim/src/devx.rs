@@ -12,6 +12,7 @@
 use crate::{
     abi::Context,
     absent::absent,
+    maker::Maker,
     outermost::Outermost,
     real::{Library, Real},
 };
@@ -82,7 +83,9 @@ pub unsafe extern "C" fn mlx5dv_open_device(
 ) -> *mut Context {
     static REAL: Real = Real::of(Library::Mlx5, c"mlx5dv_open_device");
     let outermost = Outermost::enter();
-    let real = REAL.get(outermost.as_ref());
+    // SAFETY: the program's device.
+    let maker = unsafe { Maker::provider_of_device(device) };
+    let real = REAL.get(outermost.as_ref(), maker);
     if real.is_null() {
         absent(c"mlx5dv_open_device");
         return ptr::null_mut();
@@ -111,7 +114,9 @@ pub unsafe extern "C" fn mlx5dv_dr_domain_create(
 ) -> *mut c_void {
     static REAL: Real = Real::of(Library::Mlx5, c"mlx5dv_dr_domain_create");
     let outermost = Outermost::enter();
-    let real = REAL.get(outermost.as_ref());
+    // SAFETY: the program's context.
+    let maker = unsafe { Maker::provider_of_context(context) };
+    let real = REAL.get(outermost.as_ref(), maker);
     if real.is_null() {
         absent(c"mlx5dv_dr_domain_create");
         return ptr::null_mut();

@@ -10,6 +10,7 @@ use crate::{
     absent::absent,
     device, devx,
     implicit::{self, Ways},
+    maker::Maker,
     outermost::Outermost,
     policy::Request,
     real::Real,
@@ -44,7 +45,9 @@ pub unsafe extern "C" fn ibv_rereg_mr(
 ) -> c_int {
     static REAL: Real = Real::new(c"ibv_rereg_mr");
     let outermost = Outermost::enter();
-    let real = REAL.get(outermost.as_ref());
+    // SAFETY: the program's region.
+    let maker = unsafe { Maker::of_region(mr) };
+    let real = REAL.get(outermost.as_ref(), maker);
     if real.is_null() {
         absent(c"ibv_rereg_mr");
         return ERR_CMD;
@@ -121,8 +124,10 @@ pub unsafe extern "C" fn ibv_dereg_mr(mr: *mut Mr) -> c_int {
         // SAFETY: the program's region.
         unsafe { meet(mr) };
     }
+    // SAFETY: the program's region.
+    let maker = unsafe { Maker::of_region(mr) };
     // SAFETY: the program's argument.
-    unsafe { end_by(DEREG_MR.get(outermost.as_ref()), mr) }
+    unsafe { end_by(DEREG_MR.get(outermost.as_ref(), maker), mr) }
 }
 
 /// Ends a region by libibverbs' own function.
@@ -132,7 +137,9 @@ pub unsafe extern "C" fn ibv_dereg_mr(mr: *mut Mr) -> c_int {
 /// As for `ibv_dereg_mr`.
 pub(crate) unsafe fn end(mr: *mut Mr) -> c_int {
     // SAFETY: by this function's contract.
-    unsafe { end_by(DEREG_MR.own(), mr) }
+    let maker = unsafe { Maker::of_region(mr) };
+    // SAFETY: by this function's contract.
+    unsafe { end_by(DEREG_MR.own(maker), mr) }
 }
 
 /// # Safety
@@ -158,7 +165,9 @@ unsafe fn end_by(real: *mut c_void, mr: *mut Mr) -> c_int {
 pub unsafe extern "C" fn ibv_dealloc_pd(pd: *mut Pd) -> c_int {
     static REAL: Real = Real::new(c"ibv_dealloc_pd");
     let outermost = Outermost::enter();
-    let real = REAL.get(outermost.as_ref());
+    // SAFETY: the program's protection domain.
+    let maker = unsafe { Maker::of_domain(pd) };
+    let real = REAL.get(outermost.as_ref(), maker);
     if real.is_null() {
         absent(c"ibv_dealloc_pd");
         return libc::EOPNOTSUPP;
@@ -184,7 +193,9 @@ pub unsafe extern "C" fn ibv_dealloc_pd(pd: *mut Pd) -> c_int {
 pub unsafe extern "C" fn ibv_unimport_pd(pd: *mut Pd) {
     static REAL: Real = Real::new(c"ibv_unimport_pd");
     let outermost = Outermost::enter();
-    let real = REAL.get(outermost.as_ref());
+    // SAFETY: the program's protection domain.
+    let maker = unsafe { Maker::of_domain(pd) };
+    let real = REAL.get(outermost.as_ref(), maker);
     if real.is_null() {
         absent(c"ibv_unimport_pd");
         return;
@@ -207,7 +218,9 @@ pub unsafe extern "C" fn ibv_unimport_pd(pd: *mut Pd) {
 pub unsafe extern "C" fn ibv_close_device(context: *mut Context) -> c_int {
     static REAL: Real = Real::new(c"ibv_close_device");
     let outermost = Outermost::enter();
-    let real = REAL.get(outermost.as_ref());
+    // SAFETY: the program's context.
+    let maker = unsafe { Maker::of_context(context) };
+    let real = REAL.get(outermost.as_ref(), maker);
     if real.is_null() {
         absent(c"ibv_close_device");
         return -1;
@@ -269,7 +282,9 @@ pub(crate) const WAYS: Ways = Ways { make, end };
 ///
 /// As for `ibv_reg_mr_iova2`.
 unsafe fn make(pd: *mut Pd, addr: *mut c_void, length: usize, access: c_uint) -> *mut Mr {
-    let real = REG_MR_IOVA2.own();
+    // SAFETY: by this function's contract.
+    let maker = unsafe { Maker::of_domain(pd) };
+    let real = REG_MR_IOVA2.own(maker);
     if real.is_null() {
         return absent(c"ibv_reg_mr_iova2");
     }

@@ -14,6 +14,7 @@ use crate::{
     },
     absent::absent,
     ends::{WAYS, without_address},
+    maker::Maker,
     outermost::Outermost,
     policy::{Request, Why},
     real::Real,
@@ -57,7 +58,9 @@ pub unsafe extern "C" fn ibv_reg_mr(
     static REAL: Real = Real::new(c"ibv_reg_mr");
     let outermost = Outermost::enter();
     let outermost = outermost.as_ref();
-    let real = REAL.get(outermost);
+    // SAFETY: the program's protection domain.
+    let maker = unsafe { Maker::of_domain(pd) };
+    let real = REAL.get(outermost, maker);
     if real.is_null() {
         return absent(c"ibv_reg_mr");
     }
@@ -91,7 +94,9 @@ pub unsafe extern "C" fn ibv_reg_mr_iova(
     static REAL: Real = Real::new(c"ibv_reg_mr_iova");
     let outermost = Outermost::enter();
     let outermost = outermost.as_ref();
-    let real = REAL.get(outermost);
+    // SAFETY: the program's protection domain.
+    let maker = unsafe { Maker::of_domain(pd) };
+    let real = REAL.get(outermost, maker);
     if real.is_null() {
         return absent(c"ibv_reg_mr_iova");
     }
@@ -124,7 +129,9 @@ pub unsafe extern "C" fn ibv_reg_mr_iova2(
 ) -> *mut Mr {
     let outermost = Outermost::enter();
     let outermost = outermost.as_ref();
-    let real = REG_MR_IOVA2.get(outermost);
+    // SAFETY: the program's protection domain.
+    let maker = unsafe { Maker::of_domain(pd) };
+    let real = REG_MR_IOVA2.get(outermost, maker);
     if real.is_null() {
         return absent(c"ibv_reg_mr_iova2");
     }
@@ -153,7 +160,9 @@ pub unsafe extern "C" fn ibv_reg_mr_ex(pd: *mut Pd, attr: *mut MrInitAttr) -> *m
     static REAL: Real = Real::new(c"ibv_reg_mr_ex");
     let outermost = Outermost::enter();
     let outermost = outermost.as_ref();
-    let real = REAL.get(outermost);
+    // SAFETY: the program's protection domain.
+    let maker = unsafe { Maker::of_domain(pd) };
+    let real = REAL.get(outermost, maker);
     if real.is_null() {
         return absent(c"ibv_reg_mr_ex");
     }
@@ -215,7 +224,9 @@ pub unsafe extern "C" fn ibv_reg_dmabuf_mr(
     static REAL: Real = Real::new(c"ibv_reg_dmabuf_mr");
     let outermost = Outermost::enter();
     let outermost = outermost.as_ref();
-    let real = REAL.get(outermost);
+    // SAFETY: the program's protection domain.
+    let maker = unsafe { Maker::of_domain(pd) };
+    let real = REAL.get(outermost, maker);
     if real.is_null() {
         return absent(c"ibv_reg_dmabuf_mr");
     }

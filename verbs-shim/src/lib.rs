@@ -5,7 +5,7 @@
 //!
 //! - [`hooks`], [`ends`]: the entry points of libibverbs that are replaced. [`devx`]: those of mlx5's provider.
 //! - [`audit`]: the same for programs that ask libibverbs' handle for them.
-//! - [`real`], [`symbols`]: the functions behind the hooks. [`outermost`]: calls within calls.
+//! - [`real`], [`symbols`]: the functions behind the hooks. [`maker`]: of which copy of a library. [`outermost`]: calls within calls.
 //! - [`register`]: the way of one registration through the shim.
 //! - [`policy`]: which registrations become on-demand ones; pure. [`verbs_abi::known`]: whom not to trust.
 //! - [`settings`]: what can be asked for. [`environment`]: what is. [`start`]: what the program may change later.
@@ -32,6 +32,7 @@ mod implicit;
 mod line;
 mod lock;
 mod log;
+mod maker;
 mod outermost;
 mod policy;
 mod prefetch;

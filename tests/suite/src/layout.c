@@ -30,6 +30,8 @@ OP(post_send, 25);
 OP(post_recv, 26);
 BEFORE(sz, 8);
 BEFORE(query_device_ex, 104);
+BEFORE(create_cq_ex, 120);
+SIZE(ibv_device, 664);
 BEFORE(advise_mr, 312);
 SIZE(ibv_device_attr_ex, 400);
 AT(ibv_device_attr_ex, orig_attr.vendor_id, 96);

@@ -115,7 +115,9 @@ pub struct Context {
 #[repr(C)]
 struct VerbsContext {
     advise_mr: Option<AdviseMr>,
-    between: [*const c_void; 25],
+    between: [*const c_void; 23],
+    create_cq_ex: *const c_void,
+    private: *const c_void,
     query_device_ex: Option<QueryDeviceEx>,
     after: [*const c_void; 11],
     sz: usize,
@@ -126,6 +128,8 @@ struct VerbsContext {
 const REACH_ADVISE_MR: usize = size_of::<VerbsContext>();
 const REACH_QUERY_DEVICE_EX: usize =
     REACH_ADVISE_MR - core::mem::offset_of!(VerbsContext, query_device_ex);
+const REACH_CREATE_CQ_EX: usize =
+    REACH_ADVISE_MR - core::mem::offset_of!(VerbsContext, create_cq_ex);
 
 const _: () = {
     assert!(size_of::<Mr>() == 48, "struct ibv_mr");
@@ -135,7 +139,19 @@ const _: () = {
         REACH_QUERY_DEVICE_EX == 328 + 104,
         "verbs_context::query_device_ex"
     );
+    assert!(
+        REACH_CREATE_CQ_EX == 328 + 120,
+        "verbs_context::create_cq_ex"
+    );
+    assert!(OPS_OF_DEVICE == 664, "verbs_device::ops");
 };
+
+/// Where the provider's operations stand in a device: behind `struct ibv_device`, in `struct verbs_device` of libibverbs and its
+/// providers. In bytes.
+const OPS_OF_DEVICE: usize = 2 * 8 + 2 * 4 + 2 * 64 + 2 * 256;
+
+/// `ibv_context_ops::poll_cq`, which no provider leaves out.
+const POLL_CQ: usize = 11;
 
 // SAFETY: to be called with what the program passed, or with what its own call of the same kind could pass. The types are those
 // of verbs.h.
@@ -232,6 +248,42 @@ unsafe fn extended(context: *mut Context, reach: usize) -> Option<*mut VerbsCont
     // SAFETY: `abi_compat` says that a `verbs_context` surrounds it, and `sz` is its last field.
     let size = unsafe { (*front).sz };
     (size >= reach).then_some(front)
+}
+
+/// A place in the copy of libibverbs that made `context`: of its operations, `create_cq_ex` is the library's own and no provider's.
+/// Null if the context has no such operation.
+///
+/// # Safety
+///
+/// `context` is an open context of libibverbs.
+pub unsafe fn library_of(context: *mut Context) -> *const c_void {
+    // SAFETY: by this function's contract.
+    match unsafe { extended(context, REACH_CREATE_CQ_EX) } {
+        // SAFETY: the context is large enough to have the operation.
+        Some(extended) => unsafe { (*extended).create_cq_ex },
+        None => core::ptr::null(),
+    }
+}
+
+/// A place in the provider that made `context`.
+///
+/// # Safety
+///
+/// `context` is an open context of libibverbs.
+pub unsafe fn provider_of(context: *mut Context) -> *const c_void {
+    // SAFETY: by this function's contract.
+    unsafe { (*context).ops[POLL_CQ] }
+}
+
+/// A place in the provider of a device.
+///
+/// # Safety
+///
+/// `device` is a device of libibverbs.
+pub unsafe fn provider_of_device(device: *const c_void) -> *const c_void {
+    let place = device.wrapping_byte_add(OPS_OF_DEVICE);
+    // SAFETY: by this function's contract a `struct verbs_device`, as all are that libibverbs hands out.
+    unsafe { *place.cast::<*const c_void>() }
 }
 
 /// The function behind `ibv_advise_mr`, which exists as an inline function of the header only.

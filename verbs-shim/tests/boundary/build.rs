@@ -15,8 +15,14 @@ pub struct Built {
     pub shim: PathBuf,
     /// The client.
     pub client: PathBuf,
-    /// The same as a library that needs a libibverbs of another name, and what opens it for itself: a Python wheel.
-    pub wheel: [PathBuf; 2],
+    /// What opens libraries for themselves alone, as Python does.
+    pub opener: PathBuf,
+    /// The client as a library that needs a libibverbs of another name: a Python wheel.
+    pub wheel: PathBuf,
+    /// The same that needs the libibverbs of the usual name.
+    pub plain: PathBuf,
+    /// The same that needs an older libibverbs, whose name does not say what it is.
+    pub odd: PathBuf,
     /// A preload library of somebody else's that wraps verbs.
     pub wrap: PathBuf,
     /// The same by another name: an older preload library of ours, laid out in another way.
@@ -65,54 +71,58 @@ fn cc(source: &[&str], output: &Path, flags: &[&str]) {
         .current_dir(sources));
 }
 
+/// A libibverbs of this name and a provider of mlx5 that goes with it: their paths.
+fn pair(folder: &Path, verbs: &str, mlx5: &str, flags: &[&str]) -> [String; 2] {
+    let text = |path: PathBuf| path.to_str().expect("the folder's name is text").to_owned();
+    let soname = |name: &str| format!("-Wl,-soname,{name}");
+    let library = folder.join(verbs);
+    let script = "-Wl,--version-script=fake.map";
+    let shared = ["-shared", "-fPIC", &soname(verbs), script];
+    cc(&["fake.c"], &library, &[&shared, flags].concat());
+    let library = text(library);
+    let provider = folder.join(mlx5);
+    let shared = ["-shared", "-fPIC", &soname(mlx5), &library];
+    cc(&["mlx5.c"], &provider, &shared);
+    [library, text(provider)]
+}
+
+/// The client as a library that needs these, which are known to it as `verbs`.
+fn module(folder: &Path, name: &str, verbs: &str, [library, mlx5]: &[String; 2]) -> PathBuf {
+    let module = folder.join(name);
+    let known = format!("-DLIBRARY=\"{verbs}\"");
+    let flags = ["-shared", "-fPIC", &known, library, mlx5, "-pthread"];
+    cc(&CLIENT, &module, &flags);
+    module
+}
+
 fn build() -> Built {
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
     fs::create_dir_all(&folder).expect("the folder for tests can be made");
-    let fake = folder.join("libibverbs.so.1");
-    let version_script = "-Wl,--version-script=fake.map";
-    let soname = "-Wl,-soname,libibverbs.so.1";
-    cc(
-        &["fake.c"],
-        &fake,
-        &["-shared", "-fPIC", soname, version_script],
+    let (system, wheels, odd) = (
+        "libibverbs.so.1",
+        "libibverbs-1de1263b.so.1.14",
+        "libodd.so",
     );
     let client = folder.join("client");
-    let fake = fake.to_str().expect("the folder's name is text");
-    let mlx5 = folder.join("libmlx5.so.1");
-    let soname_mlx5 = "-Wl,-soname,libmlx5.so.1";
-    cc(&["mlx5.c"], &mlx5, &["-shared", "-fPIC", soname_mlx5, fake]);
-    let mlx5 = mlx5.to_str().expect("the folder's name is text");
-    cc(&CLIENT, &client, &[fake, mlx5, "-pthread"]);
+    let fake = pair(&folder, system, "libmlx5.so.1", &["-DEX"]);
+    cc(&CLIENT, &client, &[&fake[0], &fake[1], "-pthread"]);
     let (wrap, older) = (
         folder.join("libwrap.so"),
         folder.join("libverbs_shim_older.so"),
     );
     cc(&["wrap.c"], &wrap, &["-shared", "-fPIC"]);
     cc(&["wrap.c"], &older, &["-shared", "-fPIC", "-DPADDING"]);
-    let hashed = folder.join("libibverbs-1de1263b.so.1.14");
-    let soname = "-Wl,-soname,libibverbs-1de1263b.so.1.14";
-    let shared = ["-shared", "-fPIC", soname, version_script];
-    cc(&["fake.c"], &hashed, &shared);
-    let (wheel, opener) = (folder.join("wheel.so"), folder.join("opener"));
-    let hashed = hashed.to_str().expect("the folder's name is text");
-    let hashed_mlx5 = folder.join("libmlx5-2e2d3c7e.so.1.25");
-    let soname = "-Wl,-soname,libmlx5-2e2d3c7e.so.1.25";
-    cc(
-        &["mlx5.c"],
-        &hashed_mlx5,
-        &["-shared", "-fPIC", soname, hashed],
-    );
-    let hashed_mlx5 = hashed_mlx5.to_str().expect("the folder's name is text");
-    cc(
-        &CLIENT,
-        &wheel,
-        &["-shared", "-fPIC", hashed, hashed_mlx5, "-pthread"],
-    );
+    let hashed = pair(&folder, wheels, "libmlx5-2e2d3c7e.so.1.25", &["-DEX"]);
+    let old = pair(&folder, odd, "libodd-mlx5.so", &[]);
+    let opener = folder.join("opener");
     cc(&["opener.c"], &opener, &["-ldl"]);
     Built {
         shim: shim(&folder),
         client,
-        wheel: [opener, wheel],
+        opener,
+        wheel: module(&folder, "wheel.so", wheels, &hashed),
+        plain: module(&folder, "plain.so", system, &fake),
+        odd: module(&folder, "odd.so", odd, &old),
         wrap,
         older,
         folder,

@@ -16,6 +16,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#ifndef LIBRARY
+#define LIBRARY "libibverbs.so.1"
+#endif
+
 struct ibv_context *context;
 struct ibv_pd *pd;
 static struct ibv_mr *mr;
@@ -176,12 +180,33 @@ static void late(void)
 /* By its handle a library is asked alone: a preloaded one does not come first. */
 static void by_handle(int versioned)
 {
-	void *library = dlopen("libibverbs.so.1", RTLD_NOW | RTLD_LOCAL);
+	void *library = dlopen(LIBRARY, RTLD_NOW | RTLD_LOCAL);
 	__typeof__(ibv_reg_mr_iova2) *reg = versioned ? dlvsym(library, "ibv_reg_mr_iova2", "IBVERBS_1.8") :
 							dlsym(library, "ibv_reg_mr_iova2");
 	if (!reg)
 		abort();
 	show(reg(pd, memory, 500, (uintptr_t)memory, LOCAL_WRITE));
+}
+
+/* A second library beside the program's, by its handle alone. */
+static void another(void)
+{
+	void *library = dlopen(getenv("CLIENT_OTHER"), RTLD_NOW | RTLD_LOCAL);
+	if (!library)
+		abort();
+	__typeof__(fake_open) *open = dlsym(library, "fake_open");
+	__typeof__(fake_alloc_pd) *alloc = dlsym(library, "fake_alloc_pd");
+	__typeof__(ibv_reg_mr) *reg = dlsym(library, "ibv_reg_mr");
+	__typeof__(ibv_rereg_mr) *rereg = dlvsym(library, "ibv_rereg_mr", "IBVERBS_1.1");
+	__typeof__(ibv_dereg_mr) *dereg = dlsym(library, "ibv_dereg_mr");
+	__typeof__(ibv_dealloc_pd) *dealloc = dlsym(library, "ibv_dealloc_pd");
+	__typeof__(ibv_close_device) *close = dlsym(library, "ibv_close_device");
+	struct ibv_context *other = open();
+	struct ibv_pd *domain = alloc(other);
+	struct ibv_mr *region = reg(domain, memory, 600, LOCAL_WRITE);
+	printf("other changed: %d\n", rereg(region, 5, domain, memory, 700, LOCAL_WRITE));
+	int ended = dereg(region), left = dealloc(domain), closed = close(other);
+	printf("other ended: %d %d %d\n", ended, left, closed);
 }
 
 static struct ibv_mr *extended(size_t length, int access, uint64_t mask)
@@ -207,7 +232,7 @@ static void whole(void)
 static void open_mlx5(uint32_t flags)
 {
 	struct mlx5dv_context_attr attr = { .flags = flags };
-	context = mlx5dv_open_device("fake0", &attr);
+	context = mlx5dv_open_device(fake_mlx5_device(), &attr);
 	pd = fake_alloc_pd(context);
 }
 
@@ -281,6 +306,8 @@ static void act(const char *what, size_t length, int access, char **rest)
 		by_handle(0);
 	else if (!strcmp(what, "dlvsym"))
 		by_handle(1);
+	else if (!strcmp(what, "another"))
+		another();
 	else if (!strcmp(what, "closefds"))
 		closefrom(3);
 	else

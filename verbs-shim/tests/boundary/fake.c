@@ -7,6 +7,9 @@
  * FAKE_REFUSE_IMPLICIT: errno of the implicit region, FAKE_REFUSALS: so often, else always. FAKE_ADVISE: errno of advice.
  * FAKE_CANCEL=1: what the shim calls besides the registration is a cancellation point, as a write to the kernel is.
  * FAKE_TRACE=1: a line on standard output for each call that reaches "the kernel".
+ *
+ * An object of another copy of this library ends the process, as it would crash it in the real one. Without EX it is an older
+ * version.
  */
 #include "verbs.h"
 #include <errno.h>
@@ -22,7 +25,9 @@ struct sge {
 
 struct verbs_context {
 	int (*advise_mr)(struct ibv_pd *, int, uint32_t, struct sge *, uint32_t);
-	void *between[25];
+	void *between[23];
+	void (*create_cq_ex)(void);
+	void *priv;
 	int (*query_device_ex)(struct ibv_context *, const void *, void *, size_t);
 	void *after[11];
 	size_t sz;
@@ -47,9 +52,29 @@ static void point(void)
 		pthread_testcancel();
 }
 
+/* The operation that is the library's own in every context. */
+static void create_cq_ex(void)
+{
+}
+
+/* What providers call. */
+void ibv_cmd_reg_mr(void)
+{
+}
+
+static void own(struct ibv_context *context)
+{
+	struct verbs_context *whole = (void *)((char *)context - offsetof(struct verbs_context, context));
+	if (whole->create_cq_ex == create_cq_ex)
+		return;
+	fputs("an object of another library\n", stderr);
+	abort();
+}
+
 static int query_device_ex(struct ibv_context *context, const void *input, void *attr, size_t size)
 {
-	(void)context, (void)input;
+	(void)input;
+	own(context);
 	TRACE("query_device_ex\n");
 	point();
 	memset(attr, 0, size);
@@ -61,7 +86,8 @@ static int query_device_ex(struct ibv_context *context, const void *input, void 
 
 static int advise_mr(struct ibv_pd *pd, int advice, uint32_t flags, struct sge *list, uint32_t n)
 {
-	(void)pd, (void)n;
+	(void)n;
+	own(pd->context);
 	TRACE("advise advice=%d flags=%u length=%u lkey=%u\n", advice, flags, list->length, list->lkey);
 	point();
 	return advise;
@@ -69,6 +95,12 @@ static int advise_mr(struct ibv_pd *pd, int advice, uint32_t flags, struct sge *
 
 /* The last one that was closed: the next one comes to the same place, as an allocator may have it. */
 static struct verbs_context *closed;
+
+/* As far as its provider's operations, of which it has none. */
+static const struct {
+	char name[664];
+	const void *ops;
+} device = { "fake0", NULL };
 
 struct ibv_context *fake_open(void)
 {
@@ -88,7 +120,8 @@ struct ibv_context *fake_open(void)
 	context->advise_mr = advise_mr;
 	context->query_device_ex = query_device_ex;
 	context->sz = sizeof(*context);
-	context->context.device = "fake0";
+	context->create_cq_ex = create_cq_ex;
+	context->context.device = (void *)&device;
 	context->context.abi_compat = number("FAKE_OLD", 10) ? NULL : (void *)UINTPTR_MAX;
 	return &context->context;
 }
@@ -102,14 +135,17 @@ struct ibv_pd *fake_alloc_pd(struct ibv_context *context)
 {
 	static uint32_t handle;
 	struct domain *domain = calloc(1, sizeof(*domain));
+	own(context);
 	domain->pd.context = context;
 	domain->pd.handle = ++handle;
 	return &domain->pd;
 }
 
-const char *ibv_get_device_name(void *device)
+const char *ibv_get_device_name(void *of)
 {
-	return device;
+	if (of != &device)
+		abort();
+	return device.name;
 }
 
 /* Regions come from a pool, so that the fake's memory stays flat and its cost small. */
@@ -137,6 +173,7 @@ __attribute__((constructor)) static void handlers(void)
 static struct ibv_mr *take(struct ibv_pd *pd, void *addr, size_t length)
 {
 	struct ibv_mr *mr = NULL;
+	own(pd->context);
 	pthread_mutex_lock(&lock);
 	if (left < 0)
 		for (left = 0; left < 4096; left++)
@@ -167,6 +204,7 @@ struct ibv_mr *ibv_reg_mr_iova2(struct ibv_pd *pd, void *addr, size_t length, ui
 				unsigned int access)
 {
 	int implicit = !addr && length == SIZE_MAX;
+	own(pd->context);
 	TRACE("register length=%zu access=%#x moved=%ld\n", length, access, (long)(iova - (uintptr_t)addr));
 	errno = refuse_all ? refuse_all : implicit && !(access & ON_DEMAND) ? EINVAL : !(access & ON_DEMAND) ? 0 :
 		implicit && refuse_implicit ? refuse_implicit : refuse;
@@ -188,6 +226,7 @@ struct ibv_mr *ibv_reg_mr_iova(struct ibv_pd *pd, void *addr, size_t length, uin
 	return ibv_reg_mr_iova2(pd, addr, length, iova, access);
 }
 
+#ifdef EX
 struct ibv_mr *ibv_reg_mr_ex(struct ibv_pd *pd, struct ibv_mr_init_attr *attr)
 {
 	if (!(attr->comp_mask & 2)) {
@@ -197,6 +236,7 @@ struct ibv_mr *ibv_reg_mr_ex(struct ibv_pd *pd, struct ibv_mr_init_attr *attr)
 	return ibv_reg_mr_iova2(pd, attr->addr, attr->length,
 				attr->comp_mask & 1 ? attr->iova : (uintptr_t)attr->addr, attr->access);
 }
+#endif
 
 struct ibv_mr *ibv_reg_dmabuf_mr(struct ibv_pd *pd, uint64_t offset, size_t length, uint64_t iova, int fd,
 				 int access)
@@ -208,7 +248,8 @@ struct ibv_mr *ibv_reg_dmabuf_mr(struct ibv_pd *pd, uint64_t offset, size_t leng
 
 int ibv_rereg_mr(struct ibv_mr *mr, int flags, struct ibv_pd *pd, void *addr, size_t length, int access)
 {
-	(void)mr, (void)pd, (void)addr;
+	(void)pd, (void)addr;
+	own(mr->context);
 	TRACE("change flags=%d length=%zu access=%#x\n", flags, length, access);
 	if (refuse && (access & ON_DEMAND)) {
 		errno = refuse;
@@ -219,6 +260,7 @@ int ibv_rereg_mr(struct ibv_mr *mr, int flags, struct ibv_pd *pd, void *addr, si
 
 int ibv_dereg_mr(struct ibv_mr *mr)
 {
+	own(mr->context);
 	TRACE("end length=%zu\n", mr->length);
 	pthread_mutex_lock(&lock);
 	((struct domain *)mr->pd)->regions--;
@@ -229,6 +271,7 @@ int ibv_dereg_mr(struct ibv_mr *mr)
 
 int ibv_dealloc_pd(struct ibv_pd *pd)
 {
+	own(pd->context);
 	TRACE("dealloc_pd\n");
 	if (((struct domain *)pd)->regions)
 		return EBUSY;
@@ -238,6 +281,7 @@ int ibv_dealloc_pd(struct ibv_pd *pd)
 
 int ibv_close_device(struct ibv_context *context)
 {
+	own(context);
 	TRACE("close_device\n");
 	free(closed);
 	closed = (void *)((char *)context - offsetof(struct verbs_context, context));

@@ -7,6 +7,7 @@
 
 mod audit;
 mod build;
+mod copies;
 mod costs;
 mod crowd;
 mod harm;

@@ -1,17 +1,28 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-/* Opens a library for itself alone, as Python does, and runs its main(). */
+/* Opens libraries for themselves alone, as Python does, and runs their main() in turns: LIBRARY ARGUMENTS -- LIBRARY ARGUMENTS ... */
 
 #include <dlfcn.h>
 #include <stdio.h>
+#include <string.h>
 
 int main(int argc, char **argv)
 {
-	void *library = argc > 1 ? dlopen(argv[1], RTLD_NOW | RTLD_LOCAL) : NULL;
-	int (*run)(int, char **) = library ? dlsym(library, "main") : NULL;
+	int from = 1;
 
-	if (!run) {
-		fprintf(stderr, "%s\n", dlerror());
-		return 1;
+	while (from < argc) {
+		int to = from;
+		while (to < argc && strcmp(argv[to], "--"))
+			to++;
+		void *library = dlopen(argv[from], RTLD_NOW | RTLD_LOCAL);
+		int (*run)(int, char **) = library ? dlsym(library, "main") : NULL;
+		if (!run) {
+			fprintf(stderr, "%s\n", dlerror());
+			return 1;
+		}
+		int status = run(to - from, argv + from);
+		if (status)
+			return status;
+		from = to + 1;
 	}
-	return run(argc - 1, argv + 1);
+	return 0;
 }

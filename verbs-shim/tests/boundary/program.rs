@@ -62,11 +62,20 @@ pub fn plain(variables: &[(&str, &str)], actions: &[&str]) -> Said {
 
 /// The client as a library that only its opener knows, with a libibverbs of another name, and the shim preloaded.
 pub fn wheel(variables: &[(&str, &str)], actions: &[&str]) -> Said {
-    let [opener, library] = &BUILT.wheel;
-    let mut command = Command::new(opener);
-    command.arg(library).env_clear();
-    command.env("LD_PRELOAD", &BUILT.shim);
-    said(command, variables, actions)
+    modules(variables, &[(&BUILT.wheel, actions)])
+}
+
+/// Clients that are libraries, each opened for itself alone in one process, which act one after the other; and the shim preloaded.
+pub fn modules(variables: &[(&str, &str)], turns: &[(&Path, &[&str])]) -> Said {
+    let mut command = Command::new(&BUILT.opener);
+    command.env_clear().env("LD_PRELOAD", &BUILT.shim);
+    for (at, (library, actions)) in turns.iter().enumerate() {
+        if at > 0 {
+            command.arg("--");
+        }
+        command.arg(library).args(*actions);
+    }
+    said(command, variables, &[])
 }
 
 fn said(mut command: Command, variables: &[(&str, &str)], actions: &[&str]) -> Said {

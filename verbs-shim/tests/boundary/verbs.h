@@ -66,6 +66,7 @@ struct ibv_context *mlx5dv_open_device(void *device, struct mlx5dv_context_attr 
 void *mlx5dv_dr_domain_create(struct ibv_context *context, int type);
 
 /* Not of libibverbs. */
+void *fake_mlx5_device(void);
 struct ibv_context *fake_open(void);
 struct ibv_pd *fake_alloc_pd(struct ibv_context *context);
 struct ibv_mr *fake_device_memory(struct ibv_pd *pd, size_t length);
