@@ -11,7 +11,7 @@
 //! - [`settings`]: what can be asked for. [`environment`]: what is. [`start`]: what the program may change later.
 //! - [`device`]: what a device can do. [`stats`], [`log`], [`mod@line`]: what is said.
 //! - [`implicit`]: one region for all of a domain. [`arena`], [`lock`]: what it needs.
-//! - [`prefetch`]: pages asked for ahead of traffic.
+//! - [`prefetch`]: pages asked for ahead of traffic. [`mappings`]: what memory is.
 //! - [`verbs_abi::layout`]: the layouts of libibverbs. [`sys`], [`raw`]: libc and the kernel.
 //!
 //! It runs inside other people's programs: no `std`, no thread, no allocation, `errno` and `dlerror()` kept, no signal, no
@@ -33,6 +33,7 @@ mod line;
 mod lock;
 mod log;
 mod maker;
+mod mappings;
 mod outermost;
 mod policy;
 mod prefetch;

@@ -144,6 +144,92 @@ pub(crate) fn exists(path: &CStr) -> bool {
     }
 }
 
+/// Bytes of a page.
+pub(crate) fn page_size() -> usize {
+    // SAFETY: reads the auxiliary vector.
+    unsafe { libc::getauxval(libc::AT_PAGESZ) as usize }
+}
+
+/// `mincore(2)`: of each page from `start` on, whether it is there. False if that can't be told.
+pub(crate) fn present(start: usize, length: usize, pages: &mut [u8]) -> bool {
+    // SAFETY: there is a byte for each page, and the memory itself is not touched.
+    unsafe { libc::syscall(libc::SYS_mincore, start, length, pages.as_mut_ptr()) == 0 }
+}
+
+/// `MADV_WILLNEED`: the kernel begins to read what is not in memory, and fills no hole.
+pub(crate) fn will_need(start: usize, length: usize) {
+    // SAFETY: advice that changes nothing in memory.
+    unsafe { libc::syscall(libc::SYS_madvise, start, length, libc::MADV_WILLNEED) };
+}
+
+/// `MADV_POPULATE_READ`: 0, or an error number.
+pub(crate) fn populate(start: usize, length: usize) -> c_int {
+    /// Since Linux 5.14.
+    const MADV_POPULATE_READ: c_int = 22;
+    // SAFETY: advice that changes nothing in memory.
+    match unsafe { libc::syscall(libc::SYS_madvise, start, length, MADV_POPULATE_READ) } {
+        0 => 0,
+        _ => errno(),
+    }
+}
+
+/// Whether the process has a descriptor that leads to `target`; not if that can't be told.
+pub(crate) fn has_descriptor_of(target: &[u8]) -> bool {
+    /// Where the length of an entry stands in it, and where its name begins (`struct linux_dirent64`).
+    const LENGTH: usize = 16;
+    const NAME: usize = 19;
+    let Some(all) = open(c"/proc/self/fd", libc::O_RDONLY | libc::O_DIRECTORY) else {
+        return false;
+    };
+    let mut buffer = [0_u8; 2048];
+    loop {
+        // SAFETY: the buffer is valid for its length.
+        let got = unsafe {
+            libc::syscall(
+                libc::SYS_getdents64,
+                all.number(),
+                buffer.as_mut_ptr(),
+                buffer.len(),
+            )
+        };
+        let mut entries = match usize::try_from(got) {
+            Ok(got) if got > 0 => &buffer[..got],
+            _ => return false,
+        };
+        while let [_, ..] = entries {
+            let length = entries.get(LENGTH..LENGTH + 2).map_or(0, |bytes| {
+                usize::from(u16::from_ne_bytes([bytes[0], bytes[1]]))
+            });
+            let Some(name) = entries.get(NAME..length) else {
+                return false;
+            };
+            if leads_to(&all, name, target) {
+                return true;
+            }
+            entries = &entries[length..];
+        }
+    }
+}
+
+/// Whether the link `name`, which ends with a zero byte, in the folder leads to `target`.
+fn leads_to(folder: &Fd, name: &[u8], target: &[u8]) -> bool {
+    let Ok(name) = CStr::from_bytes_until_nul(name) else {
+        return false;
+    };
+    let mut buffer = [0_u8; 64];
+    // SAFETY: the name ends with a zero byte, and the buffer is valid for its length.
+    let got = unsafe {
+        libc::syscall(
+            libc::SYS_readlinkat,
+            folder.number(),
+            name.as_ptr(),
+            buffer.as_mut_ptr(),
+            buffer.len(),
+        )
+    };
+    usize::try_from(got).is_ok_and(|got| buffer.get(..got) == Some(target))
+}
+
 /// The working directory, without its zero byte; `None` if it does not fit or can't be told.
 pub(crate) fn working_directory(buffer: &mut [u8]) -> Option<usize> {
     // SAFETY: the buffer is valid for its length.

@@ -171,7 +171,7 @@ fn unpinned(mr: *mut Mr, request: Request) -> *mut Mr {
     counted(mr, || {
         stats::unpinned(request.length);
         // SAFETY: a region that was just registered.
-        unsafe { prefetch::prefetch(mr, request.iova, request.length, request.access) };
+        unsafe { prefetch::prefetch(mr, request) };
     })
 }
 

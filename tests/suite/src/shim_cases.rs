@@ -98,13 +98,27 @@ pub const CASES: &[Case] = &[
         wants: &["1 shorter than VERBS_SHIM_MIN_BYTES (4096 bytes)"],
         long: false,
     },
-    case(
-        "shim_prefetch_without_advice_costs_one_line",
-        60,
-        "(verbs-shim run -q --prefetch sync -- ibv_rc_pingpong -d rxe0 -g 1 -c -n 20 & until ss -ltn | grep -q :18515; do :; done\n\
-         verbs-shim run -q --prefetch sync -- ibv_rc_pingpong -d rxe0 -g 1 -c -n 20 10.9.0.1 2> /tmp/said \
-         && wait $!) && cat /tmp/said && [ $(grep -c 'no prefetch: ibv_advise_mr' /tmp/said) = 1 ]",
-    ),
+    // A private mapping of a file that is larger than the process' cgroup, and a file of holes: neither is changed.
+    Case {
+        name: "shim_prefetch_without_advice_reads_pages_in",
+        script: concat!(
+            "cat > /tmp/prefetch.c <<'END'\n",
+            include_str!("prefetch.c"),
+            "END\nset -e; gcc -O2 -Wall -Wextra -Werror -o /tmp/prefetch /tmp/prefetch.c -libverbs\n\
+             g=/sys/fs/cgroup; mountpoint -q $g || mount -t cgroup2 none $g\n\
+             echo +memory > $g/cgroup.subtree_control; mkdir $g/small; echo 64M > $g/small/memory.max\n\
+             sh -c \"echo \\$\\$ > $g/small/cgroup.procs; exec verbs-shim run -q --prefetch sync -- /tmp/prefetch /tmp/file\" 2>&1\n\
+             rmdir $g/small; rm /tmp/file"
+        ),
+        seconds: 90,
+        wants: &[
+            "pages are read in, and translated by traffic",
+            "private: every page there, none copied",
+            "sparse: not grown",
+            "done",
+        ],
+        long: false,
+    },
     case(
         "shim_is_inert_in_setuid_programs",
         60,

@@ -58,7 +58,7 @@ fn shim(folder: &Path) -> PathBuf {
 }
 
 /// The client's files.
-const CLIENT: [&str; 3] = ["client.c", "around.c", "crowd.c"];
+const CLIENT: [&str; 4] = ["client.c", "around.c", "crowd.c", "kinds.c"];
 
 fn cc(source: &[&str], output: &Path, flags: &[&str]) {
     let cc = env::var_os("CC").unwrap_or_else(|| "cc".into());

@@ -250,7 +250,7 @@ static void contexts(size_t many)
 static void act(const char *what, size_t length, int access, char **rest)
 {
 	errno = 0;
-	if (around(what, rest) || crowd(what, length))
+	if (around(what, rest) || crowd(what, length) || kinds(what))
 		;
 	else if (!strcmp(what, "whole"))
 		whole();

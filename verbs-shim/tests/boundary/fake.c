@@ -4,7 +4,8 @@
  *
  * FAKE_ODP, FAKE_RC: capabilities (hex). FAKE_OLD=1: a context without extensions.
  * FAKE_REFUSE: errno of on-demand registrations. FAKE_REFUSE_ALL: errno of every registration.
- * FAKE_REFUSE_IMPLICIT: errno of the implicit region, FAKE_REFUSALS: so often, else always. FAKE_ADVISE: errno of advice.
+ * FAKE_REFUSE_IMPLICIT: errno of the implicit region, FAKE_REFUSALS: so often, else always. FAKE_ADVISE: errno of advice, which
+ * else does to memory what a device's does, if FAKE_TOUCH=1.
  * FAKE_CANCEL=1: what the shim calls besides the registration is a cancellation point, as a write to the kernel is.
  * FAKE_TRACE=1: a line on standard output for each call that reaches "the kernel".
  *
@@ -16,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 struct sge {
 	uint64_t addr;
@@ -44,7 +46,7 @@ static unsigned long number(const char *name, int base)
 	return value ? strtoul(value, NULL, base) : 0;
 }
 
-static unsigned long odp, rc, vendor, refuse, refuse_all, refuse_implicit, refusals, advise, cancel;
+static unsigned long odp, rc, vendor, refuse, refuse_all, refuse_implicit, refusals, advise, cancel, touch;
 
 static void point(void)
 {
@@ -90,6 +92,11 @@ static int advise_mr(struct ibv_pd *pd, int advice, uint32_t flags, struct sge *
 	own(pd->context);
 	TRACE("advise advice=%d flags=%u length=%u lkey=%u\n", advice, flags, list->length, list->lkey);
 	point();
+	if (!advise && touch && advice < 2) {
+		/* MADV_POPULATE_READ, MADV_POPULATE_WRITE */
+		uintptr_t start = list->addr & -4096, end = (list->addr + list->length + 4095) & -4096;
+		return madvise((void *)start, end - start, advice ? 23 : 22) ? EFAULT : 0;
+	}
 	return advise;
 }
 
@@ -117,6 +124,7 @@ struct ibv_context *fake_open(void)
 	refusals = number("FAKE_REFUSALS", 10);
 	advise = number("FAKE_ADVISE", 10);
 	cancel = number("FAKE_CANCEL", 10);
+	touch = number("FAKE_TOUCH", 10);
 	context->advise_mr = advise_mr;
 	context->query_device_ex = query_device_ex;
 	context->sz = sizeof(*context);

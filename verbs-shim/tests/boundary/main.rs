@@ -15,4 +15,5 @@ mod implicit;
 mod life;
 mod mlx5;
 mod policy;
+mod prefetch;
 mod program;

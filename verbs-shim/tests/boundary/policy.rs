@@ -172,43 +172,6 @@ fn short_regions() {
 }
 
 #[test]
-fn prefetch() {
-    let mode = |mode| ("VERBS_SHIM_PREFETCH", mode);
-    let none = shimmed(&[ABLE], &["reg:7:1"]);
-    assert_eq!(none.count("advise"), 0);
-    let later = shimmed(&[ABLE, mode("async")], &["reg:7:1", "iova:9:4"]);
-    later.has(&[
-        "advise advice=1 flags=0 length=7",
-        "advise advice=0 flags=0 length=9",
-    ]);
-    let now = shimmed(&[ABLE, mode("sync")], &["reg:7:1"]);
-    now.has(&["advise advice=1 flags=1 length=7", "errno=0"])
-        .is_quiet();
-    let pinned = shimmed(&[mode("sync")], &["reg:7:1"]);
-    assert_eq!(pinned.count("advise"), 0, "pinned pages are there");
-}
-
-#[test]
-fn prefetch_that_is_not_possible_costs_a_line() {
-    let sync = ("VERBS_SHIM_PREFETCH", "sync");
-    let actions = ["reg:7:1", "reg:7:1"];
-    let said = shimmed(&[ABLE, sync, ("FAKE_ADVISE", "95")], &actions);
-    said.has(&["access=0x41", "errno=0"])
-        .says(&["no prefetch: ibv_advise_mr failed with errno 95 (EOPNOTSUPP)"]);
-    assert_eq!(said.count("advise"), 2, "the next may be another device's");
-    assert_eq!(said.err.lines().count(), 1);
-    let odd = shimmed(&[ABLE, sync, ("FAKE_ADVISE", "5")], &actions);
-    odd.says(&["a region was not prefetched: ibv_advise_mr failed with errno 5"]);
-    let old = shimmed(&[("FAKE_OLD", "1"), sync], &actions);
-    old.says(&["no prefetch"]);
-    // What is not mapped now may be later; and too much at once is less the next time.
-    for passes in ["14", "11", "4"] {
-        let said = shimmed(&[ABLE, sync, ("FAKE_ADVISE", passes)], &actions);
-        assert_eq!(said.is_quiet().count("advise"), 2, "{passes}");
-    }
-}
-
-#[test]
 fn bad_values_cost_a_line_each_and_the_default_serves() {
     let bad = [
         ("VERBS_SHIM", "on"),
