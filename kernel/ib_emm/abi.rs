@@ -3,17 +3,21 @@
 //! The C interface: what `include/emm.h` and `include/emm_region.h` declare. `glue.c` exports it.
 
 use crate::{
-    fault::Asks,
+    access::Span,
+    emm::Asks,
     glue,
     notifier::{EmmNotifier, Invalidation, Subscription},
+    parked::Cookie,
     region::Region,
+    serve::emm_worker_run,
+    workers::emm_hire_run,
 };
 use core::{
     mem,
     pin::Pin,
     ptr::{self, NonNull},
 };
-use kernel::{bindings, ffi, mm::MmWithUser, prelude::*, types::ForeignOwnable};
+use kernel::{bindings, ffi, mm::MmWithUser, prelude::*, sync::Arc, types::ForeignOwnable};
 
 /// Fails to compile if a function is not what its C header declares.
 macro_rules! as_declared {
@@ -29,6 +33,9 @@ macro_rules! as_declared {
 }
 
 as_declared!(
+    emm_fault_cancel,
+    emm_fault_destroy,
+    emm_fault_init,
     emm_notifier_register,
     emm_notifier_register_range,
     emm_notifier_unregister,
@@ -41,10 +48,9 @@ as_declared!(
     emm_region_read,
     emm_region_stop,
     emm_region_write,
+    emm_hire_run,
+    emm_worker_run,
 );
-
-/// A region, as C drivers hold it.
-type Owned = Pin<KBox<Region>>;
 
 /// The region that a C driver names.
 ///
@@ -52,8 +58,22 @@ type Owned = Pin<KBox<Region>>;
 ///
 /// It came from [`emm_region_create`], and [`emm_region_destroy`] is not called for the time `'a`.
 unsafe fn from_c<'a>(region: *const glue::emm_region) -> &'a Region {
-    // SAFETY: by this function's contract; `emm_region_create` made it by `into_foreign`.
-    unsafe { Owned::borrow(region.cast_mut().cast()) }.get_ref()
+    // SAFETY: by this function's contract; `emm_region_create` made it by `Arc::into_raw`.
+    unsafe { &*region.cast::<Region>() }
+}
+
+/// The cookie of a C driver's `fault`, if there is one.
+///
+/// # Safety
+///
+/// `fault` is null, or was given to [`emm_fault_init`], which succeeded, and [`emm_fault_destroy`] is
+/// not called for the time `'a`.
+unsafe fn cookie<'a>(fault: *const glue::emm_fault) -> Option<&'a Cookie> {
+    // SAFETY: null or valid, by this function's contract.
+    let fault = unsafe { fault.as_ref() }?;
+    // SAFETY: null, or what `emm_fault_init` made by `into_foreign`.
+    let cookie = unsafe { fault.cookie.cast::<Cookie>().as_ref() };
+    cookie
 }
 
 /// A C driver that is told.
@@ -204,7 +224,7 @@ pub(crate) unsafe extern "C" fn emm_region_create(
     length: u64,
 ) -> *mut glue::emm_region {
     match Region::create(start, length) {
-        Ok(region) => region.into_foreign().cast(),
+        Ok(region) => Arc::into_raw(region).cast_mut().cast(),
         Err(error) => error.to_ptr(),
     }
 }
@@ -216,8 +236,10 @@ pub(crate) unsafe extern "C" fn emm_region_create(
 /// `region` came from [`emm_region_create`], is not used by others and not used afterwards.
 #[no_mangle]
 pub(crate) unsafe extern "C" fn emm_region_destroy(region: *mut glue::emm_region) {
-    // SAFETY: by this function's contract; `emm_region_create` made it by `into_foreign`.
-    drop(unsafe { Owned::from_foreign(region.cast()) });
+    // SAFETY: by this function's contract; `emm_region_create` made it by `Arc::into_raw`.
+    let region = unsafe { Arc::from_raw(region.cast::<Region>()) };
+    // A worker that is in a fault of it keeps the memory.
+    region.retire();
 }
 
 /// See `include/emm_region.h`.
@@ -250,28 +272,93 @@ pub(crate) unsafe extern "C" fn emm_region_get_range(
     unsafe { length.write(geometry.length()) };
 }
 
+/// See `include/emm_region.h`.
+///
+/// # Safety
+///
+/// `fault` is valid for writing, and stays where it is, and valid, until [`emm_fault_destroy`] for it
+/// returns; `done` can be called as declared there until then. May sleep.
+#[no_mangle]
+pub(crate) unsafe extern "C" fn emm_fault_init(
+    fault: *mut glue::emm_fault,
+    done: Option<unsafe extern "C" fn(*mut glue::emm_fault)>,
+) -> ffi::c_int {
+    let init = || -> Result {
+        let driver = NonNull::new(fault).ok_or(EINVAL)?;
+        // SAFETY: by this function's contract.
+        let cookie = unsafe { Cookie::new(driver) };
+        let (cookie, result) = match cookie {
+            Ok(cookie) => (cookie.into_foreign(), Ok(())),
+            Err(error) => (ptr::null_mut(), Err(error)),
+        };
+        // SAFETY: valid for writing, by this function's contract.
+        unsafe { driver.write(glue::emm_fault { done, cookie }) };
+        result
+    };
+    errno(init())
+}
+
+/// See `include/emm_region.h`.
+///
+/// # Safety
+///
+/// `fault` is zeroed, or was given to [`emm_fault_init`], and is not destroyed before this returns.
+#[no_mangle]
+pub(crate) unsafe extern "C" fn emm_fault_cancel(fault: *mut glue::emm_fault) {
+    // SAFETY: by this function's contract.
+    if let Some(cookie) = unsafe { cookie(fault) } {
+        cookie.cancel();
+    }
+}
+
+/// See `include/emm_region.h`.
+///
+/// # Safety
+///
+/// `fault` is zeroed, or was given to [`emm_fault_init`]. Nobody uses it any more.
+#[no_mangle]
+pub(crate) unsafe extern "C" fn emm_fault_destroy(fault: *mut glue::emm_fault) {
+    // SAFETY: valid, by this function's contract.
+    let cookie = mem::replace(unsafe { &mut (*fault).cookie }, ptr::null_mut());
+    if !cookie.is_null() {
+        // SAFETY: `emm_fault_init` made it by `into_foreign`, and nobody else takes it.
+        drop(unsafe { Pin::<KBox<Cookie>>::from_foreign(cookie) });
+    }
+}
+
 type Piece = unsafe extern "C" fn(*mut ffi::c_void, usize, *mut ffi::c_void);
 
 /// See `include/emm_region.h`.
 ///
 /// # Safety
 ///
-/// `region` is alive; `each`, if any, can be called with `arg` as declared there.
+/// `region` is alive; `each`, if any, can be called with `arg` as declared there; `fault` is null, or
+/// alive: given to [`emm_fault_init`], and not destroyed before this returns.
 #[no_mangle]
 pub(crate) unsafe extern "C" fn emm_region_apply(
     region: *mut glue::emm_region,
     offset: u64,
     length: usize,
+    reach: u64,
     write: bool,
     each: Option<Piece>,
     arg: *mut ffi::c_void,
+    fault: *mut glue::emm_fault,
 ) -> ffi::c_int {
     let Some(each) = each else {
         return EINVAL.to_errno();
     };
     // SAFETY: by this function's contract.
     let region = unsafe { from_c(region) };
-    errno(region.apply(offset, length, write, |address, bytes| {
+    let span = Span {
+        offset,
+        length,
+        reach,
+        write,
+    };
+    // SAFETY: by this function's contract.
+    let cookie = unsafe { cookie(fault) };
+    errno(region.apply(span, cookie, |address, bytes| {
         // SAFETY: `address` is a mapped page piece of `bytes` bytes while the gate is held.
         unsafe { each(address.cast(), bytes, arg) }
     }))
@@ -281,17 +368,27 @@ pub(crate) unsafe extern "C" fn emm_region_apply(
 ///
 /// # Safety
 ///
-/// `region` is alive; `buf` has room for `length` bytes.
+/// `region` is alive; `buf` has room for `length` bytes; `fault` as of [`emm_region_apply`].
 #[no_mangle]
 pub(crate) unsafe extern "C" fn emm_region_read(
     region: *mut glue::emm_region,
     offset: u64,
     mut buf: *mut ffi::c_void,
     length: usize,
+    reach: u64,
+    fault: *mut glue::emm_fault,
 ) -> ffi::c_int {
     // SAFETY: by this function's contract.
     let region = unsafe { from_c(region) };
-    errno(region.apply(offset, length, false, |address, bytes| {
+    let span = Span {
+        offset,
+        length,
+        reach,
+        write: false,
+    };
+    // SAFETY: by this function's contract.
+    let cookie = unsafe { cookie(fault) };
+    errno(region.apply(span, cookie, |address, bytes| {
         // SAFETY: the pieces add up to `length`. Others (the owner, another queue pair) may write
         // the page meanwhile, as with any RDMA: a plain byte copy like the kernel's own.
         unsafe { bindings::memcpy(buf, address.cast(), bytes) };
@@ -304,17 +401,27 @@ pub(crate) unsafe extern "C" fn emm_region_read(
 ///
 /// # Safety
 ///
-/// `region` is alive; `buf` holds `length` bytes.
+/// `region` is alive; `buf` holds `length` bytes; `fault` as of [`emm_region_apply`].
 #[no_mangle]
 pub(crate) unsafe extern "C" fn emm_region_write(
     region: *mut glue::emm_region,
     offset: u64,
     mut buf: *const ffi::c_void,
     length: usize,
+    reach: u64,
+    fault: *mut glue::emm_fault,
 ) -> ffi::c_int {
     // SAFETY: by this function's contract.
     let region = unsafe { from_c(region) };
-    errno(region.apply(offset, length, true, |address, bytes| {
+    let span = Span {
+        offset,
+        length,
+        reach,
+        write: true,
+    };
+    // SAFETY: by this function's contract.
+    let cookie = unsafe { cookie(fault) };
+    errno(region.apply(span, cookie, |address, bytes| {
         // SAFETY: as in `emm_region_read`; the translation allows writing.
         unsafe { bindings::memcpy(address.cast(), buf, bytes) };
         // SAFETY: as above; at most one past the end.
@@ -326,13 +433,14 @@ pub(crate) unsafe extern "C" fn emm_region_write(
 ///
 /// # Safety
 ///
-/// `region` is alive.
+/// `region` is alive; `fault` as of [`emm_region_apply`].
 #[no_mangle]
 pub(crate) unsafe extern "C" fn emm_region_prefetch(
     region: *mut glue::emm_region,
     offset: u64,
     length: u64,
     what: glue::emm_prefetch,
+    fault: *mut glue::emm_fault,
 ) -> ffi::c_int {
     let what = match what {
         glue::emm_prefetch_EMM_PREFETCH_READ => Asks::Prefetch { write: false },
@@ -341,7 +449,9 @@ pub(crate) unsafe extern "C" fn emm_region_prefetch(
         _ => return EINVAL.to_errno(),
     };
     // SAFETY: by this function's contract.
-    errno(unsafe { from_c(region) }.prefetch(offset, length, what))
+    let cookie = unsafe { cookie(fault) };
+    // SAFETY: by this function's contract.
+    errno(unsafe { from_c(region) }.prefetch(offset, length, what, cookie))
 }
 
 /// See `include/emm_region.h`.

@@ -2,82 +2,194 @@
 
 //! Accesses of a region, and prefetches: what is not translated is faulted in.
 //!
-//! Copies hold the region's gate shared, a page at a time, so an invalidation that takes it
-//! exclusively waits for at most one page's copy on each CPU and never sleeps.
+//! Copies hold the region's gate shared, two pages at most at a time, so an invalidation that takes
+//! it exclusively waits for no more than that on each CPU, and never sleeps.
+//!
+//! An access with a cookie does not sleep either: it is parked when it misses, and a worker does the
+//! fault (`serve.rs`). One without faults by itself, and sleeps.
 
 use crate::{
-    emm::{Entry, PageRange, PAGE_SIZE},
-    fault::{Asks, Fault},
+    emm::{Asks, Before, Entry, Need, PageRange, PAGE_SIZE},
+    fault::Fault,
     gate::WriteGuard,
     mem,
+    parked::Cookie,
     region::{Region, State},
 };
 use kernel::prelude::*;
 
+/// The bytes of an access from `offset` of the region on.
+#[derive(Clone, Copy)]
+pub(crate) struct Span {
+    pub(crate) offset: u64,
+    pub(crate) length: usize,
+    /// How far the operation that the access is part of goes: at least as many bytes.
+    pub(crate) reach: u64,
+    pub(crate) write: bool,
+}
+
+/// What of a span lies in its first page: at this place of it, so many bytes.
+#[derive(Clone, Copy)]
+struct Piece {
+    page: u64,
+    at: usize,
+    bytes: usize,
+}
+
 impl Region {
-    /// Calls `each` with the kernel address of each page piece of `length` bytes at `offset`.
-    /// `each` runs under the gate. Sleeps between pieces.
+    /// Calls `each` with the kernel address of each page piece of `span`, under the gate.
+    ///
+    /// With a cookie it never sleeps: what misses is parked in it. If the bytes lie in two pages at
+    /// most, nothing is done before `EAGAIN`. Without a cookie it sleeps between pieces.
     pub(crate) fn apply(
         &self,
-        mut offset: u64,
-        length: usize,
-        write: bool,
-        mut each: impl FnMut(*mut u8, usize),
+        span: Span,
+        cookie: Option<&Cookie>,
+        each: impl FnMut(*mut u8, usize),
     ) -> Result {
-        if !self.geometry().holds(offset, length as u64) {
+        if let Some(cookie) = cookie {
+            cookie.enter()?;
+        }
+        if !self.geometry().holds(span.offset, span.length as u64) {
             return Err(EINVAL);
         }
-        let mut left = length;
-        while left > 0 {
-            let (page, at) = self.geometry().locate(offset);
-            let bytes = left.min(PAGE_SIZE as usize - at);
-            let mut use_entry = |entry: Entry| {
-                // SAFETY: frames in the table are those that the VM named.
-                let page = unsafe { mem::pfn_address(entry.pfn()) };
-                // SAFETY: `at` is below the size of a page.
-                each(unsafe { page.add(at) }, bytes)
+        match cookie {
+            Some(cookie) => self.apply_or_park(span, cookie, each),
+            None => self.apply_sleeping(span, each),
+        }
+    }
+
+    fn apply_or_park(
+        &self,
+        span: Span,
+        cookie: &Cookie,
+        mut each: impl FnMut(*mut u8, usize),
+    ) -> Result {
+        let mut rest = Some(span);
+        while let Some(span) = rest {
+            let (first, after) = self.split(&span);
+            let (second, after) = match after.map(|span| (span, self.split(&span))) {
+                Some((_, (second, None))) => (Some(second), None),
+                Some((span, _)) => (None, Some(span)),
+                None => (None, None),
             };
             let state = self.state().read();
-            if let Some(entry) = state.access(page, write) {
-                use_entry(entry);
+            let found = state.access(first.page, span.write);
+            let next = second.and_then(|piece| state.access(piece.page, span.write));
+            match (found, second, next) {
+                (Some(entry), None, _) => use_entry(entry, &first, &mut each),
+                (Some(entry), Some(piece), Some(next)) => {
+                    use_entry(entry, &first, &mut each);
+                    use_entry(next, &piece, &mut each);
+                }
+                (found, second, _) => {
+                    drop(state);
+                    let missing = second.filter(|_| found.is_some()).unwrap_or(first);
+                    let need = self.need(&span, missing.page);
+                    return Err(self.park_for(need, span.asks(), cookie));
+                }
+            }
+            rest = after;
+        }
+        cookie.leave();
+        Ok(())
+    }
+
+    fn apply_sleeping(&self, span: Span, mut each: impl FnMut(*mut u8, usize)) -> Result {
+        let mut rest = Some(span);
+        while let Some(span) = rest {
+            let (piece, after) = self.split(&span);
+            let state = self.state().read();
+            if let Some(entry) = state.access(piece.page, span.write) {
+                use_entry(entry, &piece, &mut each);
             } else {
                 drop(state);
-                let state = self.fault_in(page, offset + (left as u64 - 1), write)?;
-                use_entry(state.access(page, write).ok_or(EFAULT)?);
+                let need = self.need(&span, piece.page);
+                // The fault's own lock is kept, so that no invalidation comes between it and the
+                // access.
+                let state = self.fault(need, span.asks())?;
+                let entry = state.access(piece.page, span.write).ok_or(EFAULT)?;
+                use_entry(entry, &piece, &mut each);
             }
-            offset += bytes as u64;
-            left -= bytes;
+            rest = after;
         }
         Ok(())
     }
 
-    /// As [`Self::fault`], for an access from `page` to the byte at `last` of the region. The
-    /// fault's own lock is kept, so that no invalidation comes between it and the access.
-    #[cold]
-    #[inline(never)]
-    fn fault_in(&self, page: u64, last: u64, write: bool) -> Result<WriteGuard<'_, State>> {
-        let end = self.geometry().locate(last).0 + 1;
-        let want = PageRange::new(page, end).intersect(&PageRange::part_of(page));
-        self.fault(want, Asks::Access { write })
+    /// What of `span` lies in its first page, and the rest.
+    fn split(&self, span: &Span) -> (Piece, Option<Span>) {
+        let (page, at) = self.geometry().locate(span.offset);
+        let bytes = span.length.min(PAGE_SIZE as usize - at);
+        let rest = (bytes < span.length).then(|| Span {
+            offset: span.offset + bytes as u64,
+            length: span.length - bytes,
+            reach: span.reach.saturating_sub(bytes as u64),
+            ..*span
+        });
+        (Piece { page, at, bytes }, rest)
     }
 
-    /// Brings in the translations of `length` bytes at `offset`.
-    pub(crate) fn prefetch(&self, offset: u64, length: u64, what: Asks) -> Result {
+    /// The pages from `page` of `span` on that are needed now or soon: all in one part.
+    fn need(&self, span: &Span, page: u64) -> PageRange {
+        let room = self.geometry().length() - span.offset;
+        let reach = span.reach.max(span.length as u64).min(room);
+        let last = self.geometry().locate(span.offset + (reach - 1)).0;
+        PageRange::new(page, last + 1).intersect(&PageRange::part_of(page))
+    }
+
+    /// Parks an access of `range` in `cookie`.
+    #[cold]
+    #[inline(never)]
+    fn park_for(&self, range: PageRange, asks: Asks, cookie: &Cookie) -> Error {
+        let region = self.name();
+        let need = Need {
+            region,
+            range,
+            asks,
+        };
+        // SAFETY: `stop` marks the region as stopped before it ends what is parked for it, and it is
+        // stopped before it goes.
+        unsafe { cookie.park(self.workers(), need, || !self.is_stopped()) }
+    }
+
+    /// Brings in the translations of `length` bytes at `offset`: with a cookie by a worker, and
+    /// `EAGAIN` until it has; without one at once, and it sleeps.
+    pub(crate) fn prefetch(
+        &self,
+        offset: u64,
+        length: u64,
+        asks: Asks,
+        cookie: Option<&Cookie>,
+    ) -> Result {
         if length == 0 || !self.geometry().holds(offset, length) {
             return Err(EINVAL);
         }
         let last = self.geometry().locate(offset + (length - 1)).0;
-        let mut rest = PageRange::new(self.geometry().locate(offset).0, last + 1);
+        let range = PageRange::new(self.geometry().locate(offset).0, last + 1);
+        let Some(cookie) = cookie else {
+            return self.bring_in(range, asks);
+        };
+        match cookie.look() {
+            Before::Idle => Err(self.park_for(range, asks, cookie)),
+            Before::Parked => Err(EAGAIN),
+            // Done once is done: the VM may have taken some of it again.
+            Before::Ended(0) => Ok(()),
+            Before::Ended(errno) => Err(Error::from_errno(errno)),
+        }
+    }
+
+    /// Brings in the translations of `rest`. Sleeps, until it is done or the thread was killed.
+    pub(crate) fn bring_in(&self, mut rest: PageRange, asks: Asks) -> Result {
         while !rest.is_empty() {
             let want = rest.intersect(&PageRange::part_of(rest.start));
-            match self.fault(want, what) {
+            match self.fault(want, asks) {
                 Ok(state) => {
-                    while rest.start < want.end && state.has(rest.start, what.writes()) {
+                    while rest.start < want.end && state.has(rest.start, asks.writes()) {
                         rest.start += 1;
                     }
                 }
                 // Not there: the next one may be.
-                Err(error) if what == Asks::Present && error == EFAULT => rest.start += 1,
+                Err(error) if asks == Asks::Present && error == EFAULT => rest.start += 1,
                 Err(error) => return Err(error),
             }
             if mem::killed() {
@@ -88,12 +200,27 @@ impl Region {
         Ok(())
     }
 
-    /// Makes the first page of `want` present, and what follows it where that is cheap.
+    /// Makes the first page of `want` present, and what follows it where that is cheap. Sleeps.
     ///
     /// # Returns
     ///
     /// The state, held exclusively, with that page in the table.
-    fn fault(&self, want: PageRange, asks: Asks) -> Result<WriteGuard<'_, State>> {
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn fault(&self, want: PageRange, asks: Asks) -> Result<WriteGuard<'_, State>> {
         Fault::new(self, want, asks).run()
     }
+}
+
+impl Span {
+    fn asks(&self) -> Asks {
+        Asks::Access { write: self.write }
+    }
+}
+
+fn use_entry(entry: Entry, piece: &Piece, each: &mut impl FnMut(*mut u8, usize)) {
+    // SAFETY: frames in the table are those that the VM named.
+    let page = unsafe { mem::pfn_address(entry.pfn()) };
+    // SAFETY: `at` is below the size of a page.
+    each(unsafe { page.add(piece.at) }, piece.bytes);
 }

@@ -10,7 +10,7 @@
 //! invalidations wait for it, longer and longer.
 
 use crate::{
-    emm::{self, Begin, Finish, Losses, PageRange, Pool},
+    emm::{self, Asks, Begin, Finish, Losses, PageRange, Pool},
     gate::{Gated, WriteGuard},
     mem::{self, Found, How, KernelNodes, MmLock},
     region::{Region, State},
@@ -24,27 +24,6 @@ use kernel::{pr_warn_once, prelude::*};
 const MAX_TRIES: u32 = 10_000;
 /// After how many of them it asks for no huge page any more.
 const HUGE_TRIES: u32 = 8;
-
-/// What a fault is for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Asks {
-    /// An access.
-    Access { write: bool },
-    /// Advice.
-    Prefetch { write: bool },
-    /// Advice for what is there already: nothing is faulted in, and nobody waited for.
-    Present,
-}
-
-impl Asks {
-    /// Whether the pages are to be written.
-    pub(crate) fn writes(self) -> bool {
-        match self {
-            Self::Access { write } | Self::Prefetch { write } => write,
-            Self::Present => false,
-        }
-    }
-}
 
 /// The pages that a fault asks for, known to its region while it does.
 type Window<'a> = emm::Window<&'a Gated<State>>;

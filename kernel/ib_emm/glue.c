@@ -257,6 +257,9 @@ bool emm_killed(void)
 EXPORT_SYMBOL_GPL(emm_notifier_register);
 EXPORT_SYMBOL_GPL(emm_notifier_register_range);
 EXPORT_SYMBOL_GPL(emm_notifier_unregister);
+EXPORT_SYMBOL_GPL(emm_fault_init);
+EXPORT_SYMBOL_GPL(emm_fault_cancel);
+EXPORT_SYMBOL_GPL(emm_fault_destroy);
 EXPORT_SYMBOL_GPL(emm_region_create);
 EXPORT_SYMBOL_GPL(emm_region_stop);
 EXPORT_SYMBOL_GPL(emm_region_destroy);

@@ -10,7 +10,9 @@
 #include <linux/mmu_notifier.h>
 #include <linux/rwlock.h>
 #include <linux/types.h>
+#include <linux/spinlock_types.h>
 #include <linux/wait.h>
+#include <linux/workqueue_types.h>
 
 #include "emm.h"
 #include "emm_region.h"
@@ -44,6 +46,41 @@ struct emm_wait {
 bool emm_wait_begin(struct emm_wait *wait, const void *region);
 void emm_wait_end(struct emm_wait *wait);
 void emm_wait_cancel_region(const void *region);
+
+/* A spinlock that interrupts don't get at; lock.rs. */
+struct emm_lock {
+	spinlock_t lock;
+};
+
+void emm_lock_init(struct emm_lock *lock, bool outer);
+unsigned long emm_lock_irqsave(struct emm_lock *lock);
+void emm_unlock_irqrestore(struct emm_lock *lock, unsigned long flags);
+
+/* The threads that one owner's faults run in; workers.rs. */
+struct emm_crew;
+
+/* A worker's thread does its job, and an owner hires them; both take a reference on @owner. */
+void emm_worker_run(const void *owner, unsigned int at);
+void emm_hire_run(const void *owner);
+
+struct emm_hire {
+	struct delayed_work work;
+	const void *owner;
+};
+
+void emm_hire_init(struct emm_hire *hire);
+void emm_hire_start(struct emm_hire *hire, const void *owner, unsigned int ms);
+struct emm_crew *emm_crew_new(const void *owner, unsigned int nr);
+void emm_crew_end(struct emm_crew *crew);
+void emm_worker_start(struct emm_crew *crew, unsigned int at, unsigned int ms);
+void emm_worker_allow(void);
+void emm_worker_disallow(void);
+void emm_worker_is(struct emm_crew *crew, unsigned int at, bool current_one);
+void emm_worker_kill(struct emm_crew *crew, unsigned int at);
+void emm_crews_get(void);
+void emm_crews_put(void);
+int emm_crews_init(void);
+void emm_crews_exit(void);
 
 /* A region in the list that debugfs shows; sight.rs. */
 struct emm_listed {

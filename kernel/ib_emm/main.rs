@@ -7,13 +7,15 @@
 //! - `access`: what drivers do with a region: copies, and advice to fault in.
 //! - `abi`: both, for drivers in C (`include/emm.h`, `include/emm_region.h`).
 //! - `emm`: the decisions, shared with the host tests (`ib-emm/src/emm`).
+//! - `parked`: cookies, which drivers' accesses are parked in when they miss.
+//! - `workers`, `serve`: each owner's threads, which do the faults for what is parked.
 //! - `fault`: one fault, from the missing translation to the entry in the table.
-//! - `gate`, `mem`, `wait`: the core's environment: locks, memory, page frames, waiting.
+//! - `gate`, `lock`, `mem`, `wait`: the core's environment: locks, memory, page frames, waiting.
 //! - `glue`: what of this is C, and what C sees of it, by bindgen.
 //! - `sight`: trace events and debugfs.
 //!
-//! What a file uses lies below it: `abi`; `access`; `fault`; `region`; `notifier`, `gate`, `mem`,
-//! `wait`, `sight`; `emm` and `glue`. No two of them use each other.
+//! What a file uses lies below it: `abi`; `serve`; `access`; `fault`; `region`; `notifier`, `parked`;
+//! `workers`; `gate`, `lock`, `mem`, `wait`, `sight`; `emm` and `glue`. No two of them use each other.
 
 use kernel::prelude::*;
 
@@ -25,11 +27,15 @@ mod emm;
 mod fault;
 mod gate;
 mod glue;
+mod lock;
 mod mem;
 mod notifier;
+mod parked;
 mod region;
+mod serve;
 mod sight;
 mod wait;
+mod workers;
 
 module! {
     type: IbEmm,
@@ -41,11 +47,14 @@ module! {
 
 struct IbEmm {
     _folder: sight::Folder,
+    // Goes last: workers use all of the module.
+    _crews: workers::Crews,
 }
 
 impl kernel::Module for IbEmm {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         Ok(Self {
+            _crews: workers::Crews::new()?,
             _folder: sight::Folder::new(),
         })
     }

@@ -8,24 +8,37 @@ use crate::{
     glue,
     mem::{self, KernelNodes},
     notifier::{EmmNotifier, Invalidation, Subscription},
+    parked::Cookie,
     sight::{self, Listed},
     wait,
+    workers::{Name, Workers},
 };
 use core::{pin::Pin, ptr::NonNull};
-use kernel::{mm::Mm, pr_warn_once, prelude::*};
+use kernel::{
+    mm::Mm,
+    pr_warn_once,
+    prelude::*,
+    sync::{
+        atomic::{Atomic, Relaxed},
+        Arc,
+    },
+};
 
 /// The unit of [`RegionState::patience`]. Nanoseconds.
 const PATIENCE_NS: u64 = 2_000_000;
 
 pub(crate) type State = RegionState<KernelNodes>;
 
-/// One memory region, from [`Region::create`] until it is dropped. Its owner makes sure that no
-/// access of it runs or begins then.
+/// One memory region, from [`Region::create`] until it is dropped: by its driver, and by the last
+/// worker that is in a fault of it.
 #[pin_data(PinnedDrop)]
 pub(crate) struct Region {
     // Goes first: who looks at the list sees a whole region.
     #[pin]
     listed: Listed,
+    /// Nothing is parked for it any more. Set before its owner's lock is taken to end what is, and
+    /// looked at under that lock.
+    stopped: Atomic<bool>,
     #[pin]
     subscription: Subscription<Memory>,
     nodes: KernelNodes,
@@ -45,7 +58,7 @@ const _: fn() = || {
     any_thread::<Region>();
 };
 
-/// The name that C has for `region`.
+/// The name that C has for `region`, which is in an `Arc`.
 fn to_c(region: NonNull<Region>) -> NonNull<glue::emm_region> {
     region.cast()
 }
@@ -53,14 +66,14 @@ fn to_c(region: NonNull<Region>) -> NonNull<glue::emm_region> {
 impl Region {
     /// A region of `length` bytes at `start` of the current process; of all its address space, now
     /// and later, if they are 0 and `u64::MAX`.
-    pub(crate) fn create(start: u64, length: u64) -> Result<Pin<KBox<Self>>> {
+    pub(crate) fn create(start: u64, length: u64) -> Result<Arc<Self>> {
         let region = Self::register(start, length);
         let error = region.as_ref().map_or_else(|e| e.to_errno(), |_| 0);
         sight::trace_register(start, length, error);
         region
     }
 
-    fn register(start: u64, length: u64) -> Result<Pin<KBox<Self>>> {
+    fn register(start: u64, length: u64) -> Result<Arc<Self>> {
         let length = if start == 0 && length == u64::MAX {
             mem::task_size()
         } else {
@@ -76,11 +89,12 @@ impl Region {
         let memory = Memory::new(geometry, nodes.clone());
         let region = try_pin_init!(&this in Self {
             nodes,
+            stopped: Atomic::new(false),
             subscription <- Subscription::new(mm, start, start + (length - 1), memory),
             // SAFETY: all other fields are initialised, and this one goes before the others do.
             listed <- unsafe { Listed::new(to_c(this)) },
         }? Error);
-        KBox::pin_init(region, GFP_KERNEL_ACCOUNT)
+        Arc::pin_init(region, GFP_KERNEL_ACCOUNT)
     }
 
     fn memory(&self) -> &Memory {
@@ -107,10 +121,36 @@ impl Region {
         self.subscription.mm()
     }
 
-    /// From now on no access succeeds; one that waits is woken and fails.
+    /// Whose faults they are.
+    pub(crate) fn workers(&self) -> &Arc<Workers> {
+        self.subscription.workers()
+    }
+
+    /// Its name, for the workers. It is in an `Arc`, as all regions are.
+    pub(crate) fn name(&self) -> Name {
+        Name(to_c(NonNull::from(self)))
+    }
+
+    /// Whether it was stopped.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped.load(Relaxed)
+    }
+
+    /// From now on no access succeeds; what is parked ends, and one that waits is woken and fails.
+    /// Workers that are in a fault of it are told to end, and not waited for.
     pub(crate) fn stop(&self) {
         self.memory().kill();
+        self.stopped.store(true, Relaxed);
+        // SAFETY: it is called under the lock, for accesses that ended there.
+        let tell = |access| unsafe { Cookie::tell(access) };
+        self.workers().stop(self.name(), tell);
         wait::cancel(self);
+    }
+
+    /// Its driver has no more use for it.
+    pub(crate) fn retire(&self) {
+        self.stop();
+        self.listed.remove();
     }
 
     /// Runs `f` on the state, held shared.

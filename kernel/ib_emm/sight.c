@@ -29,7 +29,7 @@ void emm_listed_add(struct emm_listed *listed, const struct emm_region *region)
 void emm_listed_del(struct emm_listed *listed)
 {
 	mutex_lock(&emm_listed_lock);
-	list_del(&listed->node);
+	list_del_init(&listed->node);
 	mutex_unlock(&emm_listed_lock);
 }
 

@@ -12,7 +12,7 @@ use kernel::{ffi, prelude::*, types::Opaque};
 ///
 /// # Invariants
 ///
-/// `inner` is in the list, and touched under the list's lock only.
+/// `inner` was entered in the list, and is touched under the list's lock only.
 #[pin_data(PinnedDrop)]
 pub(crate) struct Listed {
     #[pin]
@@ -21,7 +21,7 @@ pub(crate) struct Listed {
 
 // SAFETY: the list's code may take it out on any thread.
 unsafe impl Send for Listed {}
-// SAFETY: `&Listed` allows nothing.
+// SAFETY: `&Listed` allows to take it out, under the list's lock.
 unsafe impl Sync for Listed {}
 
 impl Listed {
@@ -42,11 +42,18 @@ impl Listed {
     }
 }
 
+impl Listed {
+    /// Takes it out, if it is in the list. Sleeps.
+    pub(crate) fn remove(&self) {
+        // SAFETY: it was entered, by the type's invariant.
+        unsafe { glue::emm_listed_del(self.inner.get()) };
+    }
+}
+
 #[pinned_drop]
 impl PinnedDrop for Listed {
     fn drop(self: Pin<&mut Self>) {
-        // SAFETY: it is in the list, by the type's invariant.
-        unsafe { glue::emm_listed_del(self.inner.get()) };
+        self.remove();
     }
 }
 

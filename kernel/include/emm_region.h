@@ -39,30 +39,82 @@ struct emm_region_stats {
 struct emm_region *emm_region_create(u64 start, u64 length);
 
 /*
- * From now on every access fails with -ESRCH, and one that waits for the VM in a work item is woken
- * and fails with -EINTR; a user thread is not woken. To be called before waiting for a region's last
- * user. May sleep.
+ * From now on every access fails with -ESRCH. What is parked for the region ends: its @done is called.
+ * An access without a cookie that waits for the VM in a work item is woken and fails with -EINTR; a
+ * user thread is not woken. To be called before waiting for a region's last user. May sleep.
  */
 void emm_region_stop(struct emm_region *region);
 
-/* Ends a region. The caller guarantees that no access of it runs or begins. May sleep. */
+/*
+ * Ends a region. The caller guarantees that no access of it runs or begins. May sleep, but does not
+ * wait for a fault that is under way: its worker is told to end, and keeps what it needs until then.
+ */
 void emm_region_destroy(struct emm_region *region);
 
-/*
- * Calls @fn for each page piece of @length bytes at @offset, in order, faulting pages in as needed.
- * @fn gets the piece's kernel address and bytes. It runs with the page held off from invalidation:
- * it must not sleep, nor call back into ib_emm. May sleep between pieces.
+/**
+ * struct emm_fault - what an access that misses is parked in; a driver's cookie
+ * @done: what was parked is to be tried again, from where it was. Called once for each access that
+ *	was parked, unless it is cancelled first, with interrupts off and locks held: it schedules the
+ *	thread of control that the access belongs to, and does not call ib_emm. Locks that it takes
+ *	are not held over calls of ib_emm.
+ * @cookie: owned by ib_emm; NULL in a zeroed structure, which may be cancelled and destroyed too
  *
- * Returns 0; -EINVAL (out of bounds, or no @fn); -EFAULT (no such memory, or not with this access; pieces
- * before it were done); -ESRCH (the owner has exited); -EAGAIN (the VM takes the page away faster
- * than it can be used); -EINTR (cancelled); -ENOMEM.
+ * A driver has one for each of its threads of control: a queue pair of a software HCA has three
+ * (requester, responder, completer), an advice has one. One access at a time uses it. An access that
+ * returned -EAGAIN is tried again with the same cookie, after @done; earlier does no harm. What the
+ * fault ended with is returned to that access, and to no other. Cancel before another access is made
+ * with the cookie instead.
+ *
+ * Faults are done by workers of the owner of the region, of which there are a bounded number: an
+ * owner whose faults wait makes nobody else wait. They try again what may pass, for some seconds:
+ * no memory, and pages that are taken away as often as they are brought in.
  */
-int emm_region_apply(struct emm_region *region, u64 offset, size_t length, bool write,
-		     void (*fn)(void *kaddr, size_t bytes, void *arg), void *arg);
+struct emm_fault {
+	void (*done)(struct emm_fault *fault);
+	void *cookie;
+};
+
+/* Nothing is parked yet. @fault must not move from here on. May sleep. Returns 0 or -ENOMEM. */
+int emm_fault_init(struct emm_fault *fault, void (*done)(struct emm_fault *fault));
+
+/*
+ * What is parked is forgotten: on return @done does not run, and is not called. Waits for nothing,
+ * in any context; a fault that nobody waits for any more is told to end. The cookie can be used
+ * again.
+ */
+void emm_fault_cancel(struct emm_fault *fault);
+
+/* The same, and gives the cookie back. In any context. */
+void emm_fault_destroy(struct emm_fault *fault);
+
+/*
+ * Calls @fn for each page piece of @length bytes at @offset, in order. @fn gets the piece's kernel
+ * address and bytes. It runs with the page held off from invalidation: it must not sleep, nor call
+ * back into ib_emm.
+ *
+ * @reach says how many bytes from @offset on the whole operation is going to access in this way (the
+ * length of the RETH, the rest of the work request), at least @length; less counts as @length. A
+ * fault may bring in all of that at once. Nothing else is ever allocated, copied, dirtied, or faulted
+ * in for writing.
+ *
+ * With @fault it never sleeps: what would have to wait is parked. If the bytes lie in two pages at
+ * most, nothing was done before -EAGAIN; of longer ones first pieces may have been done. Without, it
+ * sleeps until it is done.
+ *
+ * Returns 0; -EAGAIN (parked; without @fault: the VM takes the page away faster than it can be used);
+ * -EINVAL (out of bounds, or no @fn); -EFAULT (no such memory, or not with this access; pieces before
+ * it may have been done); -ESRCH (the owner has exited, or the region was stopped); -EINTR (without
+ * @fault: cancelled); -ENOMEM.
+ */
+int emm_region_apply(struct emm_region *region, u64 offset, size_t length, u64 reach, bool write,
+		     void (*fn)(void *kaddr, size_t bytes, void *arg), void *arg,
+		     struct emm_fault *fault);
 
 /* Copies between @buf and the region. Returns as emm_region_apply(). */
-int emm_region_read(struct emm_region *region, u64 offset, void *buf, size_t length);
-int emm_region_write(struct emm_region *region, u64 offset, const void *buf, size_t length);
+int emm_region_read(struct emm_region *region, u64 offset, void *buf, size_t length, u64 reach,
+		    struct emm_fault *fault);
+int emm_region_write(struct emm_region *region, u64 offset, const void *buf, size_t length,
+		     u64 reach, struct emm_fault *fault);
 
 /**
  * enum emm_prefetch - what emm_region_prefetch() brings in
@@ -78,11 +130,13 @@ enum emm_prefetch {
 };
 
 /*
- * Brings in the translations of @length bytes at @offset. Returns as emm_region_apply(), and -EINTR
- * if the caller was killed. To be called from a work item where the region must be able to go.
+ * Brings in the translations of @length bytes at @offset. With @fault it never sleeps: it is parked,
+ * and the same call after @done returns what became of it. Without, it sleeps until it is done, or
+ * returns -EINTR if the caller was killed; to be called from a work item then, where the region must
+ * be able to go. Returns as emm_region_apply().
  */
 int emm_region_prefetch(struct emm_region *region, u64 offset, u64 length,
-			enum emm_prefetch what);
+			enum emm_prefetch what, struct emm_fault *fault);
 
 void emm_region_get_stats(const struct emm_region *region, struct emm_region_stats *stats);
 
@@ -91,9 +145,9 @@ void emm_region_get_stats(const struct emm_region *region, struct emm_region_sta
  * @node: owned by ib_emm
  * @work: the work item that they run in
  *
- * Between emm_cancel_begin() and emm_cancel_end() an access that runs in @work does not wait for
- * the VM: it fails with -EINTR, also one that waits already. For a driver that takes down a queue
- * pair and must not wait for somebody's userfaultfd handler.
+ * Between emm_cancel_begin() and emm_cancel_end() an access without a cookie that runs in @work does
+ * not wait for the VM: it fails with -EINTR, also one that waits already. For a driver that takes
+ * down a queue pair and must not wait for somebody's userfaultfd handler. Goes away: use cookies.
  */
 struct emm_cancel {
 	struct list_head node;

@@ -12,6 +12,7 @@
 //! - [`fault`]: how a fault begins and ends.
 //! - [`starve`]: faults that lose against invalidations, and the turn that they get.
 //! - [`ahead`]: how many pages a fault asks for.
+//! - [`parked`]: accesses that wait for a fault, and the jobs that do the faults.
 //! - [`region`]: the parts above, put together; what the kernel module calls.
 //!
 //! All positions are *page indexes*: pages counted from the region's base, which is the start of
@@ -23,6 +24,7 @@ pub mod entry;
 pub mod fault;
 pub mod hold;
 pub mod node;
+pub mod parked;
 pub mod range;
 pub mod region;
 pub mod starve;
@@ -36,6 +38,7 @@ pub use self::{
     fault::{Begin, Finish, Held},
     hold::HoldOff,
     node::{Node, NodeMem, Pool},
+    parked::{Access, Asks, Before, Do, Job, Need, Parked, Queue},
     range::PageRange,
     region::{Geometry, RegionState, Stats},
     starve::{Losses, MOST_PATIENCE},

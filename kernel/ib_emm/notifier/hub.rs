@@ -8,7 +8,10 @@
 //! hear each start, and each end of a start that it heard, exactly once.
 
 use super::contract::{EmmNotifier, Invalidation, Kind, Patience};
-use crate::emm::{HoldOff, PageRange, PAGE_SHIFT, PAGE_SIZE};
+use crate::{
+    emm::{HoldOff, PageRange, PAGE_SHIFT, PAGE_SIZE},
+    workers::Workers,
+};
 use core::{cell::Cell, ops::Deref, ptr, ptr::NonNull};
 use kernel::{
     bindings, container_of,
@@ -17,7 +20,7 @@ use kernel::{
     prelude::*,
     sync::{
         lock::{spinlock::SpinLockBackend, Guard},
-        CondVar, LockedBy, SpinLock,
+        Arc, CondVar, LockedBy, SpinLock,
     },
     types::Opaque,
 };
@@ -140,6 +143,8 @@ pub(super) struct Hub {
     /// A subscription that is leaving became idle, or the last spilled invalidation ended.
     #[pin]
     changed: CondVar,
+    /// For faults of clients; they go with the last who uses them.
+    workers: Arc<Workers>,
 }
 
 // SAFETY: `notifier` belongs to the VM, which any thread may call; the rest is `Send`.
@@ -188,9 +193,9 @@ impl Drop for HubRef {
 
 impl Hub {
     /// One without subscriptions, whose `notifier` is not registered yet.
-    pub(super) fn new() -> impl PinInit<Self> {
+    pub(super) fn new() -> impl PinInit<Self, Error> {
         // INVARIANT: no node is in the tree.
-        pin_init!(Self {
+        try_pin_init!(Self {
             notifier: Opaque::zeroed(),
             inner <- new_spinlock!(
                 Inner {
@@ -201,7 +206,13 @@ impl Hub {
                 "emm_hub"
             ),
             changed <- new_condvar!("emm_hub_changed"),
-        })
+            workers: Workers::new()?,
+        }? Error)
+    }
+
+    /// The workers of its address space.
+    pub(super) fn workers(&self) -> &Arc<Workers> {
+        &self.workers
     }
 
     /// Its place in the VM's list.

@@ -7,11 +7,15 @@ use super::{
     hub::{Entry, HubRef},
     vm,
 };
-use crate::emm::{PageRange, PAGE_SHIFT};
+use crate::{
+    emm::{PageRange, PAGE_SHIFT},
+    workers::Workers,
+};
 use core::{marker::PhantomPinned, ptr::NonNull};
 use kernel::{
     mm::{Mm, MmWithUser},
     prelude::*,
+    sync::Arc,
 };
 
 /// A client that is told of what happens to a range of an address space, from its construction to
@@ -71,6 +75,11 @@ impl<T: EmmNotifier> Subscription<T> {
     /// Who is told.
     pub(crate) fn client(&self) -> &T {
         &self.client
+    }
+
+    /// The workers of the address space subscribed to.
+    pub(crate) fn workers(&self) -> &Arc<Workers> {
+        self.hub.workers()
     }
 
     /// The address space subscribed to.

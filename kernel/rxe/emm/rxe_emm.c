@@ -180,9 +180,9 @@ int rxe_emm_mr_copy(struct rxe_mr *mr, u64 iova, void *addr, unsigned int length
 	u64 offset = iova - mr->ibmr.iova;
 
 	if (dir == RXE_TO_MR_OBJ)
-		return emm_region_write(mr->emm, offset, addr, length);
+		return emm_region_write(mr->emm, offset, addr, length, length, NULL);
 	else
-		return emm_region_read(mr->emm, offset, addr, length);
+		return emm_region_read(mr->emm, offset, addr, length, length, NULL);
 }
 
 struct rxe_emm_atomic {
@@ -244,8 +244,8 @@ enum resp_states rxe_emm_atomic_op(struct rxe_mr *mr, u64 iova, int opcode,
 
 	if (state != RESPST_NONE)
 		return state;
-	if (emm_region_apply(mr->emm, iova - mr->ibmr.iova, sizeof(u64), true,
-			     rxe_emm_do_atomic_op, &op))
+	if (emm_region_apply(mr->emm, iova - mr->ibmr.iova, sizeof(u64),
+			     sizeof(u64), true, rxe_emm_do_atomic_op, &op, NULL))
 		return RESPST_ERR_RKEY_VIOLATION;
 	return RESPST_NONE;
 }
@@ -264,8 +264,8 @@ enum resp_states rxe_emm_atomic_write(struct rxe_mr *mr, u64 iova, u64 value)
 
 	if (state != RESPST_NONE)
 		return state;
-	if (emm_region_apply(mr->emm, iova - mr->ibmr.iova, sizeof(u64), true,
-			     rxe_emm_store, &value))
+	if (emm_region_apply(mr->emm, iova - mr->ibmr.iova, sizeof(u64),
+			     sizeof(u64), true, rxe_emm_store, &value, NULL))
 		return RESPST_ERR_RKEY_VIOLATION;
 	return RESPST_NONE;
 }
@@ -294,8 +294,8 @@ int rxe_emm_flush(struct rxe_mr *mr, u64 iova, unsigned int length)
 		int err;
 
 		/* A flush never modifies memory. */
-		err = emm_region_apply(mr->emm, offset, bytes, false,
-				       rxe_emm_flush_piece, &persistent);
+		err = emm_region_apply(mr->emm, offset, bytes, bytes, false,
+				       rxe_emm_flush_piece, &persistent, NULL);
 		if (err)
 			return err;
 		if (!persistent)

@@ -70,7 +70,7 @@ static int rxe_emm_do_advise(struct rxe_emm_advice *adv, const struct ib_sge *sg
 
 		if (READ_ONCE(adv->killed))
 			return -EINTR;
-		err = emm_region_prefetch(adv->mr->emm, offset + done, bytes, adv->what);
+		err = emm_region_prefetch(adv->mr->emm, offset + done, bytes, adv->what, NULL);
 		if (err)
 			return err;
 		done += bytes;
