@@ -6,7 +6,8 @@
 //! served is starved.
 
 use ib_emm::emm::{
-    Begin, Finish, Geometry, Losses, MOST_PATIENCE, PART_BYTES, PageRange, Pool, Window,
+    Begin, Finish, Geometry, HoldOff, Losses, MOST_LOSSES, MOST_PATIENCE, PAGE_SIZE, PART_BYTES,
+    PageRange, Pool, Window,
 };
 use ib_emm_models::{HostGate, HostNodes};
 use proptest::prelude::*;
@@ -14,15 +15,25 @@ use std::pin::Pin;
 
 /// Ticks of one unit of patience.
 const UNIT: u32 = 10;
-const PAGE: PageRange = PageRange::one(3);
+const PAGE: PageRange = PageRange::one(30_011);
+/// Pages of the region.
+const PAGES: u64 = 1 << 16;
 /// The thread of the fault.
 const FAULT: usize = usize::MAX;
 
-/// A thread that invalidates the page, again and again.
-enum Thrower {
+/// A thread that invalidates its pages, again and again.
+struct Thrower {
+    pages: PageRange,
+    /// It may sleep, and lets a starved fault pass.
+    sleeps: bool,
+    hold: u32,
+    now: Throwing,
+}
+
+enum Throwing {
     /// It lets a starved fault pass, and did so for some ticks.
     Waits(u32),
-    /// The page is held off for some ticks more.
+    /// The pages are held off for some ticks more.
     Holds(u32),
 }
 
@@ -30,22 +41,51 @@ impl Thrower {
     /// # Returns
     ///
     /// Whether those who wait are woken.
-    fn tick(&mut self, region: &HostGate, who: usize, hold: u32) -> bool {
-        let ends = matches!(self, Self::Holds(0));
+    fn tick(&mut self, region: &HostGate, who: usize) -> bool {
+        let ends = matches!(self.now, Throwing::Holds(0));
         if ends {
-            assert!(region.write(|state| state.unhold(PAGE)));
-            *self = Self::Waits(0);
+            assert!(region.write(|state| state.unhold(self.pages)));
+            self.now = Throwing::Waits(0);
         }
-        match self {
-            Self::Waits(ticks) if *ticks < region.read().patience(&PAGE, who) * UNIT => *ticks += 1,
-            Self::Waits(_) => {
-                region.write(|state| state.hold(PAGE));
-                *self = Self::Holds(hold);
+        let patience = || match self.sleeps {
+            true => region.read().patience(&self.pages, who) * UNIT,
+            false => 0,
+        };
+        match &mut self.now {
+            Throwing::Waits(ticks) if *ticks < patience() => *ticks += 1,
+            Throwing::Waits(_) => {
+                region.write(|state| state.hold(self.pages));
+                self.now = Throwing::Holds(self.hold);
             }
-            Self::Holds(left) => *left -= 1,
+            Throwing::Holds(left) => *left -= 1,
         }
         ends
     }
+}
+
+/// Threads that throw [`PAGE`] away.
+fn together(throwers: u32, hold: u32) -> Vec<Thrower> {
+    in_turn((0..throwers).map(|_| PAGE), hold)
+}
+
+/// Threads that throw these pages away, each for as long as `hold`; they began one after the other.
+fn in_turn(pages: impl IntoIterator<Item = PageRange>, hold: u32) -> Vec<Thrower> {
+    let pages: Vec<_> = pages.into_iter().collect();
+    let count = pages.len() as u32;
+    let throwers = pages.into_iter().zip(1..);
+    let throwers = throwers.map(|(pages, number)| Thrower {
+        pages,
+        sleeps: true,
+        hold,
+        now: Throwing::Holds(hold * number / count),
+    });
+    throwers.collect()
+}
+
+/// Other pages than [`PAGE`] that are not told apart from it when they are more than a region keeps one by one.
+fn alike() -> impl Iterator<Item = PageRange> {
+    let pages = (PAGE.end..PAGES).map(PageRange::one);
+    pages.filter(|page| HoldOff::<0>::new().would_block(page, &PAGE))
 }
 
 /// What the fault does.
@@ -60,33 +100,32 @@ enum Doing {
 /// Ticks of what happens.
 #[derive(Clone, Copy, Debug)]
 struct Pace {
-    hold: u32,
     lock: u32,
     ask: u32,
 }
 
-/// Ticks until the fault is served among `throwers`, which began one after the other.
+/// Ticks until the fault is served among `others`.
 ///
 /// # Errors
 ///
-/// What it lost until `limit`.
-fn served(throwers: u32, pace: Pace, limit: u32) -> Result<u32, Losses> {
-    let geometry = Geometry::new(PART_BYTES, PART_BYTES).unwrap();
+/// What it lost until it gave up, or until `limit`.
+fn served(mut others: Vec<Thrower>, pace: Pace, limit: u32) -> Result<u32, Losses> {
+    let geometry = Geometry::new(PART_BYTES, PAGES * PAGE_SIZE).unwrap();
     let mem = HostNodes::default();
     let region = HostGate::new(geometry, mem.clone());
     let mut pool = Pool::new(&mem);
     let mut losses = Losses::new();
-    let mut others: Vec<_> = (0..throwers)
-        .map(|number| {
-            region.write(|state| state.hold(PAGE));
-            Thrower::Holds(pace.hold * (number + 1) / throwers)
-        })
-        .collect();
+    for thrower in &others {
+        region.write(|state| state.hold(thrower.pages));
+    }
     let mut doing = Doing::Locks(pace.lock);
     for now in 0..limit {
         let mut woken = false;
         for (who, thrower) in others.iter_mut().enumerate() {
-            woken |= thrower.tick(&region, who, pace.hold);
+            woken |= thrower.tick(&region, who);
+        }
+        if losses.hopeless() {
+            break;
         }
         doing = match doing {
             Doing::Sleeps if !woken => Doing::Sleeps,
@@ -142,17 +181,73 @@ impl Doing {
     }
 }
 
+/// A hold that takes long, as a TLB flush of a busy machine does; the fault itself is quick.
+const LONG: u32 = 12;
+const QUICK: Pace = Pace { lock: 1, ask: 2 };
+
+/// Ticks within which whoever can be served is, by throwers that let it pass: losses until the patience is the longest, each as
+/// long as can be.
+fn enough(hold: u32, pace: Pace) -> u32 {
+    60 * (hold + pace.lock + pace.ask + MOST_PATIENCE * UNIT)
+}
+
 #[test]
 fn holds_in_turn_starve_nobody() {
-    // A hold that takes long, as a TLB flush of a busy machine does; the fault itself is quick.
-    let pace = Pace {
-        hold: 12,
-        lock: 1,
-        ask: 2,
-    };
     for throwers in 1..=6 {
-        served(throwers, pace, 2000).unwrap();
+        served(together(throwers, LONG), QUICK, 2000).unwrap();
     }
+}
+
+/// Many threads at once, none of which wants the page: on both sides of it, each with a page of its own.
+#[test]
+fn a_crowd_elsewhere_starves_nobody() {
+    for throwers in [8, 16, 24, 48, 96] {
+        let pages = (0..throwers).map(|n| PageRange::one(n * 601 % PAGES));
+        let took = served(in_turn(pages, LONG), QUICK, enough(LONG, QUICK)).unwrap();
+        println!("{throwers} threads elsewhere: served after {took} ticks");
+    }
+}
+
+/// The same, and the page is told apart from none of theirs.
+#[test]
+fn a_crowd_that_is_not_told_apart_lets_pass() {
+    let exact = (0..6).map(|n| PageRange::one(PAGES - 1 - n));
+    for throwers in [2, 4, 16, 64] {
+        let mut others = in_turn(exact.clone(), u32::MAX / 64);
+        others.extend(in_turn(alike().take(throwers), LONG));
+        served(others, QUICK, enough(LONG, QUICK)).unwrap();
+    }
+}
+
+/// Two threads that may not sleep (the OOM reaper) always have the page held off, or pages that it is not told apart from: the
+/// fault ends all the same.
+#[test]
+fn who_can_not_be_served_gives_up() {
+    let exact = (0..6).map(|n| PageRange::one(PAGES - 1 - n));
+    for pages in [
+        [PAGE; 2],
+        [alike().next().unwrap(), alike().nth(1).unwrap()],
+    ] {
+        let mut others = in_turn(exact.clone(), u32::MAX / 64);
+        others.extend(in_turn(pages, LONG));
+        for thrower in &mut others {
+            thrower.sleeps = false;
+        }
+        // Each loss is a hold's time apart at most.
+        let limit = MOST_LOSSES * (LONG + 2);
+        let losses = served(others, QUICK, limit).unwrap_err();
+        assert!(losses.hopeless() && losses.stale() == 0, "{losses:?}");
+    }
+}
+
+/// One hold that takes as long as it takes (mprotect of a terabyte), and others elsewhere that wake the fault all the time.
+#[test]
+fn a_long_hold_is_one_loss_at_most() {
+    let mut others = in_turn([PAGE], 50_000);
+    others.extend(in_turn((1..5).map(|n| PageRange::one(1000 * n)), 1));
+    let limit = 49_000;
+    let losses = served(others, QUICK, limit).unwrap_err();
+    assert!(losses.all() <= 1, "{losses:?}");
 }
 
 proptest! {
@@ -163,10 +258,20 @@ proptest! {
         lock in 0..10u32,
         ask in 0..50u32,
     ) {
-        let pace = Pace { hold, lock, ask };
-        // Losses until the patience is the longest, each as long as can be.
-        let one = hold + lock + ask + MOST_PATIENCE * UNIT;
-        let limit = 60 * one;
-        prop_assert!(served(throwers, pace, limit).is_ok());
+        let pace = Pace { lock, ask };
+        prop_assert!(served(together(throwers, hold), pace, enough(hold, pace)).is_ok());
+    }
+
+    #[test]
+    fn nobody_starves_in_a_crowd(
+        pages in prop::collection::vec((0..PAGES - 600, 1..600u64), 1..40),
+        hold in 0..100u32,
+        lock in 0..10u32,
+        ask in 0..50u32,
+    ) {
+        let pace = Pace { lock, ask };
+        let pages = pages.into_iter().map(|(start, len)| PageRange::new(start, start + len));
+        let others = in_turn(pages, hold);
+        prop_assert!(served(others, pace, enough(hold, pace)).is_ok());
     }
 }

@@ -20,9 +20,7 @@ use crate::{
 use core::pin::{pin, Pin};
 use kernel::{pr_warn_once, prelude::*};
 
-/// How often a fault is begun again because the VM took the pages away meanwhile.
-const MAX_TRIES: u32 = 10_000;
-/// After how many of them it asks for no huge page any more.
+/// After how many stale answers a fault asks for no huge page any more.
 const HUGE_TRIES: u32 = 8;
 
 /// The pages that a fault asks for, known to its region while it does.
@@ -77,16 +75,16 @@ impl<'a> Fault<'a> {
     }
 
     fn try_often(&mut self, wait: Pin<&Wait>) -> Result<WriteGuard<'a, State>> {
-        while self.losses.stale() < MAX_TRIES {
+        while !self.losses.hopeless() {
             if let Some(state) = self.try_once(wait)? {
                 return Ok(state);
             }
             mem::cond_resched();
         }
         pr_warn_once!(
-            "page at {:#x} was taken away {} times while it was faulted in; giving up\n",
+            "page at {:#x} was taken away {} times before it could be used; giving up\n",
             self.region.geometry().address(self.want.start),
-            self.losses.stale()
+            self.losses.all()
         );
         Err(EAGAIN)
     }
@@ -106,11 +104,9 @@ impl<'a> Fault<'a> {
         }
         let mut mm = self.lock_mm()?;
         let mut state = window.lock();
-        if !self.losses.starving() {
-            state
-                .as_mut()
-                .contend(&mut self.losses, first.start, mem::thread());
-        }
+        state
+            .as_mut()
+            .contend(&mut self.losses, first.start, mem::thread());
         let (write, ahead) = (self.asks.writes(), self.losses.stale() == 0);
         match state.begin_fault(self.want, write, ahead) {
             Begin::Ready => Ok(Some(state.release())),

@@ -188,23 +188,27 @@ impl<M: NodeMem> RegionState<M> {
         }
     }
 
-    /// The fault for `page` by thread `who` begins, or begins again: if it lost too often,
-    /// invalidations that can sleep let it pass from now on ([`patience`](Self::patience)). One
-    /// fault a region at a time.
+    /// The fault for `page` by thread `who` begins, or begins again, in the same thread or in
+    /// another one: if it lost too often, invalidations that can sleep let it pass from now on
+    /// ([`patience`](Self::patience)). One fault a region at a time.
     ///
     /// When the fault is over, well or not, [`sated`](Self::sated) follows.
     pub fn contend(self: Pin<&mut Self>, losses: &mut Losses, page: u64, who: usize) {
-        self.this().starved.admit(losses, page, who);
+        let this = self.this();
+        this.starved.admit(losses, page, who, &this.holds);
     }
 
     /// The fault of `losses` got [`Finish::Stale`](super::Finish::Stale).
     pub fn lost(self: Pin<&mut Self>, losses: &mut Losses) {
-        self.this().starved.stale(losses);
+        let this = self.this();
+        this.starved.stale(losses, &this.holds);
     }
 
-    /// The fault of `losses` got [`Begin::HeldOff`](super::Begin::HeldOff), and waits.
+    /// The fault of `losses`, which contends for a page, got
+    /// [`Begin::HeldOff`](super::Begin::HeldOff) for that page, and waits.
     pub fn held_off(self: Pin<&mut Self>, losses: &mut Losses) {
-        self.this().starved.held_off(losses);
+        let this = self.this();
+        this.starved.held_off(losses, &this.holds);
     }
 
     /// The fault of `losses` is over.
@@ -218,18 +222,25 @@ impl<M: NodeMem> RegionState<M> {
     }
 
     /// How long an invalidation of `range` by thread `who` should let a starved fault pass first,
-    /// in units of the environment's: not at all if there is no such fault, or if this is part of
-    /// it (a copy on write); one, if the fault lost while it asked and has yet to ask again, as it
-    /// may be waiting for a lock that this very thread holds; and while it asks or waits for its
-    /// page, longer the more often it lost, up to [`MOST_PATIENCE`](super::MOST_PATIENCE). What is
-    /// long enough depends on the machine, and nobody knows it before.
+    /// in units of the environment's: not at all if there is no such fault, if it does not matter to
+    /// it, or if this is part of it (a copy on write); one, if the fault lost while it asked and
+    /// has yet to ask again, as it may be waiting for a lock that this very thread holds; and while
+    /// it asks or waits for its page, longer the more often it lost, up to
+    /// [`MOST_PATIENCE`](super::MOST_PATIENCE). What is long enough depends on the machine, and
+    /// nobody knows it before.
     #[must_use]
     pub fn patience(&self, range: &PageRange, who: usize) -> u32 {
         let page = self.starved.page();
-        if !page.overlaps(range) {
+        if page.is_empty() {
             return 0;
         }
-        self.starved.patience(who, self.windows.busy(&page))
+        let asks = self.windows.busy(&page);
+        // One that asks already loses to those of its own page only.
+        let matters = page.overlaps(range) || !asks && self.holds.would_block(range, &page);
+        if !matters {
+            return 0;
+        }
+        self.starved.patience(who, asks)
     }
 
     /// An invalidation of `range` begins: nothing is established there until its end. The

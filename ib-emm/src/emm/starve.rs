@@ -6,9 +6,15 @@
 //! stale; or one begins before another has ended, so that whenever the fault looks, its page is
 //! held off. Two threads that throw the same pages away are enough for the latter: where a TLB
 //! flush takes long, one of them is always between start and end. A fault that lost too often
-//! starves, and invalidations that can sleep let it pass.
+//! starves, and invalidations that can sleep let it pass: those of its page, and those that its
+//! page is not told apart from ([`HoldOff::would_block`]).
+//!
+//! Each loss is an invalidation that began while the fault was under way, however often it looked
+//! meanwhile. So there is an end to it: a fault is served, or its owner exits, or it has lost
+//! [`MOST_LOSSES`] times and gives up, and between two losses it waits for invalidations that have
+//! begun already and for nobody else.
 
-use super::PageRange;
+use super::{HoldOff, PageRange};
 
 /// The longest [`RegionState::patience`](super::RegionState::patience).
 pub const MOST_PATIENCE: u32 = 32;
@@ -16,12 +22,20 @@ pub const MOST_PATIENCE: u32 = 32;
 pub const STARVED_LOSSES: u32 = 8;
 /// Losses of a starved fault that double the patience with it.
 const LOSSES_TO_DOUBLE: u32 = 8;
+/// After how many losses a fault gives up. One whose invalidations can sleep, and are over within
+/// the longest patience, is served after 48: `STARVED_LOSSES + LOSSES_TO_DOUBLE *
+/// log2(MOST_PATIENCE)`.
+pub const MOST_LOSSES: u32 = 10_000;
 
 /// What one fault lost so far.
 #[derive(Debug, Default)]
 pub struct Losses {
+    /// What it needs, once it has begun.
+    page: PageRange,
     stale: u32,
     held_off: u32,
+    /// How many holds had started when it began or lost last.
+    started: Option<u32>,
     starving: bool,
 }
 
@@ -30,10 +44,24 @@ impl Losses {
     #[must_use]
     pub const fn new() -> Self {
         Self {
+            page: PageRange { start: 0, end: 0 },
             stale: 0,
             held_off: 0,
+            started: None,
             starving: false,
         }
+    }
+
+    /// How often it lost, in both ways.
+    #[must_use]
+    pub fn all(&self) -> u32 {
+        self.stale.saturating_add(self.held_off)
+    }
+
+    /// Whether it is to give up.
+    #[must_use]
+    pub fn hopeless(&self) -> bool {
+        self.all() >= MOST_LOSSES
     }
 
     /// How often the VM's answer was stale.
@@ -63,13 +91,22 @@ pub(super) struct Starved {
 }
 
 impl Starved {
-    /// Makes the fault for `page` by thread `who` the one, if it lost often enough and there is
-    /// none.
-    pub(super) fn admit(&mut self, losses: &mut Losses, page: u64, who: usize) {
-        let enough = losses.stale.saturating_add(losses.held_off) >= STARVED_LOSSES;
-        if enough && self.page.is_empty() {
+    /// The fault for `page` by thread `who` begins, or begins again: it becomes the one, if it
+    /// lost often enough and there is none. If it is the one already, it goes on in this thread.
+    pub(super) fn admit<const SLOTS: usize>(
+        &mut self,
+        losses: &mut Losses,
+        page: u64,
+        who: usize,
+        holds: &HoldOff<SLOTS>,
+    ) {
+        losses.page = PageRange::one(page);
+        losses.started.get_or_insert(holds.started());
+        if losses.starving {
+            self.who = who;
+        } else if losses.all() >= STARVED_LOSSES && self.page.is_empty() {
             *self = Self {
-                page: PageRange::one(page),
+                page: losses.page,
                 who,
                 losses: 0,
                 held_off: false,
@@ -79,21 +116,35 @@ impl Starved {
     }
 
     /// The fault of `losses` got a stale answer.
-    pub(super) fn stale(&mut self, losses: &mut Losses) {
-        losses.stale += 1;
-        self.lost(losses, false);
-    }
-
-    /// The fault of `losses` found its page held off.
-    pub(super) fn held_off(&mut self, losses: &mut Losses) {
-        losses.held_off = losses.held_off.saturating_add(1);
-        self.lost(losses, true);
-    }
-
-    fn lost(&mut self, losses: &Losses, held_off: bool) {
+    pub(super) fn stale<const SLOTS: usize>(
+        &mut self,
+        losses: &mut Losses,
+        holds: &HoldOff<SLOTS>,
+    ) {
+        losses.stale = losses.stale.saturating_add(1);
+        losses.started = Some(holds.started());
         if losses.starving {
             self.losses = self.losses.saturating_add(1);
-            self.held_off = held_off;
+            self.held_off = false;
+        }
+    }
+
+    /// The fault of `losses` found its page held off by `holds`. It lost if one of them started
+    /// since it began or lost last; else it goes on waiting for those that it waited for.
+    pub(super) fn held_off<const SLOTS: usize>(
+        &mut self,
+        losses: &mut Losses,
+        holds: &HoldOff<SLOTS>,
+    ) {
+        let since = losses.started.unwrap_or_else(|| holds.started());
+        let lost = holds.blocks_since(&losses.page, since);
+        if lost {
+            losses.held_off = losses.held_off.saturating_add(1);
+            losses.started = Some(holds.started());
+        }
+        if losses.starving {
+            self.losses = self.losses.saturating_add(lost.into());
+            self.held_off = true;
         }
     }
 

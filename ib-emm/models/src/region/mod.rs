@@ -429,15 +429,25 @@ impl Model {
     }
 
     fn start(&mut self, range: PageRange) {
-        let starved = self.starved.as_ref();
-        let patience = match starved.filter(|s| range.contains(s.page)) {
+        let patience = match &self.starved {
             None => 0,
             Some(s) if s.held_off || self.is_busy(&PageRange::one(s.page)) => {
                 (1 << (s.since / 8).min(5)).min(MOST_PATIENCE)
             }
             Some(_) => 1,
         };
-        assert_eq!(self.gate.read().patience(&range, OTHER), patience);
+        let given = self.gate.read().patience(&range, OTHER);
+        if self
+            .starved
+            .as_ref()
+            .is_some_and(|s| range.contains(s.page))
+        {
+            assert_eq!(given, patience);
+        } else if self.in_flight.len() < SLOTS && !self.crowded {
+            assert_eq!(given, 0, "it holds nothing off that is needed");
+        } else {
+            assert!(given == 0 || given == patience, "it may hold it off");
+        }
         assert_eq!(self.gate.read().patience(&range, FAULT), 0);
         self.gate.write(|state| state.hold(range));
         for fault in &mut self.faults {
@@ -521,8 +531,9 @@ impl Model {
             if number % 2 == 0 {
                 self.gate.write(|state| state.lost(&mut losses));
             } else {
-                self.gate.write(|state| state.held_off(&mut losses));
+                self.held_off(page, &mut losses);
             }
+            assert_eq!(losses.all(), number + 1);
         }
         self.gate
             .write(|state| state.contend(&mut losses, page, FAULT));
@@ -545,15 +556,32 @@ impl Model {
     }
 
     fn lose(&mut self, held_off: bool) {
-        if let Some(starved) = &mut self.starved {
-            starved.since += 1;
-            starved.held_off = held_off;
-            if held_off {
-                self.gate.write(|state| state.held_off(&mut starved.losses));
-            } else {
-                self.gate.write(|state| state.lost(&mut starved.losses));
-            }
+        let Some(mut starved) = self.starved.take() else {
+            return;
+        };
+        if held_off {
+            self.held_off(starved.page, &mut starved.losses);
+        } else {
+            self.gate.write(|state| state.lost(&mut starved.losses));
         }
+        starved.since += 1;
+        starved.held_off = held_off;
+        self.starved = Some(starved);
+    }
+
+    /// The fault of `losses` finds its page held off, by one that began meanwhile, and looks again before that is over.
+    fn held_off(&mut self, page: u64, losses: &mut Losses) {
+        let page = PageRange::one(page);
+        self.gate.write(|state| state.hold(page));
+        for fault in &mut self.faults {
+            fault.stale |= fault.range().overlaps(&page);
+        }
+        self.clear(page);
+        for _ in 0..3 {
+            self.gate.write(|state| state.held_off(losses));
+        }
+        assert!(self.gate.write(|state| state.unhold(page)), "it was begun");
+        self.crowded |= self.in_flight.len() + 1 > SLOTS;
     }
 
     fn exit(&mut self) {
