@@ -11,6 +11,7 @@ pub mod kernel;
 mod key;
 pub mod mail;
 pub mod modules;
+pub mod packages;
 pub mod programs;
 pub mod root;
 pub mod rxe;

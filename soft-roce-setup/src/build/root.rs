@@ -222,16 +222,22 @@ impl Apt {
     /// Where apt keeps its state, as the root sees it.
     const STATE: &'static str = "/mnt/apt";
 
-    /// Prepares the folders and the sources for the mirror of `context`.
+    /// That of the root, with the mirror of `context`.
     pub fn new(context: &Context) -> Result<Self> {
+        Self::within(context, &tree(context))
+    }
+
+    /// That of another tree: what is asked for changes the tree, and nothing but that.
+    pub fn within(context: &Context, tree: &Path) -> Result<Self> {
         let mirror = Mirror::of(context)?;
         let state = context.cache.path("apt");
         for sub in ["lists/partial", "archives/partial"] {
             let dir = state.join(sub);
             fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
         }
-        let mut enter = Enter::new(&tree(context))
+        let mut enter = Enter::new(tree)
             .bind(&state, Self::STATE)
+            .env("DEBIAN_FRONTEND", "noninteractive")
             .with_network();
         let inside = match mirror.directory() {
             Some(dir) => {

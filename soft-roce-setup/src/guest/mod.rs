@@ -29,7 +29,7 @@ pub use self::options::{Backend, Clock, GuestArgs, MrMode, RunArgs, Share, Shell
 pub use self::session::{Guest, Job, Spec};
 use crate::artifacts::Artifacts;
 use crate::build::modules::Variant;
-use crate::build::{self, BuildOptions};
+use crate::build::{self, BuildOptions, packages};
 use crate::context::Context;
 use crate::exit;
 use crate::proc::quote;
@@ -104,7 +104,19 @@ fn build_for(context: &Context, args: &GuestArgs) -> Result<Artifacts> {
         modules: Variant::of(args.rxe.rxe),
         ..BuildOptions::default()
     };
-    build::ensure(context, &options)
+    loop {
+        let mut artifacts = build::ensure(context, &options)?;
+        if args.packages.is_empty() {
+            return Ok(artifacts);
+        }
+        if let Some(tree) = packages::fresh(context, &args.packages) {
+            artifacts.root = tree;
+            return Ok(artifacts);
+        }
+        // What is being used keeps the cache locked.
+        drop(artifacts);
+        packages::ensure(context, &args.packages)?;
+    }
 }
 
 /// The guest that the options of `run` and `shell` ask for.

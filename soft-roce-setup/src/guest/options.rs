@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
 
+use crate::build::packages::Package;
 use crate::build::{KernelArg, RxeArg};
 
 /// How the guest is made: common to `run` and `shell`.
@@ -36,6 +37,9 @@ pub struct GuestArgs {
     /// mode, links and device nodes exist for the guest only
     #[arg(long, value_name = "HOSTDIR:GUESTDIR[:ro]")]
     pub share: Vec<Share>,
+    /// Packages of Debian trixie that the guest has besides its own, as `fio,mpich`; they are installed once and kept in the cache
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub packages: Vec<Package>,
     /// Add a scratch disk of this size as /dev/vda
     #[arg(long, value_name = "SIZE")]
     pub disk: Option<Size>,

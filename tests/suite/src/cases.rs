@@ -54,6 +54,17 @@ pub const CASES: &[Case] = &[
         wants: &["emm\n", "ib_emm"],
         long: false,
     },
+    // What users' set-ups rest on: cgroups, all of the kernel's modules, user namespaces.
+    Case {
+        name: "guest_is_like_other_machines",
+        script: "set -e; grep cgroup2 /proc/mounts; grep -w memory /sys/fs/cgroup/cgroup.controllers\n\
+                 modprobe nvmet-rdma; lsmod | grep nvmet_rdma; modprobe -r nvmet-rdma; ! lsmod | grep nvmet_rdma\n\
+                 setpriv --reuid 1000 --regid 1000 --clear-groups unshare -Urmpf --mount-proc sh -ec 'mount -t tmpfs none /mnt; id -u; ls -d /proc/1'\n\
+                 unshare -Urm id -u",
+        seconds: 60,
+        wants: &["cgroup2", "nvmet_rdma", "/proc/1\n"],
+        long: false,
+    },
     Case {
         name: "pingpong_unpinned_with_validation",
         script: "export VERBS_SHIM_STATS=1\n\

@@ -89,6 +89,13 @@ const CASES: &[Case] = &[
     },
 ];
 
+/// Packages that are installed at their first use, and what they bring in the guest.
+const PACKAGES: (&str, &str) = (
+    "e2fsprogs,libjemalloc2",
+    "set -e; dd if=/dev/zero of=/tmp/disk bs=1M count=8 2> /dev/null; mkfs.ext4 -q /tmp/disk; tune2fs -l /tmp/disk | grep 'Block count'\n\
+     LD_PRELOAD=$LD_PRELOAD:libjemalloc.so.2 sh -c 'grep -o -m 1 libjemalloc.so.2 /proc/self/maps'",
+);
+
 /// What can't be; each must end with status 2, 3 or 125 and say what is wrong.
 const WRONG: &[(&str, &[&str], &str)] = &[
     (
@@ -100,6 +107,16 @@ const WRONG: &[(&str, &[&str], &str)] = &[
         "tool::wrong_size",
         &["run", "--mem", "2X", "--", "true"],
         "2X",
+    ),
+    (
+        "tool::wrong_packages",
+        &["run", "--packages", "fio,--purge", "--", "true"],
+        "`--purge` is no name of a Debian package",
+    ),
+    (
+        "tool::package_that_is_not_there",
+        &["run", "--packages", "no-such-package", "--", "true"],
+        "Unable to locate package no-such-package",
     ),
     (
         "tool::wrong_cpus",
@@ -135,7 +152,8 @@ const WRONG: &[(&str, &[&str], &str)] = &[
 ];
 
 /// Tests of their own kind.
-const OTHERS: [&str; 9] = [
+const OTHERS: [&str; 10] = [
+    "tool::packages_come_along",
     "tool::archive_out_of_reach",
     "tool::nobody_reads_status",
     "tool::sigterm_leaves_nothing_of_a_build",
@@ -197,6 +215,7 @@ fn run(context: &Context, series: &str, tally: &Tally) -> Result<()> {
         let start = Instant::now();
         let outcome = match name {
             "tool::archive_out_of_reach" => out_of_reach(context, &tool)?,
+            "tool::packages_come_along" => packages(context, &tool)?,
             "tool::demo" => demo(context, &tool)?,
             "tool::nobody_reads_status" => ends::unread_status(&tool)?,
             "tool::sigterm_leaves_nothing_of_a_build" => ends::build(context, &tool, Signal::TERM)?,
@@ -246,6 +265,29 @@ fn out_of_reach(context: &Context, tool: &Tool) -> Result<Outcome> {
         Outcome::Passed
     } else {
         Outcome::Failed(format!("{}: {said}", output.status))
+    })
+}
+
+/// Packages are installed once, and beside the root: what they bring is not in it.
+fn packages(context: &Context, tool: &Tool) -> Result<Outcome> {
+    let (names, script) = PACKAGES;
+    let mut said = String::new();
+    for run in 0..2 {
+        let output = tool.run(&["-n", "--packages", names], script)?;
+        let out = String::from_utf8_lossy(&output.stdout).into_owned();
+        let err = String::from_utf8_lossy(&output.stderr).into_owned();
+        let brought = out.contains("Block count") && out.contains("libjemalloc.so.2");
+        let again = run == 1 && err.contains("packages: ");
+        said = format!("{}\n{out}{err}", output.status);
+        if !output.status.success() || !brought || again {
+            return Ok(Outcome::Failed(said));
+        }
+    }
+    let in_root = soft_roce_setup::build::root::tree(context).join("usr/sbin/mkfs.ext4");
+    Ok(if in_root.exists() {
+        Outcome::Failed(format!("{} is in the root\n{said}", in_root.display()))
+    } else {
+        Outcome::Passed
     })
 }
 
