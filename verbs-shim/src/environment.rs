@@ -3,7 +3,7 @@
 //! What the environment asks for, read at the first use. A bad value costs a line; the default serves.
 
 use crate::{
-    bytes, line,
+    bytes, line, raw,
     settings::{
         Level, Mode, Settings, parse_level, parse_mode, parse_path, parse_prefetch, parse_switch,
     },
@@ -14,6 +14,7 @@ use crate::{
 use core::{
     cell::UnsafeCell,
     ffi::{CStr, c_void},
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
 };
 
 struct Shared(UnsafeCell<Settings>);
@@ -42,14 +43,34 @@ extern "C" fn read() {
         take_all(settings);
     }
     if settings.stats {
-        sys::at_fork(stats::start_anew);
+        sys::at_fork(begin_to_count);
         sys::at_exit(print_stats);
+        COUNTS.store(raw::process(), Relaxed);
     }
     sys::set_errno(before);
 }
 
-/// At the exit of the process: says what was counted, if anything is to be said.
+/// The process whose counts are to be told at its end; 0 if there is nothing to tell, or it was told.
+static COUNTS: AtomicU32 = AtomicU32::new(0);
+
+/// In the child of a fork.
+extern "C" fn begin_to_count() {
+    stats::start_anew();
+    COUNTS.store(raw::process(), Relaxed);
+}
+
+/// At the exit of the process, of whatever kind.
 extern "C" fn print_stats(_: *mut c_void) {
+    tell_counts();
+}
+
+/// Says what was counted, if anything is to be said. It may be called in a signal's handler.
+pub(crate) fn tell_counts() {
+    // A child of vfork has its parent's memory, and nothing to tell.
+    let own = raw::process();
+    if COUNTS.compare_exchange(own, 0, Relaxed, Relaxed).is_err() {
+        return;
+    }
     let before = sys::errno();
     let settings = get();
     if settings.log != Level::Off && stats::to_tell() {

@@ -4,6 +4,7 @@
 //! on-demand ones, so that their pages are not pinned. Nothing else in the program changes.
 //!
 //! - [`hooks`], [`ends`]: the entry points of libibverbs that are replaced. [`devx`]: those of mlx5's provider.
+//! - [`leave`]: the ends of processes that run no exit handler.
 //! - [`audit`]: the same for programs that ask libibverbs' handle for them.
 //! - [`real`], [`symbols`]: the functions behind the hooks. [`maker`]: of which copy of a library. [`outermost`]: calls within calls.
 //! - [`register`]: the way of one registration through the shim.
@@ -29,6 +30,8 @@ mod ends;
 mod environment;
 mod hooks;
 mod implicit;
+#[cfg(not(test))]
+mod leave;
 mod line;
 mod lock;
 mod log;

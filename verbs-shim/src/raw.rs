@@ -144,6 +144,21 @@ pub(crate) fn exists(path: &CStr) -> bool {
     }
 }
 
+/// `exit_group(2)`: ends the process at once.
+#[cfg(not(test))]
+pub(crate) fn exit(status: c_int) -> ! {
+    loop {
+        // SAFETY: takes a number, and does not return.
+        unsafe { libc::syscall(libc::SYS_exit_group, status) };
+    }
+}
+
+/// The number of this process.
+pub(crate) fn process() -> u32 {
+    // SAFETY: takes nothing, and never fails.
+    unsafe { libc::syscall(libc::SYS_getpid) as u32 }
+}
+
 /// Bytes of a page.
 pub(crate) fn page_size() -> usize {
     // SAFETY: reads the auxiliary vector.

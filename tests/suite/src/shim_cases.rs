@@ -162,6 +162,27 @@ pub const CASES: &[Case] = &[
         wants: &["Couldn't register MR", "1 MRs on demand", "50 iters"],
         long: false,
     },
+    // libibverbs says it in each process that asks for devices, so the program does; the launcher is not to say it again.
+    Case {
+        name: "shim_leaves_the_limit_to_the_program",
+        script: concat!(
+            nobody!(),
+            "nobody verbs-shim check > /tmp/said 2>&1; cat /tmp/said; ! grep RLIMIT_MEMLOCK /tmp/said || exit 1\n\
+             nobody verbs-shim run -- ibv_devices > /tmp/said 2>&1; cat /tmp/said; [ $(grep -c RLIMIT_MEMLOCK /tmp/said) = 1 ]"
+        ),
+        seconds: 60,
+        wants: &["device rxe0: on demand"],
+        long: false,
+    },
+    // As jemalloc is built. Without the room that the launcher asks for it does not load.
+    case(
+        "shim_audit_leaves_room_for_memory_of_threads",
+        60,
+        "echo '__thread char room[1800]; char *get(void) { return room; }' > /tmp/tls.c\n\
+         gcc -shared -fPIC -ftls-model=initial-exec -o /tmp/tls.so /tmp/tls.c\n\
+         LD_PRELOAD=/tmp/tls.so verbs-shim run -q --audit -- true || exit 1\n\
+         ! GLIBC_TUNABLES=glibc.rtld.optional_static_tls=512 LD_PRELOAD=/tmp/tls.so verbs-shim run -q --audit -- true",
+    ),
     Case {
         name: "api_pingpong_without_locked_memory",
         script: concat!(nobody!(), "nobody pingpong rxe0 1 20"),

@@ -10,6 +10,7 @@ mod bytes;
 mod check;
 mod cli;
 mod device;
+mod hush;
 mod pages;
 mod run;
 mod say;

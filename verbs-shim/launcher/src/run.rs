@@ -133,6 +133,7 @@ fn environment(
     let mut all = vec![with("LD_PRELOAD")];
     if args.audit {
         all.push(with("LD_AUDIT"));
+        all.extend(tunables(present("GLIBC_TUNABLES").as_deref()));
     }
     let words = [
         ("VERBS_SHIM", args.mode.map(word)),
@@ -147,6 +148,26 @@ fn environment(
         all.push(("VERBS_SHIM_LOG_FILE", file.into()));
     }
     all
+}
+
+/// Room for libraries that want memory of each thread at a fixed place, of which an audit leaves too little for some that are preloaded
+/// (jemalloc: "cannot allocate memory in static TLS block"). Nothing if the variable says how much there is to be.
+fn tunables(set: Option<&OsStr>) -> Option<(&'static str, OsString)> {
+    /// In bytes. glibc's own is 512; releases before 2.33 have no such setting, and don't mind.
+    const ROOM: &str = "glibc.rtld.optional_static_tls";
+    let mut all = set.unwrap_or_default().to_owned();
+    let text = all.to_string_lossy();
+    if text
+        .split(':')
+        .any(|one| one.split('=').next() == Some(ROOM))
+    {
+        return None;
+    }
+    if !all.is_empty() {
+        all.push(":");
+    }
+    all.push(format!("{ROOM}=4096"));
+    Some(("GLIBC_TUNABLES", all))
 }
 
 /// The library, and behind it what else the variable holds already.
@@ -322,6 +343,16 @@ mod tests {
     }
 
     #[test]
+    fn what_the_user_tunes_stays() {
+        let tuned = |set: &str| tunables(Some(set.as_ref())).map(|(_, value)| value);
+        let own = "glibc.malloc.check=1:glibc.rtld.optional_static_tls=1024";
+        assert_eq!(tuned(own), None);
+        let more = tuned("glibc.malloc.check=1");
+        let wanted = "glibc.malloc.check=1:glibc.rtld.optional_static_tls=4096";
+        assert_eq!(more, Some(wanted.into()));
+    }
+
+    #[test]
     fn each_option_has_its_variable() {
         let options = [
             "--mode=force",
@@ -338,6 +369,10 @@ mod tests {
             [
                 ("LD_PRELOAD", "/s.so:/other.so".into()),
                 ("LD_AUDIT", "/s.so".into()),
+                (
+                    "GLIBC_TUNABLES",
+                    "glibc.rtld.optional_static_tls=4096".into()
+                ),
                 ("VERBS_SHIM", "force".into()),
                 ("VERBS_SHIM_MIN_BYTES", "64K".into()),
                 ("VERBS_SHIM_PREFETCH", "sync".into()),

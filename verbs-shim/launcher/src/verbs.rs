@@ -4,6 +4,7 @@
 
 use std::io;
 
+use crate::hush::hushed;
 use anyhow::{Context as _, Result, anyhow};
 use verbs_abi::{
     layout::{self, OdpCaps},
@@ -16,6 +17,10 @@ use verbs_abi::{
 ///
 /// libibverbs is missing, the device is unknown to it, or it can't be opened.
 pub fn odp_caps(name: &str) -> Result<OdpCaps> {
+    hushed(|| ask(name))
+}
+
+fn ask(name: &str) -> Result<OdpCaps> {
     let library = Library::load().context("libibverbs.so.1 is not installed")?;
     let devices =
         Devices::load(library).context("libibverbs.so.1 is too old: it lacks a function")?;

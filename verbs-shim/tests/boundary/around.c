@@ -147,7 +147,14 @@ int around(const char *what, char **rest)
 		cancel();
 	else if (!strcmp(what, "dlerror"))
 		pending_error();
-	else if (!strcmp(what, "second"))
+	else if (!strcmp(what, "_exit"))
+		_exit(0);
+	else if (!strcmp(what, "_Exit"))
+		_Exit(0);
+	else if (!strcmp(what, "vfork")) {
+		if (!vfork())
+			_exit(0);
+	} else if (!strcmp(what, "second"))
 		next_second();
 	else
 		return 0;

@@ -37,6 +37,17 @@ fn a_child_counts_for_itself() {
 }
 
 #[test]
+fn processes_that_run_no_exit_handler() {
+    for end in ["_exit", "_Exit"] {
+        // The memory of a child of vfork is its parent's.
+        let said = shimmed(&[ABLE, STATS], &["reg:7:1", "vfork", "reg:8:1", end]);
+        said.says(&["2 MRs on demand (15 bytes)"]);
+        assert_eq!(said.err.lines().count(), 1, "{}", said.err);
+        shimmed(&[ABLE], &["reg:7:1", end]).is_quiet();
+    }
+}
+
+#[test]
 fn a_libibverbs_of_another_name() {
     wheel(&[ABLE, STATS], &["reg:7:1"])
         .has(&["length=7 access=0x41", "errno=0"])
