@@ -9,7 +9,7 @@ use std::hint::black_box;
 use std::pin::pin;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput};
-use ib_emm::emm::{Begin, Finish, Geometry, PART_PAGES, PageRange, Pool, Table, Window};
+use ib_emm::emm::{Begin, Finish, Frame, Geometry, PART_PAGES, PageRange, Pool, Table, Window};
 use ib_emm_models::{HostGate, HostNodes};
 
 /// Pages of a GiB.
@@ -31,9 +31,13 @@ fn fault(region: &HostGate, mem: &HostNodes, want: PageRange, write: bool) {
         panic!("nobody else is here: {begin:?}");
     };
     assert!(pool.fill(nodes), "the host has memory");
-    let frames: Vec<u64> = (plan.start..plan.end).map(|page| page + 7).collect();
+    let frame = |page| Frame {
+        pfn: page + 7,
+        writable: write,
+    };
+    let frames: Vec<_> = (plan.start..plan.end).map(frame).collect();
     let mut state = window.lock();
-    let end = state.finish_fault(want, frames.into_iter(), write, false, &mut pool);
+    let end = state.finish_fault(want, frames.into_iter(), false, &mut pool);
     assert_eq!(end, Finish::Installed);
 }
 

@@ -39,6 +39,7 @@ fn op() -> impl Strategy<Value = Op> {
         10 => (page.clone(), any::<bool>()).prop_map(|(page, write)| Op::AskHuge { page, write }),
         70 => (any::<u8>(), poor).prop_map(|(fault, poor)| Op::Install { fault, poor }),
         15 => any::<u8>().prop_map(|fault| Op::Narrow { fault }),
+        25 => any::<u8>().prop_map(|fault| Op::Renew { fault }),
         10 => any::<u8>().prop_map(|fault| Op::GiveUp { fault }),
         30 => (page.clone(), 0..900u16).prop_map(|(page, len)| Op::Start { page, len }),
         30 => (any::<u8>(), change())

@@ -6,8 +6,8 @@
 //! served is starved.
 
 use ib_emm::emm::{
-    Begin, Finish, Geometry, HoldOff, Losses, MOST_LOSSES, MOST_PATIENCE, PAGE_SIZE, PART_BYTES,
-    PageRange, Pool, Window,
+    Begin, Finish, Frame, Geometry, HoldOff, Losses, MOST_LOSSES, MOST_PATIENCE, PAGE_SIZE,
+    PART_BYTES, PageRange, Pool, Window,
 };
 use ib_emm_models::{HostGate, HostNodes};
 use proptest::prelude::*;
@@ -148,9 +148,13 @@ fn served(mut others: Vec<Thrower>, pace: Pace, limit: u32) -> Result<u32, Losse
                 }
             }
             Doing::Asks(0, window) => {
-                let frames = std::iter::once(1);
+                let frame = Frame {
+                    pfn: 1,
+                    writable: true,
+                };
+                let frames = std::iter::once(frame);
                 let mut state = window.as_ref().lock();
-                let finish = state.finish_fault(PAGE, frames, true, false, &mut pool);
+                let finish = state.finish_fault(PAGE, frames, false, &mut pool);
                 drop(state);
                 match finish {
                     Finish::Installed => {

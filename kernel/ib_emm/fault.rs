@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! One fault of a region: the VM is asked for pages, and what it answers is used if no invalidation
-//! came between.
+//! One fault of a region: the VM brings in pages, its page tables are looked at, and what is seen
+//! is used if no invalidation came between.
 //!
 //! Most invalidations can't come between: the owner's mmap_lock is held meanwhile (unless the VM has
 //! to wait for a disk), and fork, munmap or mprotect need it for themselves. Others (reclaim,
@@ -10,9 +10,10 @@
 //! invalidations wait for it, longer and longer.
 
 use crate::{
+    ask::{Frames, How, MmLock},
     emm::{self, Asks, Begin, Finish, Losses, PageRange, Pool},
     gate::{Gated, WriteGuard},
-    mem::{self, Found, How, KernelNodes, MmLock},
+    mem::{self, KernelNodes},
     region::{Region, State},
     sight,
     wait::Wait,
@@ -22,6 +23,8 @@ use kernel::{pr_warn_once, prelude::*};
 
 /// After how many stale answers a fault asks for no huge page any more.
 const HUGE_TRIES: u32 = 8;
+/// After how many of them a page that the VM brought in, and that no region may reach, is given up.
+const REFUSED_TRIES: u32 = 4;
 
 /// The pages that a fault asks for, known to its region while it does.
 type Window<'a> = emm::Window<&'a Gated<State>>;
@@ -127,12 +130,12 @@ impl<'a> Fault<'a> {
             }
             Begin::Go(range, nodes) => {
                 drop(state);
-                let found = self.ask(&mut mm, range, nodes, window)?;
+                let frames = self.ask(&mut mm, range, nodes, window)?;
                 let mut state = window.lock();
-                if found.huge && !self.small && !is_part(&range) {
-                    return self.huge(&mut mm, state, window);
+                if frames.huge() && !self.small && !is_part(&state.range()) {
+                    return self.huge(&mm, state, window, frames);
                 }
-                let finish = self.finish(&mut state, found);
+                let finish = self.finish(&mut state, &frames);
                 self.judge(state.release(), finish)
             }
         }
@@ -143,97 +146,152 @@ impl<'a> Fault<'a> {
         MmLock::take(self.region.mm())
     }
 
-    /// Asks the VM for `range`; only for its first page if that takes waiting for somebody, who may
-    /// never answer: the other pages are left to others then.
+    /// Has the VM bring in what of `range` was named, and looks at what it has of all of it.
+    ///
+    /// # Returns
+    ///
+    /// The frames of the first pages of the window, none of them named and not to be accessed as
+    /// asked for. None at all if the VM took the first one away again.
     fn ask(
         &mut self,
         mm: &mut MmLock<'_>,
         range: PageRange,
         nodes: usize,
         window: Pin<&Window<'a>>,
-    ) -> Result<Found> {
+    ) -> Result<Frames> {
         if !self.pool.fill(nodes) {
             return Err(ENOMEM);
         }
-        let how = self.how();
-        match self.get_pfns(mm, &range, how) {
-            Err(_) if how == How::AtOnce => {
-                let mut state = window.lock();
-                if state.is_dead() {
-                    return Err(ESRCH);
-                }
-                state.narrow_fault();
-                state.wake();
-                drop(state);
-                self.get_pfns(mm, &PageRange::one(range.start), How::Waiting)
+        let (write, named) = (self.asks.writes(), self.named(&range));
+        let mut frames = Frames::new(range.len(), GFP_KERNEL)?;
+        self.look(mm, &range, &mut frames);
+        let mut there = frames.allowing(write, named);
+        if there < named && self.asks != Asks::Present {
+            let rest = PageRange::new(range.start + there, range.start + named);
+            let brought = self.bring_in(mm, &rest, &mut frames, window);
+            let mut state = window.lock();
+            if state.is_dead() {
+                return Err(ESRCH);
             }
-            answer => answer,
+            if state.renew() {
+                let left = state.range();
+                drop(state);
+                self.look(mm, &left, &mut frames);
+            }
+            there = frames.allowing(write, named);
+            if there == 0 {
+                self.trace(&range, &frames, brought);
+                brought?;
+                if frames.refused() && self.losses.stale() >= REFUSED_TRIES {
+                    return Err(EFAULT);
+                }
+            }
+        } else if there == 0 {
+            self.trace(&range, &frames, Err(EFAULT));
+            return Err(EFAULT);
         }
+        if there < named {
+            frames.truncate(there);
+        }
+        if there > 0 {
+            self.trace(&range, &frames, Ok(()));
+        }
+        Ok(frames)
     }
 
-    /// How the VM is asked at first.
-    fn how(&self) -> How {
-        match self.asks {
-            Asks::Present => How::Present,
-            Asks::Access { .. } | Asks::Prefetch { .. } => How::AtOnce,
-        }
+    /// How many of the first pages of `range` the VM is to bring in.
+    fn named(&self, range: &PageRange) -> u64 {
+        range.len()
     }
 
-    fn get_pfns(&self, mm: &mut MmLock<'_>, range: &PageRange, how: How) -> Result<Found> {
+    /// Has the VM bring `range` in; only its first page if that takes waiting for somebody, who may
+    /// never answer: the other pages are left to others then.
+    fn bring_in(
+        &self,
+        mm: &mut MmLock<'_>,
+        range: &PageRange,
+        frames: &mut Frames,
+        window: Pin<&Window<'a>>,
+    ) -> Result {
         let write = self.asks.writes();
         let address = self.region.geometry().address(range.start);
-        let nr = range.len() as usize;
-        let found = mm.get_pfns(address, nr, write, how);
-        match &found {
-            Ok(found) => {
-                let pages = found.pfns.len() as u64;
-                sight::trace_fault(address, pages, write, found.huge, 0);
-            }
-            Err(error) => sight::trace_fault(address, 0, write, false, error.to_errno()),
+        match mm.fault_in(address, range.len(), write, How::AtOnce, frames) {
+            Err(error) if error == EAGAIN => (),
+            answer => return answer,
         }
-        found
+        let first = PageRange::one(window.lock().range().start);
+        self.look(mm, &first, frames);
+        if frames.allowing(write, 1) == 1 {
+            // What is in front of the page that has to be waited for will do.
+            return Ok(());
+        }
+        let mut state = window.lock();
+        if state.is_dead() {
+            return Err(ESRCH);
+        }
+        state.narrow_fault();
+        state.wake();
+        drop(state);
+        mm.fault_in(address, 1, write, How::Waiting, frames)
     }
 
-    /// The first page is part of a huge page: asks for all of it, to enter it as one.
+    fn look(&self, mm: &MmLock<'_>, range: &PageRange, frames: &mut Frames) {
+        mm.look(
+            self.region.geometry().address(range.start),
+            range.len(),
+            frames,
+        );
+    }
+
+    fn trace(&self, range: &PageRange, frames: &Frames, result: Result) {
+        let address = self.region.geometry().address(range.start);
+        let error = result.map_or_else(|error| error.to_errno(), |()| 0);
+        let huge = frames.huge();
+        sight::trace_fault(address, frames.len(), self.asks.writes(), huge, error);
+    }
+
+    /// The first page is part of a huge page: looks at it again, to enter all of it as one.
     fn huge(
         &mut self,
-        mm: &mut MmLock<'_>,
+        mm: &MmLock<'_>,
         mut state: Held<'_, 'a>,
         window: Pin<&Window<'a>>,
+        mut frames: Frames,
     ) -> Result<Option<WriteGuard<'a, State>>> {
-        let Some((part, nodes)) = state.begin_huge(self.want.start) else {
+        let first = state.range().start;
+        let Some((part, nodes)) = state.begin_huge(first) else {
             self.small = true;
             state.wake();
             return Ok(None);
         };
         drop(state);
-        let found = if self.pool.fill(nodes) {
-            self.get_pfns(mm, &part, self.how())
-        } else {
-            Err(ENOMEM)
-        };
+        let filled = self.pool.fill(nodes);
+        self.look(mm, &PageRange::one(first), &mut frames);
+        let frame = frames.of_part(first);
+        let frame = frame.filter(|frame| filled && (frame.writable || !self.asks.writes()));
         let mut state = window.lock();
-        let finish = match found {
-            Ok(found) => self.finish(&mut state, found),
-            Err(_) => {
-                self.small = true;
-                Finish::Stale
-            }
-        };
+        if frame.is_some() {
+            let address = self.region.geometry().address(part.start);
+            sight::trace_fault(address, part.len(), self.asks.writes(), true, 0);
+        }
+        self.small |= frame.is_none();
+        let finish = state.finish_huge(frame, self.is_prefetch(), &mut self.pool);
         self.judge(state.release(), finish)
     }
 
+    fn is_prefetch(&self) -> bool {
+        !matches!(self.asks, Asks::Access { .. })
+    }
+
     /// Enters what was found.
-    fn finish(&mut self, state: &mut Held<'_, 'a>, found: Found) -> Finish {
-        let write = self.asks.writes();
-        let prefetch = !matches!(self.asks, Asks::Access { .. });
-        if !found.huge || self.small || !is_part(&state.range()) {
-            let pfns = found.pfns.iter().copied();
-            return state.finish_fault(self.want, pfns, write, prefetch, &mut self.pool);
+    fn finish(&mut self, state: &mut Held<'_, 'a>, frames: &Frames) -> Finish {
+        let prefetch = self.is_prefetch();
+        let range = state.range();
+        if frames.huge() && !self.small && is_part(&range) {
+            let frame = frames.of_part(range.start);
+            return state.finish_huge(frame, prefetch, &mut self.pool);
         }
-        let pfn = found.in_a_row();
-        self.small = pfn.is_none();
-        state.finish_huge(pfn, write, prefetch, &mut self.pool)
+        state.finish_fault(self.want, frames.iter(), prefetch, &mut self.pool)
     }
 
     /// Wakes who waited for this fault, and says whether it is over.

@@ -11,7 +11,6 @@
 #include <linux/sched.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
-#include <linux/userfaultfd_k.h>
 
 #include "glue.h"
 
@@ -84,114 +83,6 @@ struct mmu_notifier *emm_mmu_notifier_get(const struct mmu_notifier_ops *ops,
 					  struct mm_struct *mm)
 {
 	return mmu_notifier_get(ops, mm);
-}
-
-/* Whether the page of @folio at @address is part of a huge page that is mapped as one. */
-static bool emm_folio_huge(struct folio *folio, struct page *page, unsigned long address)
-{
-	unsigned long inside = (1UL << PMD_ORDER) - 1;
-
-	if (folio_order(folio) < PMD_ORDER)
-		return false;
-	if ((page_to_pfn(page) & inside) != (PHYS_PFN(address) & inside))
-		return false;
-	return folio_test_hugetlb(folio) || folio_entire_mapcount(folio) > 0;
-}
-
-/* Drops one reference for each of @nr pages, folio by folio. */
-static void emm_put_pages(struct page **pages, long nr)
-{
-	long i = 0;
-
-	while (i < nr) {
-		struct folio *folio = page_folio(pages[i]);
-		long first = i;
-
-		while (i < nr && page_folio(pages[i]) == folio)
-			i++;
-		folio_put_refs(folio, i - first);
-	}
-}
-
-/* Whether a userfaultfd watches some of @nr pages at @address. Called with the mmap_lock held. */
-static bool emm_uffd_armed(struct mm_struct *mm, unsigned long address, unsigned long nr)
-{
-	struct vm_area_struct *vma;
-	VMA_ITERATOR(vmi, mm, address);
-
-	for_each_vma_range(vmi, vma, address + nr * PAGE_SIZE) {
-		if (userfaultfd_armed(vma))
-			return true;
-	}
-	return false;
-}
-
-/*
- * Takes the mmap_lock of @mm for reading. Sleeps. Who holds it excludes every invalidation whose
- * caller holds it for writing: fork, munmap, mremap, mprotect, a collapse.
- *
- * Returns 0, -ESRCH if the mm is exiting, or -EINTR.
- */
-int emm_mm_lock(struct mm_struct *mm)
-{
-	if (!mmget_not_zero(mm))
-		return -ESRCH;
-	if (mmap_read_lock_killable(mm)) {
-		mmput_async(mm);
-		return -EINTR;
-	}
-	return 0;
-}
-
-/* May be called under a spinlock. */
-void emm_mm_unlock(struct mm_struct *mm)
-{
-	mmap_read_unlock(mm);
-	mmput_async(mm);
-}
-
-/*
- * The frames of up to @nr pages at @address, faulted in. The references are dropped before the
- * return: a frame may be used only while no invalidation of it has begun, which the caller knows
- * from its window. EMM_AT_ONCE waits for disks and file servers, EMM_WAITING also for a userfaultfd
- * handler; signals end that. EMM_PRESENT faults nothing in.
- *
- * Called between emm_mm_lock() and emm_mm_unlock(). What waits lets go of the lock meanwhile, and
- * takes it again.
- *
- * @huge says whether the first page is part of a huge page that is mapped as one.
- *
- * Returns how many frames were stored, at least 1, or -EFAULT, -ENOMEM, -EINTR and other errors of
- * get_user_pages_remote().
- */
-long emm_get_pfns(struct mm_struct *mm, unsigned long address, unsigned long nr, bool write,
-		  enum emm_how how, u64 *pfns, bool *huge)
-{
-	unsigned int flags = write ? FOLL_WRITE : 0;
-	struct page **pages = (struct page **)pfns;
-	int locked = 1;
-	long got, i;
-
-	BUILD_BUG_ON(sizeof(*pages) != sizeof(*pfns));
-	if (how == EMM_PRESENT)
-		flags |= FOLL_NOFAULT;
-	else if (how == EMM_AT_ONCE && emm_uffd_armed(mm, address, nr))
-		flags |= FOLL_NOWAIT;
-	else
-		flags |= FOLL_INTERRUPTIBLE;
-
-	got = get_user_pages_remote(mm, address, nr, flags, pages,
-				    flags & FOLL_INTERRUPTIBLE ? &locked : NULL);
-	if (!locked)
-		mmap_read_lock(mm);
-	if (got <= 0)
-		return got ?: -EFAULT;
-
-	*huge = emm_folio_huge(page_folio(pages[0]), pages[0], address);
-	emm_put_pages(pages, got);
-	for (i = 0; i < got; i++)
-		pfns[i] = page_to_pfn(pages[i]);
-	return got;
 }
 
 /* A zeroed page, charged to @memcg. */

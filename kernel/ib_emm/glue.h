@@ -103,14 +103,26 @@ void emm_trace_release(u64 start, u64 length);
 struct mmu_notifier *emm_mmu_notifier_get(const struct mmu_notifier_ops *ops,
 					  struct mm_struct *mm);
 
+/* The owner's VM is asked; ask.rs. */
 int emm_mm_lock(struct mm_struct *mm);
-void emm_mm_unlock(struct mm_struct *mm);
+int emm_mm_trylock(struct mm_struct *mm);
+void emm_mm_unlock(struct mm_struct *mm, bool locked);
 
-/* How far emm_get_pfns() may go; mem.rs. */
-enum emm_how { EMM_PRESENT, EMM_AT_ONCE, EMM_WAITING };
+/* A frame as emm_look() gives it: its number above these flags. */
+enum emm_frame { EMM_FRAME_WRITABLE = 1, EMM_FRAME_SHIFT = 1 };
 
-long emm_get_pfns(struct mm_struct *mm, unsigned long address, unsigned long nr, bool write,
-		  enum emm_how how, u64 *pfns, bool *huge);
+/* What emm_look() sees of the first page: not there; never to be there for a region; there. */
+enum emm_seen { EMM_SEEN_NOTHING, EMM_SEEN_REFUSED, EMM_SEEN_PAGE, EMM_SEEN_HUGE };
+
+unsigned long emm_look(struct mm_struct *mm, unsigned long address, unsigned long nr,
+		       bool may_sleep, u64 *frames, enum emm_seen *first);
+
+/* How far emm_fault_in() may go. */
+enum emm_how { EMM_AT_ONCE, EMM_WAITING };
+
+int emm_fault_in(struct mm_struct *mm, unsigned long address, unsigned long nr, bool write,
+		 enum emm_how how, u64 *frames, bool *locked);
+
 void *emm_node_alloc(struct mem_cgroup *memcg);
 void emm_node_free(void *node);
 struct mem_cgroup *emm_memcg_get(struct mm_struct *mm);

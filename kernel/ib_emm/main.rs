@@ -10,17 +10,19 @@
 //! - `parked`: cookies, which drivers' accesses are parked in when they miss.
 //! - `workers`, `serve`: each owner's threads, which do the faults for what is parked.
 //! - `fault`: one fault, from the missing translation to the entry in the table.
+//! - `ask`: how the VM is asked for pages.
 //! - `gate`, `lock`, `mem`, `wait`: the core's environment: locks, memory, page frames, waiting.
 //! - `glue`: what of this is C, and what C sees of it, by bindgen.
 //! - `sight`: trace events and debugfs.
 //!
 //! What a file uses lies below it: `abi`; `serve`; `access`; `fault`; `region`; `notifier`, `parked`;
-//! `workers`; `gate`, `lock`, `mem`, `wait`, `sight`; `emm` and `glue`. No two of them use each other.
+//! `workers`; `ask`, `gate`, `lock`, `mem`, `wait`, `sight`; `emm` and `glue`. No two of them use each other.
 
 use kernel::prelude::*;
 
 mod abi;
 mod access;
+mod ask;
 #[path = "../../ib-emm/src/emm/mod.rs"]
 #[expect(dead_code, unused_imports, unreachable_pub, reason = "a crate by itself, whose tests use more of it")]
 mod emm;

@@ -1,21 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The core's environment: memory for table nodes, and page frames from the VM.
+//! The core's environment: memory for table nodes, and what can be done with a page frame.
 //!
 //! C header: `glue.h`.
 
 use crate::{
-    emm::{Node, NodeMem, PART_PAGES},
+    emm::{Node, NodeMem},
     glue,
 };
 use core::ptr::NonNull;
 use kernel::{
     bindings,
-    error::to_result,
-    mm::{Mm, MmWithUser},
+    mm::MmWithUser,
     prelude::*,
     task::Task,
-    types::NotThreadSafe,
 };
 
 /// Table nodes, charged to the memory cgroup of a region's owner. Faults run in the driver's
@@ -69,102 +67,6 @@ unsafe impl NodeMem for KernelNodes {
     unsafe fn free(&self, node: NonNull<Node>) {
         // SAFETY: by this function's contract the node came from `alloc` and is not used any more.
         unsafe { glue::emm_node_free(node.as_ptr().cast()) };
-    }
-}
-
-/// How far the VM may go to have a page.
-#[derive(Clone, Copy, PartialEq, Eq)]
-#[repr(u32)]
-pub(crate) enum How {
-    /// What is mapped now.
-    Present = glue::emm_how_EMM_PRESENT,
-    /// Faults that need no userfaultfd handler, but maybe a disk; until a signal comes.
-    AtOnce = glue::emm_how_EMM_AT_ONCE,
-    /// Also those that a userfaultfd handler has to answer; until a signal comes.
-    Waiting = glue::emm_how_EMM_WAITING,
-}
-
-/// What the VM has at an address.
-#[derive(Debug)]
-pub(crate) struct Found {
-    /// The frames of the first pages, at least one.
-    pub(crate) pfns: KVec<u64>,
-    /// The first page is part of a huge page that is mapped as one.
-    pub(crate) huge: bool,
-}
-
-impl Found {
-    /// The first frame, if all of a part's frames are there, in a row.
-    pub(crate) fn in_a_row(&self) -> Option<u64> {
-        let first = *self.pfns.first()?;
-        let row = self
-            .pfns
-            .iter()
-            .zip(first..)
-            .all(|(pfn, next)| *pfn == next);
-        (row && self.pfns.len() as u64 == PART_PAGES).then_some(first)
-    }
-}
-
-/// An address space whose mmap_lock is held for reading: no invalidation begins whose caller holds
-/// it for writing.
-///
-/// Not `kernel::mm::MmapReadGuard`: it lets a kill end the wait for the lock, and can be dropped
-/// under a spinlock.
-///
-/// # Invariants
-///
-/// Owns the lock for reading, taken by this thread, and a reference on the mm (mm_users).
-#[must_use = "the mmap_lock is given back when the guard is dropped"]
-pub(crate) struct MmLock<'a> {
-    mm: &'a Mm,
-    // The lock is given back by the thread that took it.
-    _not_send: NotThreadSafe,
-}
-
-impl<'a> MmLock<'a> {
-    /// Takes the lock, sleeping.
-    ///
-    /// # Errors
-    ///
-    /// `ESRCH` if the owner is exiting, `EINTR` if a signal ended the wait.
-    pub(crate) fn take(mm: &'a Mm) -> Result<Self> {
-        // SAFETY: `mm` is valid, as it is a reference.
-        to_result(unsafe { glue::emm_mm_lock(mm.as_raw()) })?;
-        // INVARIANT: the reference and the lock were taken, by this thread.
-        Ok(Self {
-            mm,
-            _not_send: NotThreadSafe,
-        })
-    }
-
-    /// The frames of up to `nr` pages at user address `address`. Sleeps; lets go of the lock while
-    /// it waits for somebody.
-    pub(crate) fn get_pfns(
-        &mut self,
-        address: u64,
-        nr: usize,
-        write: bool,
-        how: How,
-    ) -> Result<Found> {
-        let mut pfns = KVec::with_capacity(nr, GFP_KERNEL)?;
-        let mut huge = false;
-        let (mm, to, address) = (self.mm.as_raw(), pfns.as_mut_ptr(), address as usize);
-        // INVARIANT: the lock is held again where C let go of it.
-        // SAFETY: the lock is held, by the type's invariant, and the vector has room for `nr`.
-        let got =
-            unsafe { glue::emm_get_pfns(mm, address, nr, write, how as u32, to, &raw mut huge) };
-        let got = usize::try_from(got).map_err(|_| Error::from_errno(got as i32))?;
-        // SAFETY: the first `got` elements were written, and `got` is at most `nr`.
-        unsafe { pfns.inc_len(got) };
-        Ok(Found { pfns, huge })
-    }
-}
-
-impl Drop for MmLock<'_> {
-    fn drop(&mut self) {
-        // SAFETY: the lock and the reference are ours, by the type's invariant.
-        unsafe { glue::emm_mm_unlock(self.mm.as_raw()) };
     }
 }
 

@@ -4,6 +4,15 @@
 
 use super::PART_PAGES;
 
+/// What the VM maps at a page, as its page tables show it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// The page frame number.
+    pub pfn: u64,
+    /// Whether the VM lets the page be written without another fault.
+    pub writable: bool,
+}
+
 /// A translation as it stands in the table: the frame number above [`Entry::FLAG_BITS`], flags
 /// below. Zero is "no translation".
 ///
@@ -36,6 +45,12 @@ impl Entry {
     pub const ACCESSED: u64 = (Self::LOOKS as u64) << Self::LOOK_SHIFT;
     /// A huge entry. Above every count that a directory slot can hold (see `table`).
     pub const HUGE: u64 = 0x800;
+
+    /// The translation to `frame`.
+    #[must_use]
+    pub const fn of(frame: Frame) -> Self {
+        Self::new(frame.pfn, frame.writable)
+    }
 
     /// A translation to page frame `pfn` that may be written if `writable`.
     #[must_use]

@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
 //! How a fault begins and ends: what it asks the VM for, and whether the answer may be used.
+//!
+//! A fault has two steps. The VM brings in the pages that were named, as for a CPU; that may take
+//! long, and is no loss if an invalidation comes between, its own copy on write included. Then the
+//! page tables are looked at, and only that must not be interrupted: the window is made
+//! [fresh](Held::renew) before it.
 
-use super::{Entry, Gate, PART_PAGES, PageRange, Pool, RegionState, Window};
+use super::{Entry, Frame, Gate, PART_PAGES, PageRange, Pool, RegionState, Window};
 use core::{fmt, ops::Deref, pin::Pin};
 
 /// What a thread that met a missing translation does next.
@@ -103,9 +108,10 @@ impl<'w, G: Gate> Held<'w, G> {
         unsafe { self.window.range() }
     }
 
-    /// Begins a fault: an access of the given kind needs all of `want`. With `ahead` it may ask for
-    /// pages behind them as well; a fault that lost a race does without: the fewer pages, the
-    /// shorter it takes, and the fewer invalidations it can lose against.
+    /// Begins a fault: an access of the given kind needs all of `want`. With `ahead` its window may
+    /// hold pages behind them as well: a guess, for which nothing is to be brought in. A fault that
+    /// lost a race does without: the fewer pages, the shorter it takes, and the fewer invalidations
+    /// it can lose against.
     ///
     /// # Preconditions
     ///
@@ -146,7 +152,32 @@ impl<'w, G: Gate> Held<'w, G> {
     /// faults need not wait with it for the rest.
     pub fn narrow_fault(&mut self) {
         // SAFETY: its region's state is held exclusively, by the type's invariant.
-        unsafe { self.window.narrow() };
+        unsafe { self.window.shorten(1) };
+    }
+
+    /// The VM has brought in what was named: its page tables are looked at from now on, and what
+    /// was invalidated before doesn't matter any more. The window loses the pages that are held off,
+    /// and those behind them.
+    ///
+    /// # Returns
+    ///
+    /// Whether there is something to be looked at: not if the first page is held off, or the owner
+    /// is gone.
+    #[must_use]
+    pub fn renew(&mut self) -> bool {
+        let range = self.range();
+        let first = PageRange::one(range.start);
+        let state = self.state();
+        if state.dead || state.holds.blocks(&first) {
+            return false;
+        }
+        let left = state.holds.trim(range, &first);
+        let window = self.window;
+        // SAFETY: its region's state is held exclusively, by the type's invariant.
+        unsafe { window.shorten(left.len()) };
+        // SAFETY: as above; no page that it has left is held off.
+        unsafe { window.refresh() };
+        true
     }
 
     /// Begins a fault for the whole part of `page`, because the VM has a huge page there.
@@ -169,16 +200,15 @@ impl<'w, G: Gate> Held<'w, G> {
         Some((part, nodes))
     }
 
-    /// Ends a fault of a whole part: `pfn` is the first of its frames, if the VM has them in a row
+    /// Ends a fault of a whole part: `frame` is the first of its frames, if the VM has them in a row
     /// from a multiple of [`PART_PAGES`] on. The window is closed.
     ///
     /// # Returns
     ///
-    /// [`Finish::Stale`] also if `pfn` is none: one entry can't stand for the part after all.
+    /// [`Finish::Stale`] also if `frame` is none: one entry can't stand for the part after all.
     pub fn finish_huge(
         &mut self,
-        pfn: Option<u64>,
-        write: bool,
+        frame: Option<Frame>,
         prefetch: bool,
         pool: &mut Pool<'_, G::Mem>,
     ) -> Finish {
@@ -188,10 +218,11 @@ impl<'w, G: Gate> Held<'w, G> {
         if state.dead {
             return Finish::Dead;
         }
-        let Some(pfn) = pfn.filter(|pfn| fresh && pfn % PART_PAGES == 0) else {
+        let whole = part == PageRange::part_of(part.start);
+        let Some(frame) = frame.filter(|f| fresh && whole && f.pfn % PART_PAGES == 0) else {
             return Finish::Stale;
         };
-        let entry = Entry::new_huge(pfn, write);
+        let entry = Entry::new_huge(frame.pfn, frame.writable);
         if state.table.insert_huge(part.start, entry, pool).is_err() {
             return Finish::Stale;
         }
@@ -199,13 +230,12 @@ impl<'w, G: Gate> Held<'w, G> {
         Finish::Installed
     }
 
-    /// Ends a fault: `pfns` are the frames of the first pages of the window, in order (fewer than
+    /// Ends a fault: `frames` are those of the first pages of the window, in order (fewer than
     /// asked for when the VM had fewer). The window is closed.
     pub fn finish_fault(
         &mut self,
         want: PageRange,
-        pfns: impl ExactSizeIterator<Item = u64>,
-        write: bool,
+        frames: impl ExactSizeIterator<Item = Frame>,
         prefetch: bool,
         pool: &mut Pool<'_, G::Mem>,
     ) -> Finish {
@@ -218,8 +248,10 @@ impl<'w, G: Gate> Held<'w, G> {
         if !fresh {
             return Finish::Stale;
         }
-        let got = PageRange::new(range.start, range.start + pfns.len() as u64);
-        if state.table.fill(got, pfns, write, pool).is_err() {
+        let len = range.len().min(frames.len() as u64);
+        let got = PageRange::new(range.start, range.start + len);
+        let frames = frames.take(len as usize);
+        if state.table.fill(got, frames, pool).is_err() {
             return Finish::Stale;
         }
         state.brought(got.len(), prefetch);

@@ -34,7 +34,7 @@ mod windows;
 
 pub use self::{
     ahead::ReadAhead,
-    entry::Entry,
+    entry::{Entry, Frame},
     fault::{Begin, Finish, Held},
     hold::HoldOff,
     node::{Node, NodeMem, Pool},

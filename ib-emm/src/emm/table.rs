@@ -10,7 +10,7 @@
 //! Nothing here allocates: nodes come from a [`Pool`] that was filled with no lock held.
 
 use super::{
-    Entry, PAGE_SIZE, PART_PAGES, PageRange,
+    Entry, Frame, PAGE_SIZE, PART_PAGES, PageRange,
     node::{BITS, MAX_LEVELS, Node, NodeMem, Pool, SLOTS},
 };
 use core::{
@@ -231,8 +231,8 @@ impl<M: NodeMem> Table<M> {
         Ok(())
     }
 
-    /// Enters the translations of `range`, whose frames are `pfns`, where there is none yet that
-    /// allows this kind of access. A huge entry in their place is split. What was dirty stays so.
+    /// Enters the translations of `range` to `frames`, where there is none yet that allows as much.
+    /// A huge entry in their place is split. What was dirty stays so.
     ///
     /// # Errors
     ///
@@ -245,8 +245,7 @@ impl<M: NodeMem> Table<M> {
     pub fn fill(
         &mut self,
         range: PageRange,
-        pfns: impl Iterator<Item = u64>,
-        write: bool,
+        frames: impl Iterator<Item = Frame>,
         pool: &mut Pool<'_, M>,
     ) -> Result<(), NeedNodes> {
         if range.is_empty() {
@@ -271,14 +270,14 @@ impl<M: NodeMem> Table<M> {
         // SAFETY: by the type's invariant the leaf is live, and `&mut self` excludes others.
         let slots = unsafe { &leaf.as_ref().0 };
         let mut new = 0;
-        for (slot, pfn) in slots[index(range.start, 0)..].iter().zip(pfns) {
+        for (slot, frame) in slots[index(range.start, 0)..].iter().zip(frames) {
             let old = Entry::from_raw(slot.load(Relaxed));
-            if old.is_some_and(|old| old.allows(write)) {
+            if old.is_some_and(|old| old.allows(frame.writable)) {
                 continue;
             }
             new += i64::from(old.is_none());
             let dirty = old.is_some_and(Entry::dirty);
-            slot.store(Entry::new(pfn, write).with_dirty(dirty).raw(), Relaxed);
+            slot.store(Entry::of(frame).with_dirty(dirty).raw(), Relaxed);
         }
         bump(holder, new);
         self.entries += new.unsigned_abs();

@@ -117,14 +117,24 @@ impl<G: Gate> Window<G> {
         unsafe { &*self.link.get() }.range()
     }
 
-    /// Leaves it its first page only.
+    /// Leaves it its first `pages` only.
     ///
     /// # Safety
     ///
     /// Its region's state is held exclusively.
-    pub(super) unsafe fn narrow(&self) {
+    pub(super) unsafe fn shorten(&self, pages: u64) {
         // SAFETY: the link is touched under the gate only, which is held exclusively.
-        unsafe { &mut *self.link.get() }.narrow();
+        unsafe { &mut *self.link.get() }.shorten(pages);
+    }
+
+    /// Makes it fresh, as if it were opened now.
+    ///
+    /// # Safety
+    ///
+    /// Its region's state is held exclusively, and none of its pages is held off.
+    pub(super) unsafe fn refresh(&self) {
+        // SAFETY: the link is touched under the gate only, which is held exclusively.
+        unsafe { &mut *self.link.get() }.refresh();
     }
 }
 

@@ -32,9 +32,15 @@ impl Link {
         self.range
     }
 
-    /// Leaves it its first page only.
-    pub(super) fn narrow(&mut self) {
-        self.range = PageRange::one(self.range.start);
+    /// Leaves it its first `pages` only, if it has more.
+    pub(super) fn shorten(&mut self, pages: u64) {
+        let len = self.range.len().min(pages);
+        self.range = PageRange::new(self.range.start, self.range.start + len);
+    }
+
+    /// As if it were entered now.
+    pub(super) fn refresh(&mut self) {
+        self.stale = false;
     }
 }
 

@@ -153,6 +153,10 @@ const COPY_ON_WRITE: Scenario = Scenario {
     before: share,
     threads: &[read, read_then_write],
 };
+const COPY_ON_WRITE_AND_REPLACE: Scenario = Scenario {
+    before: share,
+    threads: &[write, replace],
+};
 const HOLE: Scenario = Scenario {
     before: punch,
     threads: &[write_hole, write_hole],
@@ -252,6 +256,7 @@ mod holds {
     #[test]
     fn copy_on_write_by_the_fault_itself() {
         explore(&COPY_ON_WRITE, None);
+        explore(&COPY_ON_WRITE_AND_REPLACE, None);
     }
 
     #[test]
@@ -302,6 +307,11 @@ mod catches {
     #[test]
     fn a_window_that_opens_after_the_answer() {
         catches(Bug::LateWindow, &WRITE_AND_REPLACE, TAKEN);
+    }
+
+    #[test]
+    fn a_window_that_is_renewed_after_the_answer() {
+        catches(Bug::LateRenewal, &COPY_ON_WRITE_AND_REPLACE, TAKEN);
     }
 
     #[test]

@@ -6,7 +6,8 @@
 
 use crate::vm::{ALL, Vm};
 use ib_emm::emm::{
-    Begin, Finish, Geometry, Held, PAGE_SIZE, PART_PAGES, PageRange, Pool, RegionState, Window,
+    Begin, Finish, Frame, Geometry, Held, PAGE_SIZE, PART_PAGES, PageRange, Pool, RegionState,
+    Window,
 };
 use ib_emm_models::HostNodes;
 use loom::{
@@ -26,6 +27,8 @@ pub enum Bug {
     NoHold,
     /// An invalidation holds off when the translations are gone already.
     LateHold,
+    /// A fault makes its window fresh when it has the VM's answer, not before it looks.
+    LateRenewal,
     /// A fault opens its window when it has the VM's answer: invalidations that came and went
     /// meanwhile don't mark it.
     LateWindow,
@@ -221,7 +224,13 @@ impl Region {
             }
             drop(state);
             assert!(pool.fill(nodes), "the host has memory");
-            let answer = self.ask(range, write);
+            let brought = self.bring_in(range, write);
+            let early = self.has(Bug::LateRenewal).then(|| self.vm.look(range));
+            if brought && !window.lock().renew() {
+                (want, ahead) = (first, false);
+                continue;
+            }
+            let answer = early.unwrap_or_else(|| self.vm.look(range));
             let mut state = window.lock();
             let Some(frames) = answer else {
                 state.abandon();
@@ -237,17 +246,19 @@ impl Region {
             if self.has(Bug::LateWindow) && !reopen(&mut state, range) {
                 continue;
             }
-            let writable = write || self.has(Bug::EnterWritable);
-            let frames_found = frames.iter().copied();
-            let finish = state.finish_fault(want, frames_found, writable, false, &mut pool);
+            let frames_found = frames.iter().map(|frame| Frame {
+                writable: frame.writable || self.has(Bug::EnterWritable),
+                ..*frame
+            });
+            let finish = state.finish_fault(want, frames_found, false, &mut pool);
             if !self.has(Bug::FinishWithoutWake) {
                 self.gate.wake();
             }
             let entry = state.access(first.start, write);
             let state = state.release();
             match finish {
-                Finish::Stale if self.has(Bug::IgnoreStale) => return Ok((state, frames[0])),
-                Finish::Dead if self.has(Bug::IgnoreDead) => return Ok((state, frames[0])),
+                Finish::Stale if self.has(Bug::IgnoreStale) => return Ok((state, frames[0].pfn)),
+                Finish::Dead if self.has(Bug::IgnoreDead) => return Ok((state, frames[0].pfn)),
                 Finish::Dead => return Err(Failed::Dead),
                 Finish::Installed if entry.is_some() => {
                     return Ok((state, entry.unwrap().pfn()));
@@ -257,14 +268,20 @@ impl Region {
         }
     }
 
-    /// The VM's answer. A write to a shared page replaces that first, as in `do_wp_page`.
-    fn ask(&self, range: PageRange, write: bool) -> Option<Vec<u64>> {
+    /// A write to a shared page replaces that first, as in `do_wp_page`.
+    ///
+    /// # Returns
+    ///
+    /// Whether one was.
+    fn bring_in(&self, range: PageRange, write: bool) -> bool {
+        let mut any = false;
         for page in (range.start..range.end).filter(|_| write) {
             if self.vm.is_shared(page) {
                 self.invalidate(PageRange::one(page), Vm::replace);
+                any = true;
             }
         }
-        self.vm.ask(range)
+        any
     }
 
     /// An invalidation of `range`: `change` is what the VM does between its start and its end.

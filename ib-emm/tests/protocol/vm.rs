@@ -5,7 +5,7 @@
 //! What it checks is kept in loom cells, which fail on two uses that no lock orders, and in plain
 //! cells, which no decision depends on. loom runs all threads of a model on one.
 
-use ib_emm::emm::PageRange;
+use ib_emm::emm::{Frame as Mapped, PageRange};
 use loom::{cell::UnsafeCell, sync::Mutex};
 use std::cell::Cell;
 
@@ -107,12 +107,15 @@ impl Vm {
     }
 
     /// The frames of `range`; `None` if the VM can't provide the first.
-    pub fn ask(&self, range: PageRange) -> Option<Vec<u64>> {
+    pub fn look(&self, range: PageRange) -> Option<Vec<Mapped>> {
         let table = self.table.lock().unwrap();
         let frames: Vec<_> = table.pages[indexes(range)]
             .iter()
             .take_while(|page| !page.absent && !table.gone)
-            .map(|page| page.frame as u64)
+            .map(|page| Mapped {
+                pfn: page.frame as u64,
+                writable: !self.frames[page.frame].shared.get(),
+            })
             .collect();
         (!frames.is_empty()).then_some(frames)
     }

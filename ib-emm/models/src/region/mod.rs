@@ -12,8 +12,8 @@ pub use self::op::{Change, Op};
 
 use super::{HostGate, HostNodes};
 use ib_emm::emm::{
-    Begin, Entry, Finish, Geometry, Losses, MOST_PATIENCE, PAGE_SIZE, PART_PAGES, PageRange, Pool,
-    Stats, Window,
+    Begin, Entry, Finish, Frame, Geometry, Losses, MOST_PATIENCE, PAGE_SIZE, PART_PAGES, PageRange,
+    Pool, Stats, Window,
 };
 use std::pin::Pin;
 
@@ -52,8 +52,8 @@ struct Translation {
 
 /// What the VM answered.
 enum Answer {
-    Pages(Vec<u64>),
-    Huge(Option<u64>),
+    Pages(Vec<Frame>),
+    Huge(Option<Frame>),
 }
 
 struct Fault {
@@ -61,6 +61,8 @@ struct Fault {
     want: PageRange,
     write: bool,
     prefetch: bool,
+    /// The most pages that the VM has for it.
+    most: usize,
     answer: Answer,
     /// An invalidation of some of its pages began.
     stale: bool,
@@ -101,8 +103,18 @@ pub struct Model {
     stats: Stats,
 }
 
-fn frame(page: u64, generation: u64) -> u64 {
+fn pfn(page: u64, generation: u64) -> u64 {
     generation << 12 | page
+}
+
+impl Page {
+    /// What it maps, as page `page`.
+    fn frame(&self, page: u64) -> Frame {
+        Frame {
+            pfn: pfn(page, self.generation),
+            writable: self.writable,
+        }
+    }
 }
 
 impl Default for Model {
@@ -169,11 +181,18 @@ impl Model {
             Op::Narrow { fault } if !self.faults.is_empty() => {
                 self.narrow(usize::from(fault) % self.faults.len());
             }
+            Op::Renew { fault } if !self.faults.is_empty() => {
+                self.renew(usize::from(fault) % self.faults.len());
+            }
             Op::GiveUp { fault } if !self.faults.is_empty() => {
                 let at = usize::from(fault) % self.faults.len();
                 drop(self.faults.swap_remove(at));
             }
-            Op::Install { .. } | Op::End { .. } | Op::Narrow { .. } | Op::GiveUp { .. } => (),
+            Op::Install { .. }
+            | Op::End { .. }
+            | Op::Narrow { .. }
+            | Op::Renew { .. }
+            | Op::GiveUp { .. } => (),
             Op::Access { page, write } => self.access(self.page(page), write),
             Op::Starve { page } => self.starve(self.page(page)),
             Op::Lose { held_off } => self.lose(held_off),
@@ -257,12 +276,13 @@ impl Model {
                 let guess = needed.end..range.end;
                 assert!(guess.clone().all(|page| !self.has(page, write)));
                 assert_eq!(nodes, self.gate.read().table().missing(range.start));
-                let pages = self.answer(range, write, most);
+                let pages = self.answer(range, want, write, most);
                 self.faults.push(Fault {
                     window,
                     want,
                     write,
                     prefetch,
+                    most,
                     answer: Answer::Pages(pages),
                     stale: false,
                     nodes,
@@ -287,26 +307,29 @@ impl Model {
         let pages = &self.vm[part.start as usize..part.end as usize];
         let one = pages.iter().all(|page| *page == pages[0]);
         let usable = one && pages[0].present && (pages[0].writable || !write);
-        let pfn = usable.then(|| frame(part.start, pages[0].generation));
+        let frame = usable.then(|| pages[0].frame(part.start));
         self.faults.push(Fault {
             window,
             want: part,
             write,
             prefetch: false,
-            answer: Answer::Huge(pfn),
+            most: usize::MAX,
+            answer: Answer::Huge(frame),
             stale: false,
             nodes,
         });
     }
 
-    fn answer(&self, range: PageRange, write: bool, most: usize) -> Vec<u64> {
+    /// What the page tables have of `range`, of which `want` was asked for. What is guessed has its
+    /// own rights.
+    fn answer(&self, range: PageRange, want: PageRange, write: bool, most: usize) -> Vec<Frame> {
         (range.start..range.end)
-            .take_while(|page| {
-                let page = self.vm[*page as usize];
-                page.present && (page.writable || !write)
+            .take_while(|number| {
+                let page = self.vm[*number as usize];
+                page.present && (page.writable || !write || *number >= want.end)
             })
             .take(most)
-            .map(|page| frame(page, self.vm[page as usize].generation))
+            .map(|page| self.vm[page as usize].frame(page))
             .collect()
     }
 
@@ -326,19 +349,47 @@ impl Model {
             return;
         }
         let write = fault.write;
-        let pages = self.answer(first, write, 1);
+        let pages = self.answer(first, first, write, 1);
         let fault = &mut self.faults[at];
         fault.window.as_ref().lock().narrow_fault();
         fault.answer = Answer::Pages(pages);
         self.copy_on_write(first.start, write);
     }
 
+    fn renew(&mut self, at: usize) {
+        let fault = &self.faults[at];
+        if matches!(fault.answer, Answer::Huge(_)) {
+            return;
+        }
+        let (before, want) = (fault.range(), fault.want);
+        let (write, most) = (fault.write, fault.most);
+        let renewed = fault.window.as_ref().lock().renew();
+        let range = fault.range();
+        let held = self.is_held(&PageRange::one(before.start));
+        if !renewed {
+            assert_eq!(range, before);
+            let reason = self.dead || held || self.crowded;
+            assert!(reason, "nothing is refused without a reason");
+            return;
+        }
+        assert!(!self.dead && !self.is_held(&range), "held off");
+        assert!(range.start == before.start && !range.is_empty() && range.end <= before.end);
+        let cut = range != before;
+        let reason = self.crowded || self.is_held(&PageRange::one(range.end));
+        assert!(!cut || reason, "nothing is cut off without a reason");
+        let pages = self.answer(range, want, write, most);
+        let fault = &mut self.faults[at];
+        fault.stale = false;
+        fault.answer = Answer::Pages(pages);
+    }
+
     fn install(&mut self, at: usize, poor: bool) {
         let Fault {
             window,
             want,
-            write,
+            write: _,
             prefetch,
+            most: _,
             answer,
             stale,
             nodes,
@@ -355,14 +406,14 @@ impl Model {
                 return;
             }
             Answer::Pages(pages) => {
-                let pfns = pages.iter().copied();
-                let finish = state.finish_fault(want, pfns, write, prefetch, &mut pool);
+                let frames = pages.iter().copied();
+                let finish = state.finish_fault(want, frames, prefetch, &mut pool);
                 (finish, true)
             }
-            Answer::Huge(pfn) => {
+            Answer::Huge(frame) => {
                 missing = missing.saturating_sub(1);
-                let finish = state.finish_huge(*pfn, write, prefetch, &mut pool);
-                (finish, pfn.is_some())
+                let finish = state.finish_huge(*frame, prefetch, &mut pool);
+                (finish, frame.is_some())
             }
         };
         drop(state);
@@ -376,28 +427,28 @@ impl Model {
         };
         assert_eq!(finish, expected);
         if finish == Finish::Installed {
-            self.enter(range, &answer, write, prefetch);
+            self.enter(range, &answer, prefetch);
         }
     }
 
     /// Notes that `answer` was installed.
-    fn enter(&mut self, range: PageRange, answer: &Answer, write: bool, prefetch: bool) {
+    fn enter(&mut self, range: PageRange, answer: &Answer, prefetch: bool) {
         let pages = match answer {
-            Answer::Pages(pfns) => {
-                for (page, pfn) in (range.start..).zip(pfns) {
-                    if !self.has(page, write) {
-                        self.enter_page(page, *pfn, write);
+            Answer::Pages(frames) => {
+                for (page, frame) in (range.start..).zip(frames) {
+                    if !self.has(page, frame.writable) {
+                        self.enter_page(page, *frame);
                     }
                 }
-                pfns.len() as u64
+                frames.len() as u64
             }
-            Answer::Huge(pfn) => {
-                let first = pfn.expect("only usable answers are installed");
-                for (page, pfn) in (range.start..range.end).zip(first..) {
+            Answer::Huge(frame) => {
+                let first = frame.expect("only usable answers are installed");
+                for (page, pfn) in (range.start..range.end).zip(first.pfn..) {
                     let written = self.table[page as usize].is_some_and(|t| t.written);
                     self.table[page as usize] = Some(Translation {
                         pfn,
-                        writable: write,
+                        writable: first.writable,
                         written,
                         huge: true,
                     });
@@ -413,7 +464,7 @@ impl Model {
     }
 
     /// One page's translation, in place of what is there. A huge one is split.
-    fn enter_page(&mut self, page: u64, pfn: u64, write: bool) {
+    fn enter_page(&mut self, page: u64, frame: Frame) {
         let old = self.table[page as usize];
         if old.is_some_and(|t| t.huge) {
             let part = PageRange::part_of(page);
@@ -421,8 +472,8 @@ impl Model {
             pages.iter_mut().flatten().for_each(|t| t.huge = false);
         }
         self.table[page as usize] = Some(Translation {
-            pfn,
-            writable: write,
+            pfn: frame.pfn,
+            writable: frame.writable,
             written: old.is_some_and(|t| t.written),
             huge: false,
         });
@@ -511,7 +562,7 @@ impl Model {
         assert_eq!(entry.map(Entry::pfn), expected.map(|t| t.pfn));
         let Some(entry) = entry else { return };
         let vm = self.vm[page as usize];
-        assert_eq!(entry.pfn(), frame(page, vm.generation), "stale");
+        assert_eq!(entry.pfn(), pfn(page, vm.generation), "stale");
         assert!(!self.dead && vm.present && (vm.writable || !write));
         assert!(
             !self.is_held(&PageRange::one(page)),

@@ -41,6 +41,11 @@ pub enum Op {
         /// Which one, modulo those there are.
         fault: u8,
     },
+    /// What a fault asked for was brought in: the page tables are looked at.
+    Renew {
+        /// Which one, modulo those there are.
+        fault: u8,
+    },
     /// An invalidation starts.
     Start {
         /// The first page.
