@@ -8,13 +8,11 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::cases::{Case, case};
-use super::group::Group;
-use super::guest::{self, roomy};
+use super::group::{Asked, Group};
+use super::guest::{self, name, roomy};
 use super::planted;
-use super::said::Said;
-use super::tally::{Outcome, Tally};
+use super::tally::Outcome;
 use soft_roce_setup::build::{self, debug};
-use soft_roce_setup::context::Context;
 
 /// The first part of the cases' names.
 const GROUP: &str = "guest::debug";
@@ -103,24 +101,20 @@ fn with_leaks(script: &str) -> String {
     format!("(\n{script}\n)\nstatus=$?\n[ $status = 0 ] || exit $status\nexec emm-check leaks")
 }
 
-/// The cases that are wanted, and the faults planted for this kernel. `asked` builds the kernel for them if it is not there.
-pub fn groups<'a>(
-    context: &'a Context,
-    asked: bool,
-    long: bool,
-    tally: &'a Tally,
-    said: &'a Said,
-) -> Result<Vec<Group<'a>>> {
-    let name = |case: &Case| format!("{GROUP}::{}", case.name);
-    let wanted: Vec<&Case> = CASES
-        .iter()
-        .filter(|case| (long || !case.long) && tally.wants(&name(case)))
-        .collect();
+/// The cases that are wanted, and the faults planted for this kernel. `build` builds the kernel for them if it is not there.
+pub fn groups(asked: Asked<'_>, build: bool) -> Result<Vec<Group<'_>>> {
+    let Asked {
+        context,
+        long,
+        tally,
+        ..
+    } = asked;
+    let wanted = asked.wanted(cases(long), name);
     let plants = long && planted::wanted(debug::NAME, tally);
     if wanted.is_empty() && !plants {
         return Ok(Vec::new());
     }
-    if !asked && !build::has_kernel(context, Some(debug::NAME)) {
+    if !build && !build::has_kernel(context, Some(debug::NAME)) {
         let why = format!(
             "{} tests: the debug kernel is not in the cache; `cargo run -r -- build --kernel debug` builds it (8 to 30 minutes), \
              and so does `test --debug`",
@@ -131,30 +125,23 @@ pub fn groups<'a>(
     }
     let mut groups = Vec::new();
     if !wanted.is_empty() {
-        let work = move || {
-            let spec = roomy();
-            guest::all(
-                context,
-                debug::NAME,
-                &wanted,
-                &spec,
-                with_leaks,
-                tally,
-                said,
-            )
-        };
+        let script = |case: &Case| with_leaks(case.script);
+        let work = move || guest::all(asked, &wanted, &roomy(), script);
         groups.push(Group::of_kernel(context, debug::NAME, work)?);
     }
     if plants {
-        groups.extend(planted::group(context, debug::NAME, tally)?);
+        groups.extend(planted::group(asked)?);
     }
     Ok(groups)
 }
 
 /// The names of these tests.
 pub fn names(long: bool) -> impl Iterator<Item = String> {
-    let cases = CASES.iter().filter(move |case| long || !case.long);
-    cases.map(|case| format!("{GROUP}::{}", case.name))
+    cases(long).map(|case| name(debug::NAME, case))
+}
+
+fn cases(long: bool) -> impl Iterator<Item = &'static Case> {
+    CASES.iter().filter(move |case| long || !case.long)
 }
 
 /// Whether the command line names these tests, so that the kernel is to be built for them.

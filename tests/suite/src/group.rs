@@ -3,8 +3,49 @@
 
 use anyhow::Result;
 
+use super::said::Said;
+use super::tally::Tally;
 use soft_roce_setup::build::{self, BuildOptions};
 use soft_roce_setup::context::Context;
+
+/// What the tests of one kernel are asked for, and where they tell what they saw.
+#[derive(Clone, Copy)]
+pub struct Asked<'a> {
+    /// The cache and the user's terminal.
+    pub context: &'a Context,
+    /// The kernel.
+    pub series: &'a str,
+    /// Whether it is the first one: a further one has what differs there, but for `long`.
+    pub first: bool,
+    /// Whether what takes long is asked for, too.
+    pub long: bool,
+    /// Says which tests are wanted, and counts them.
+    pub tally: &'a Tally,
+    /// Keeps what they print.
+    pub said: &'a Said,
+}
+
+impl<'a> Asked<'a> {
+    /// The same of the kernel `series`.
+    pub fn on(self, series: &'a str, first: bool) -> Self {
+        Self {
+            series,
+            first,
+            ..self
+        }
+    }
+
+    /// Those of `tests` that are wanted, by their names on this kernel.
+    pub fn wanted<T>(
+        &self,
+        tests: impl Iterator<Item = &'static T>,
+        name: impl Fn(&str, &T) -> String,
+    ) -> Vec<&'static T> {
+        tests
+            .filter(|test| self.tally.wants(&name(self.series, test)))
+            .collect()
+    }
+}
 
 /// Tests that run one after the other, beside other groups.
 pub struct Group<'a> {

@@ -8,12 +8,10 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::cases::{CASES, Case, ON_EACH_KERNEL};
-use super::group::{Group, options};
-use super::said::Said;
+use super::group::{Asked, Group, options};
 use super::shim_cases;
-use super::tally::{Outcome, Tally};
+use super::tally::Outcome;
 use soft_roce_setup::build;
-use soft_roce_setup::context::Context;
 use soft_roce_setup::guest::{Backend, Clock, Cpu, End, Guest, Job, Size, Spec};
 use soft_roce_setup::signal;
 
@@ -53,59 +51,59 @@ fn cases(first: bool, long: bool) -> impl Iterator<Item = &'static Case> {
     all.filter(move |c| long || !c.long && (first || ON_EACH_KERNEL.contains(&c.name)))
 }
 
-fn name(series: &str, case: &Case) -> String {
+pub(super) fn name(series: &str, case: &Case) -> String {
     format!("guest::{series}::{}", case.name)
 }
 
 /// The cases on the kernel `series`, if some are wanted. Those of one that is not the `first` say what differs there, but for
 /// `--long`.
-pub fn group<'a>(
-    context: &'a Context,
-    series: &'a str,
-    first: bool,
-    long: bool,
-    tally: &'a Tally,
-    said: &'a Said,
-) -> Result<Option<Group<'a>>> {
-    let wanted: Vec<&Case> = cases(first, long)
-        .filter(|case| tally.wants(&name(series, case)))
-        .collect();
+pub fn group(asked: Asked<'_>) -> Result<Option<Group<'_>>> {
+    let wanted = asked.wanted(cases(asked.first, asked.long), name);
     if wanted.is_empty() {
         return Ok(None);
     }
-    let script = str::to_owned;
-    let work = move || all(context, series, &wanted, &spec(), script, tally, said);
-    Group::of_kernel(context, series, work).map(Some)
+    let script = |case: &Case| case.script.to_owned();
+    let work = move || all(asked, &wanted, &spec(), script);
+    Group::of_kernel(asked.context, asked.series, work).map(Some)
 }
 
-/// Runs these cases on the kernel `kernel`, in guests made by `spec`, each script as `wrap` makes it.
+/// Runs these cases, in guests made by `spec`; `text` makes each one's script.
 pub(super) fn all(
-    context: &Context,
-    kernel: &str,
+    asked: Asked<'_>,
     cases: &[&Case],
     spec: &Spec,
-    wrap: fn(&str) -> String,
-    tally: &Tally,
-    said: &Said,
+    text: impl Fn(&Case) -> String,
 ) -> Result<()> {
-    let artifacts = build::ensure(context, &options(kernel))?;
+    let artifacts = build::ensure(asked.context, &options(asked.series))?;
     let mut guest: Option<Guest> = None;
     for case in cases {
         signal::check()?;
         let mut usable = match guest.take() {
             Some(guest) if guest.alive() => guest,
-            _ => Guest::boot(context, &artifacts, spec)?,
+            _ => Guest::boot(asked.context, &artifacts, spec)?,
         };
-        let name = format!("guest::{kernel}::{}", case.name);
+        let name = name(asked.series, case);
         let start = Instant::now();
-        let text = wrap(case.script);
-        let (outcome, text) = script(&mut usable, &text, case.seconds, case.wants)?;
-        said.keep(name.clone(), text);
+        let (outcome, text) = script(&mut usable, &text(case), case.seconds, case.wants)?;
+        asked.said.keep(name.clone(), text);
         // What a failed test left behind must not fail the next.
         guest = (!matches!(outcome, Outcome::Failed(_))).then_some(usable);
-        tally.add(&name, start.elapsed(), outcome);
+        asked.tally.add(&name, start.elapsed(), outcome);
     }
     Ok(())
+}
+
+/// Runs a script for /bin/sh that has the time `limit`. Returns how it ended and what it printed.
+pub(super) fn ran(guest: &mut Guest, script: &str, limit: Duration) -> Result<(End, String)> {
+    let output = Collected::default();
+    let job = Job {
+        script: format!("cd /root\n{script}\n"),
+        stdin: false,
+        silence: limit,
+        limit: Some(limit),
+    };
+    let end = guest.run(&job, Box::new(output.clone()), Box::new(output.clone()))?;
+    Ok((end, output.text()))
 }
 
 /// How a script ended that has `seconds` and must print all of `wants`, and what it printed.
@@ -115,16 +113,7 @@ pub(super) fn script(
     seconds: u64,
     wants: &[&str],
 ) -> Result<(Outcome, String)> {
-    let output = Collected::default();
-    let limit = Duration::from_secs(seconds);
-    let job = Job {
-        script: format!("cd /root\n{script}\n"),
-        stdin: false,
-        silence: limit,
-        limit: Some(limit),
-    };
-    let end = guest.run(&job, Box::new(output.clone()), Box::new(output.clone()))?;
-    let text = output.text();
+    let (end, text) = ran(guest, script, Duration::from_secs(seconds))?;
     let missing = wants.iter().find(|want| !text.contains(**want));
     let outcome = match (&end, missing) {
         (End::Exited(0), None) => Outcome::Passed,
@@ -150,10 +139,10 @@ pub(super) fn tail(text: &str) -> String {
 
 /// Output of both channels, as it came.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Collected(Arc<Mutex<Vec<u8>>>);
+struct Collected(Arc<Mutex<Vec<u8>>>);
 
 impl Collected {
-    pub(super) fn text(&self) -> String {
+    fn text(&self) -> String {
         let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         String::from_utf8_lossy(&bytes).into_owned()
     }

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 
 use super::cargo::cargo;
-use super::group::{Group, options};
+use super::group::{Asked, Group, options};
 use super::host::tell;
 use super::sources;
 use super::tally::Tally;
@@ -39,15 +39,12 @@ fn of(metadata: &Value, unit: &str) -> Result<Vec<String>> {
 }
 
 /// Those that are wanted, in the root, which is made with the kernel `series` if it is not there.
-pub fn group<'a>(
-    context: &'a Context,
-    series: &str,
-    tally: &'a Tally,
-) -> Result<Option<Group<'a>>> {
+pub fn group(asked: Asked<'_>) -> Result<Option<Group<'_>>> {
+    let Asked { context, tally, .. } = asked;
     if !names()?.iter().any(|name| tally.wants(name)) {
         return Ok(None);
     }
-    let root = build::ensure(context, &options(series))?.root;
+    let root = build::ensure(context, &options(asked.series))?.root;
     let programs = userland::ensure_tests(context)?;
     let work = move || run(context, &root, &programs, tally);
     Ok(Some(Group::of_host(work)))

@@ -48,7 +48,7 @@ use soft_roce_setup::side_by_side::side_by_side;
 use soft_roce_setup::{exit, host as machine, ui};
 
 pub use self::args::TestArgs;
-use self::group::Group;
+use self::group::{Asked, Group};
 use self::results::{Results, Run};
 use self::said::Said;
 use self::tally::Outcome;
@@ -158,35 +158,37 @@ fn groups<'a>(
 ) -> Result<Vec<Group<'a>>> {
     let mut groups = Vec::new();
     groups.extend(host::group(context, tally)?);
+    let asked = Asked {
+        context,
+        series: DEBUG,
+        first: true,
+        long: args.long,
+        tally,
+        said,
+    };
     for (at, series) in series.iter().enumerate() {
-        let cases = guest::group(context, series, at == 0, args.long, tally, said)?;
-        groups.extend(cases);
-        groups.extend(odp::group(
-            context,
-            series,
-            at == 0,
-            args.long,
-            tally,
-            said,
-        )?);
-        groups.extend(rxe::group(context, series, at == 0, args.long, tally)?);
+        let asked = asked.on(series, at == 0);
+        groups.extend(guest::group(asked)?);
+        groups.extend(odp::group(asked)?);
+        groups.extend(rxe::group(asked)?);
         if args.long {
-            groups.extend(peers::group(context, series, tally, said)?);
+            groups.extend(peers::group(asked)?);
         }
     }
     if let Some(first) = series.first() {
-        groups.extend(programs::group(context, first, tally, said)?);
-        groups.extend(planted::group(context, first, tally)?);
-        groups.extend(inner::group(context, first, tally)?);
-        groups.extend(tool::group(context, first, tally)?);
+        let asked = asked.on(first, true);
+        groups.extend(programs::group(asked)?);
+        groups.extend(planted::group(asked)?);
+        groups.extend(inner::group(asked)?);
+        groups.extend(tool::group(asked)?);
     }
     let only_debug = series.is_empty();
     if args.kernel.kernel.is_none() || only_debug {
-        let asked = only_debug || args.debug || args.long || debug::named(&args.filter);
-        let slow = debug::groups(context, asked, args.long, tally, said)?;
+        let build = only_debug || args.debug || args.long || debug::named(&args.filter);
+        let slow = debug::groups(asked, build)?;
         groups.extend(slow.into_iter().map(Group::slow));
         if args.long {
-            groups.extend(peers::group(context, DEBUG, tally, said)?.map(Group::slow));
+            groups.extend(peers::group(asked)?.map(Group::slow));
         }
     }
     Ok(groups)

@@ -8,16 +8,15 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use serde_json::Value;
 
-use super::group::{Group, options};
-use super::guest::{Collected, spec, tail};
-use super::said::Said;
-use super::tally::{Outcome, Tally};
+use super::group::{Asked, Group, options};
+use super::guest::{ran, spec, tail};
+use super::tally::Outcome;
 use soft_roce_setup::artifacts::Artifacts;
 use soft_roce_setup::build::modules::Variant;
 use soft_roce_setup::build::rxe::Rxe;
 use soft_roce_setup::build::{self, BuildOptions};
 use soft_roce_setup::context::Context;
-use soft_roce_setup::guest::{End, Guest, Job};
+use soft_roce_setup::guest::{End, Guest};
 use soft_roce_setup::signal;
 
 /// One test.
@@ -81,12 +80,12 @@ impl Driver {
             Self::Repaired => ("insmod /emm/modules/rdma_rxe.ko", "--odp-is-repaired"),
         };
         let mut script = format!(
-            "cd /root\nrdma link delete rxe0 && rmmod rdma_rxe && {load} && rdma link add rxe0 type rxe netdev eth9 || exit 99\nstatus=0\n"
+            "rdma link delete rxe0 && rmmod rdma_rxe && {load} && rdma link add rxe0 type rxe netdev eth9 || exit 99\nstatus=0\n"
         );
         for check in checks {
             script.push_str(&format!("emm-check --json {option} {check} || status=$?\n"));
         }
-        script.push_str("exit $status\n");
+        script.push_str("exit $status");
         script
     }
 }
@@ -101,17 +100,11 @@ fn tests(first: bool, long: bool) -> impl Iterator<Item = &'static Repaired> {
 }
 
 /// Those on the kernel `series` that are wanted: of one that is not the `first`, all are for `--long`.
-pub fn group<'a>(
-    context: &'a Context,
-    series: &'a str,
-    first: bool,
-    long: bool,
-    tally: &'a Tally,
-    said: &'a Said,
-) -> Result<Option<Group<'a>>> {
-    let wanted: Vec<&Repaired> = tests(first, long)
-        .filter(|test| tally.wants(&name(series, test)))
-        .collect();
+pub fn group(asked: Asked<'_>) -> Result<Option<Group<'_>>> {
+    let Asked {
+        context, series, ..
+    } = asked;
+    let wanted = asked.wanted(tests(asked.first, asked.long), name);
     if wanted.is_empty() {
         return Ok(None);
     }
@@ -128,8 +121,10 @@ pub fn group<'a>(
                 let start = Instant::now();
                 let left = if series == "7.2" { LEFT_ON_7_2 } else { &[] };
                 let (outcome, table) = run(context, &artifacts, test, left)?;
-                said.keep(name(series, test), table);
-                tally.add(&name(series, test), start.elapsed(), outcome);
+                asked.said.keep(name(series, test), table);
+                asked
+                    .tally
+                    .add(&name(series, test), start.elapsed(), outcome);
             }
             Ok(())
         }
@@ -170,16 +165,8 @@ fn checked(
     checks: &[&str],
     seconds: u64,
 ) -> Result<Result<Vec<Fact>, String>> {
-    let output = Collected::default();
-    let limit = Duration::from_secs(seconds);
-    let job = Job {
-        script: driver.script(checks),
-        stdin: false,
-        silence: limit,
-        limit: Some(limit),
-    };
-    let end = guest.run(&job, Box::new(output.clone()), Box::new(output.clone()))?;
-    let text = output.text();
+    let script = driver.script(checks);
+    let (end, text) = ran(guest, &script, Duration::from_secs(seconds))?;
     // 1 are facts that did not hold, which are judged here.
     if !matches!(end, End::Exited(0 | 1)) {
         return Ok(Err(format!("{}\n{}", guest.describe(&end), tail(&text))));

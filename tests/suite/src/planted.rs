@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::group::{Group, options};
-use super::guest::{Collected, roomy, script, spec, tail};
+use super::group::{Asked, Group, options};
+use super::guest::{ran, roomy, script, spec, tail};
 use super::tally::{Outcome, Tally};
 use soft_roce_setup::artifacts::Artifacts;
 use soft_roce_setup::build::modules::Variant;
 use soft_roce_setup::build::{self, BuildOptions};
 use soft_roce_setup::context::Context;
-use soft_roce_setup::guest::{End, Guest, Job, Share, Spec};
+use soft_roce_setup::guest::{End, Guest, Share, Spec};
 use soft_roce_setup::signal;
 
 /// A planted fault, and who has to catch it.
@@ -132,11 +132,13 @@ const PLANTED_INSIDE: &str = "/planted";
 const LIMIT: Duration = Duration::from_secs(240);
 
 /// The faults for the kernel `kernel` that are wanted. Each is planted here: its modules are built.
-pub fn group<'a>(
-    context: &'a Context,
-    kernel: &'a str,
-    tally: &'a Tally,
-) -> Result<Option<Group<'a>>> {
+pub fn group(asked: Asked<'_>) -> Result<Option<Group<'_>>> {
+    let Asked {
+        context,
+        series: kernel,
+        tally,
+        ..
+    } = asked;
     let mut built = of(kernel, tally);
     built.retain(|planted| {
         let start = Instant::now();
@@ -277,15 +279,7 @@ struct Seen {
 
 /// Runs the checks of a fault that is planted in the guest.
 fn check(guest: &mut Guest, planted: &Planted) -> Result<Seen> {
-    let output = Collected::default();
-    let job = Job {
-        script: format!("cd /root\n{}\n", planted.script),
-        stdin: false,
-        silence: LIMIT,
-        limit: Some(LIMIT),
-    };
-    let end = guest.run(&job, Box::new(output.clone()), Box::new(output.clone()))?;
-    let text = output.text();
+    let (end, text) = ran(guest, planted.script, LIMIT)?;
     Ok(Seen { end, text })
 }
 

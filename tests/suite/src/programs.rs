@@ -6,13 +6,11 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use serde_json::Value;
 
-use super::group::{Group, options};
-use super::guest::{Collected, spec, tail};
-use super::said::Said;
-use super::tally::{Outcome, Tally};
+use super::group::{Asked, Group, options};
+use super::guest::{ran, spec, tail};
+use super::tally::Outcome;
 use soft_roce_setup::build;
-use soft_roce_setup::context::Context;
-use soft_roce_setup::guest::{End, Guest, Job, Share};
+use soft_roce_setup::guest::{End, Guest, Share};
 use soft_roce_setup::proc::quote;
 
 /// Longest time of all programs.
@@ -27,57 +25,38 @@ pub fn group_name(series: &str) -> String {
 }
 
 /// Those on the kernel `series` that are wanted: all, or what the filter names behind `programs::`.
-pub fn group<'a>(
-    context: &'a Context,
-    series: &'a str,
-    tally: &'a Tally,
-    said: &'a Said,
-) -> Result<Option<Group<'a>>> {
+pub fn group(asked: Asked<'_>) -> Result<Option<Group<'_>>> {
+    let Asked {
+        context, series, ..
+    } = asked;
     let name = group_name(series);
-    let Some(only) = tally.inside(&name) else {
+    let Some(only) = asked.tally.inside(&name) else {
         return Ok(None);
     };
     // Built before guests hold the cache's lock.
     build::ensure(context, &options(series))?;
     let programs = build::programs::ensure(context)?;
-    let work = move || run(context, series, name, &only, programs, tally, said);
+    let work = move || run(asked, name, &only, programs);
     Group::of_kernel(context, series, work).map(Some)
 }
 
 /// Runs those of the group `group` whose names contain one of `only`.
-fn run(
-    context: &Context,
-    series: &str,
-    group: String,
-    only: &[String],
-    programs: PathBuf,
-    tally: &Tally,
-    said: &Said,
-) -> Result<()> {
-    let artifacts = build::ensure(context, &options(series))?;
+fn run(asked: Asked<'_>, group: String, only: &[String], programs: PathBuf) -> Result<()> {
+    let artifacts = build::ensure(asked.context, &options(asked.series))?;
     let mut spec = spec();
     spec.shares.push(Share {
         host: programs,
         guest: PLACE.into(),
         read_only: true,
     });
-    let mut guest = Guest::boot(context, &artifacts, &spec)?;
-    let output = Collected::default();
-    let job = Job {
-        script: format!(
-            "worst=0; for only in {}; do emm-check --json programs \"$only\" || worst=$?; done; exit $worst\n",
-            only.iter()
-                .map(|part| quote(part))
-                .collect::<Vec<_>>()
-                .join(" ")
-        ),
-        stdin: false,
-        silence: LIMIT,
-        limit: Some(LIMIT),
-    };
+    let mut guest = Guest::boot(asked.context, &artifacts, &spec)?;
+    let only: Vec<String> = only.iter().map(|part| quote(part)).collect();
+    let script = format!(
+        "worst=0; for only in {}; do emm-check --json programs \"$only\" || worst=$?; done; exit $worst",
+        only.join(" ")
+    );
     let start = Instant::now();
-    let end = guest.run(&job, Box::new(output.clone()), Box::new(output.clone()))?;
-    let text = output.text();
+    let (end, text) = ran(&mut guest, &script, LIMIT)?;
     let facts: Vec<Value> = text
         .lines()
         .filter_map(|line| serde_json::from_str(line).ok())
@@ -85,15 +64,17 @@ fn run(
         .collect();
     for fact in &facts {
         let (name, took, outcome) = result(fact);
-        tally.add(&format!("{group}::{name}"), took, outcome);
+        asked.tally.add(&format!("{group}::{name}"), took, outcome);
     }
     // Each failed line is a failed test already.
     let whole = matches!(end, End::Exited(0 | 1)) && !facts.is_empty();
     if !whole {
         let why = format!("{}\n{}", guest.describe(&end), tail(&text));
-        tally.add(&group, start.elapsed(), Outcome::Failed(why));
+        asked
+            .tally
+            .add(&group, start.elapsed(), Outcome::Failed(why));
     }
-    said.keep(group, text);
+    asked.said.keep(group, text);
     Ok(())
 }
 

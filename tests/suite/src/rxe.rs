@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 
-use super::group::{Group, options};
+use super::group::{Asked, Group, options};
 use super::guest::{script, spec};
-use super::tally::{Outcome, Tally};
+use super::tally::Outcome;
 use soft_roce_setup::build::kernel::Prepared;
 use soft_roce_setup::build::modules::Variant;
 use soft_roce_setup::build::rxe::{Rxe, TREE, all};
@@ -59,15 +59,12 @@ pub fn names(series: &str, first: bool, long: bool) -> Vec<String> {
 }
 
 /// Those on the kernel `series` that are wanted.
-pub fn group<'a>(
-    context: &'a Context,
-    series: &'a str,
-    first: bool,
-    long: bool,
-    tally: &'a Tally,
-) -> Result<Option<Group<'a>>> {
-    let mut wanted = names(series, first, long);
-    wanted.retain(|name| tally.wants(name));
+pub fn group(asked: Asked<'_>) -> Result<Option<Group<'_>>> {
+    let Asked {
+        context, series, ..
+    } = asked;
+    let mut wanted = names(series, asked.first, asked.long);
+    wanted.retain(|name| asked.tally.wants(name));
     if wanted.is_empty() {
         return Ok(None);
     }
@@ -79,7 +76,7 @@ pub fn group<'a>(
             signal::check()?;
             let start = Instant::now();
             let outcome = run(context, series, &name)?;
-            tally.add(&name, start.elapsed(), outcome);
+            asked.tally.add(&name, start.elapsed(), outcome);
         }
         Ok(())
     };

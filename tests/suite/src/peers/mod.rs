@@ -11,13 +11,12 @@ use anyhow::Result;
 
 use self::pyverbs::Run;
 use super::cases::Case;
-use super::group::{Group, options};
-use super::guest::{self, Collected};
-use super::said::Said;
+use super::group::{Asked, Group, options};
+use super::guest;
 use super::tally::{Outcome, Tally};
 use soft_roce_setup::build::{self, debug, forky, selftests};
 use soft_roce_setup::context::Context;
-use soft_roce_setup::guest::{Backend, Clock, Cpu, End, Guest, Job, Share, Size, Spec};
+use soft_roce_setup::guest::{Backend, Clock, Cpu, End, Guest, Share, Size, Spec};
 use soft_roce_setup::signal;
 
 const PROLOGUE: &str = include_str!("prologue.sh");
@@ -87,20 +86,18 @@ enum Comparison {
 
 /// The suites that are wanted on the kernel `series`. On the debug kernel these are rdma-core's own tests of on-demand regions,
 /// on EMM only: nobody here answers for what it would report of others.
-pub fn group<'a>(
-    context: &'a Context,
-    series: &'a str,
-    tally: &'a Tally,
-    said: &'a Said,
-) -> Result<Option<Group<'a>>> {
-    let wanted = Wanted::of(series, tally);
+pub fn group(asked: Asked<'_>) -> Result<Option<Group<'_>>> {
+    let Asked {
+        context, series, ..
+    } = asked;
+    let wanted = Wanted::of(series, asked.tally);
     if wanted.comparisons.is_empty() && wanted.cases.is_empty() {
         return Ok(None);
     }
     forky::ensure(context)?;
     // The kernel's own tests come out of its packages, which come with the kernel.
     let selftests = wanted.selftests();
-    let work = move || run(context, series, wanted, tally, said);
+    let work = move || run(asked, wanted);
     let group = Group::of_kernel(context, series, work)?;
     if selftests {
         selftests::ensure(context, series)?;
@@ -154,8 +151,9 @@ fn name(series: &str, what: &str) -> String {
 }
 
 /// Runs them.
-fn run(context: &Context, series: &str, wanted: Wanted, tally: &Tally, said: &Said) -> Result<()> {
-    let mut guests = Guests::new(context, series, wanted.selftests())?;
+fn run(asked: Asked<'_>, wanted: Wanted) -> Result<()> {
+    let Asked { tally, said, .. } = asked;
+    let mut guests = Guests::new(asked.context, asked.series, wanted.selftests())?;
     for (name, space, comparison) in wanted.comparisons {
         signal::check()?;
         let start = Instant::now();
@@ -171,7 +169,7 @@ fn run(context: &Context, series: &str, wanted: Wanted, tally: &Tally, said: &Sa
         let script = format!("{PROLOGUE}backend emm\n{}", case.script);
         let (outcome, text) = guest::script(&mut usable, &script, case.seconds, case.wants)?;
         guests.give_back(usable, !matches!(outcome, Outcome::Failed(_)));
-        let name = name(series, case.name);
+        let name = name(asked.series, case.name);
         said.keep(name.clone(), text);
         tally.add(&name, start.elapsed(), outcome);
     }
@@ -326,18 +324,10 @@ impl<'a> Guests<'a> {
         let module = if self.debug { MODULE.1 } else { MODULE.0 };
         let script = format!(
             "{PROLOGUE}backend {backend}\ncat > /tmp/peers/runner.py <<'END'\n{RUNNER}END\n\
-             {name} env {shim} python3 /tmp/peers/runner.py /tmp/peers/{name} rxe0 1 {module} {modules} 2>&1\n"
+             {name} env {shim} python3 /tmp/peers/runner.py /tmp/peers/{name} rxe0 1 {module} {modules} 2>&1"
         );
-        let output = Collected::default();
-        let job = Job {
-            script,
-            stdin: false,
-            silence: SUITE,
-            limit: Some(SUITE),
-        };
         let mut guest = self.take()?;
-        let end = guest.run(&job, Box::new(output.clone()), Box::new(output.clone()))?;
-        let text = output.text();
+        let (end, text) = guest::ran(&mut guest, &script, SUITE)?;
         let run = Run::parse(&text);
         let problem = match end {
             End::Exited(0) if run.tests.is_empty() => Some("no test was run".to_owned()),

@@ -13,7 +13,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use self::program::Tool;
-use super::group::Group;
+use super::group::{Asked, Group};
 use super::tally::{Outcome, Tally};
 use soft_roce_setup::context::Context;
 use soft_roce_setup::proc::Cmd;
@@ -172,11 +172,13 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 }
 
 /// Those that are wanted, on the kernel `series`.
-pub fn group<'a>(
-    context: &'a Context,
-    series: &'a str,
-    tally: &'a Tally,
-) -> Result<Option<Group<'a>>> {
+pub fn group(asked: Asked<'_>) -> Result<Option<Group<'_>>> {
+    let Asked {
+        context,
+        series,
+        tally,
+        ..
+    } = asked;
     if !names().any(|name| tally.wants(name)) {
         return Ok(None);
     }
