@@ -3,7 +3,7 @@
 //! As root this is a mount and a PID namespace. As an ordinary user there is a user namespace around
 //! them, in which the user is root and the sub-ids of /etc/subuid are the others.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -28,7 +28,7 @@ pub struct Enter {
     confined: bool,
     devices: Vec<&'static str>,
     binds: Vec<(&'static str, PathBuf, PathBuf)>,
-    env: Vec<(OsString, OsString)>,
+    env: Vec<(String, String)>,
     dir: PathBuf,
 }
 
@@ -87,11 +87,15 @@ impl Enter {
         self
     }
 
-    /// Sets a variable of the command's environment, which is otherwise nearly empty.
+    /// Sets variables of the command's environment, which is otherwise nearly empty.
     #[must_use]
-    pub fn env(mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+    pub fn envs<K: Into<String>, V: Into<String>>(
+        mut self,
+        pairs: impl IntoIterator<Item = (K, V)>,
+    ) -> Self {
+        let pairs = pairs.into_iter();
         self.env
-            .push((key.as_ref().to_owned(), value.as_ref().to_owned()));
+            .extend(pairs.map(|(key, value)| (key.into(), value.into())));
         self
     }
 
@@ -132,10 +136,7 @@ impl Enter {
             "LC_ALL=C.UTF-8",
         ]);
         for (key, value) in &self.env {
-            let mut pair = key.clone();
-            pair.push("=");
-            pair.push(value);
-            cmd = cmd.arg(pair);
+            cmd = cmd.arg(format!("{key}={value}"));
         }
         if self.confined {
             cmd = cmd.args([

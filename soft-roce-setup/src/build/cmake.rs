@@ -56,11 +56,11 @@ pub fn ensure(context: &Context) -> Result<()> {
 
 /// The root `enter` with CMake, which is there, where build scripts find it.
 pub fn within(context: &Context, enter: Enter) -> Enter {
-    enter
-        .bind_ro(context.cache.path(PLACE), INSIDE)
-        .env("CMAKE", format!("{INSIDE}/usr/bin/cmake"))
-        .env(
+    enter.bind_ro(context.cache.path(PLACE), INSIDE).envs([
+        ("CMAKE", format!("{INSIDE}/usr/bin/cmake")),
+        (
             "LD_LIBRARY_PATH",
             format!("{INSIDE}/usr/lib/x86_64-linux-gnu"),
-        )
+        ),
+    ])
 }

@@ -254,9 +254,7 @@ impl Apt {
             debian::sources(&inside, &SUITES, host::KEYRING_INSIDE, false),
         )
         .with_context(|| format!("cannot write {}", list.display()))?;
-        for (key, value) in host::proxies() {
-            enter = enter.env(key, value);
-        }
+        enter = enter.envs(host::proxies());
         if inside.url.starts_with("https:") {
             let own = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
             if let Some(bundle) = host::ca_bundle(Path::new("/"), own) {

@@ -264,7 +264,7 @@ pub(super) fn workshop(context: &Context, vendor: &Path, source: &Path) -> Resul
         .bind_ro(source, "/mnt/source")
         .bind_ro(vendor, "/mnt/vendor")
         .bind(&target, "/mnt/target")
-        .env("CARGO_HOME", "/tmp/cargo")
+        .envs([("CARGO_HOME", "/tmp/cargo")])
         .dir("/mnt/source");
     Ok(cmake::within(context, enter))
 }
