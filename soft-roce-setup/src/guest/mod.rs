@@ -1,6 +1,7 @@
 //! The guest: a stock kernel in QEMU, the root as its file system, rxe0 set up, and commands run in it.
 
 mod accel;
+mod boot;
 mod channels;
 mod confined;
 mod cpio;
@@ -24,9 +25,10 @@ use anyhow::Result;
 use rustix::fs::FileType;
 
 pub use self::accel::Cpu;
+pub use self::boot::Spec;
 pub use self::ending::End;
 pub use self::options::{Backend, Clock, GuestArgs, MrMode, RunArgs, Share, ShellArgs, Size};
-pub use self::session::{Guest, Job, Spec};
+pub use self::session::{Guest, Job};
 use crate::artifacts::Artifacts;
 use crate::build::modules::Variant;
 use crate::build::{self, BuildOptions, packages};
