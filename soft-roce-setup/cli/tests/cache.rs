@@ -7,11 +7,14 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tempfile::TempDir;
 
 /// Every subcommand, with the options that matter to the cache. Each is to end before it does anything.
@@ -195,14 +198,10 @@ impl Run {
 
     /// Its status, or nothing if it does not end by then.
     fn within(&mut self, limit: Duration) -> Option<i32> {
-        let begin = Instant::now();
-        while begin.elapsed() < limit {
-            if let Some(status) = self.0.try_wait().unwrap() {
-                return status.code();
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        None
+        let end = pidfd_open(Pid::from_child(&self.0), PidfdFlags::empty()).unwrap();
+        let limit = Timespec::try_from(limit).unwrap();
+        let ready = poll(&mut [PollFd::new(&end, PollFlags::IN)], Some(&limit)).unwrap();
+        (ready > 0).then(|| self.0.wait().unwrap().code()).flatten()
     }
 }
 
@@ -256,8 +255,17 @@ fn clean_waits_for_who_uses_the_cache_and_removes_it_whole() {
     let guest = File::open(cache.join("CACHEDIR.TAG")).unwrap();
     rustix::fs::flock(&guest, rustix::fs::FlockOperation::LockShared).unwrap();
     let mut command = tool(ground.path());
-    let mut run = Run::of(command.args(["--cache", "cache", "clean"]));
-    assert_eq!(run.within(Duration::from_secs(1)), None, "a guest runs");
+    let command = command.args(["--cache", "cache", "clean"]);
+    let mut run = Run(command
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap());
+    let mut said = BufReader::new(run.0.stderr.take().unwrap()).lines();
+    let waits = |line: std::io::Result<String>| line.unwrap().contains("waiting");
+    // Until then it has not decided; if it does not wait, its output ends.
+    assert!(said.any(waits), "a guest runs");
+    assert_eq!(run.within(Duration::ZERO), None, "a guest runs");
     assert!(cache.join("forky/tree/x").exists());
     drop(guest);
     assert_eq!(run.within(Duration::from_secs(60)), Some(0));

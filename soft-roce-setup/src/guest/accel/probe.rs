@@ -155,15 +155,10 @@ fn watch(mut running: Running, console: UnixStream, limit: Duration) -> Result<E
 
 /// The status of a QEMU that has closed its console.
 fn leave(running: &mut Running) -> Result<Ended> {
-    let begin = Instant::now();
-    while begin.elapsed() < END {
-        if let Some(status) = running.try_wait()? {
-            return Ok(Ended::Gone(status));
-        }
-        signal::check()?;
-        thread::sleep(Duration::from_millis(20));
-    }
-    Ok(Ended::Late)
+    let status = running.wait_at_most(END)?;
+    // A signal to the tool ends QEMU as well.
+    signal::check()?;
+    Ok(status.map_or(Ended::Late, Ended::Gone))
 }
 
 #[cfg(test)]

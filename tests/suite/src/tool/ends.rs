@@ -3,15 +3,16 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{ChildStderr, ChildStdout, ExitStatus, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::pipe::PipeFlags;
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 
+use super::process::{Process, descendants, left_of, readable};
 use super::program::Tool;
 use crate::tally::Outcome;
 use soft_roce_setup::context::Context;
@@ -53,12 +54,10 @@ pub(super) fn ctrl_c(tool: &Tool) -> Result<Outcome> {
 /// A guest whose QEMU is killed, as the host's kernel does when memory is short.
 pub(super) fn qemu_dies(tool: &Tool) -> Result<Outcome> {
     let guest = Up::boot(tool, "echo up; sleep 1000")?;
-    let name = |process: &PathBuf| fs::read_to_string(process.join("comm")).unwrap_or_default();
-    let qemu = guest.processes.iter().find(|p| name(p).starts_with("qemu"));
+    let is_qemu = |process: &&Process| process.name().starts_with("qemu");
+    let qemu = guest.processes.iter().find(is_qemu);
     let qemu = qemu.context("the guest has no QEMU")?;
-    let pid = qemu.file_name().and_then(|pid| pid.to_str()?.parse().ok());
-    let pid = pid.and_then(Pid::from_raw).context("no process number")?;
-    rustix::process::kill_process(pid, Signal::KILL).context("cannot kill QEMU")?;
+    rustix::process::kill_process(qemu.pid, Signal::KILL).context("cannot kill QEMU")?;
     guest.ended(exit::SETUP, "QEMU died (signal: 9 (SIGKILL))", "qemu.log")
 }
 
@@ -77,9 +76,13 @@ pub(super) fn build(context: &Context, tool: &Tool, signal: Signal) -> Result<Ou
 
 fn build_in(tool: &Tool, dir: &Path, bin: &Path, signal: Signal) -> Result<Outcome> {
     let helper = dir.join("helper");
+    rustix::fs::mkfifoat(CWD, &helper, Mode::RUSR | Mode::WUSR).context("cannot make a pipe")?;
+    // Both ways, so that it is open before the other side is.
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let told = rustix::fs::open(&helper, flags, Mode::empty()).context("cannot open a pipe")?;
     let fake = bin.join("mmdebstrap");
     let script = format!(
-        "#!/bin/sh\nsleep 1000 &\necho $! > {0}.part\nmv {0}.part {0}\nwait\n",
+        "#!/bin/sh\nsleep 1000 &\necho $! > {}\nwait\n",
         helper.display()
     );
     fs::write(&fake, script).context("cannot write a program")?;
@@ -95,24 +98,27 @@ fn build_in(tool: &Tool, dir: &Path, bin: &Path, signal: Signal) -> Result<Outco
         .arg(format!("file://{}", dir.join("archive").display()))
         .env("PATH", path)
         .spawn(Stdio::null(), Stdio::null(), Stdio::piped())?;
-    let begin = Instant::now();
-    while !helper.exists() && running.try_wait()?.is_none() && begin.elapsed() < LONG {
-        thread::sleep(Duration::from_millis(10));
-    }
-    let Ok(pid) = fs::read_to_string(&helper) else {
+    let tool = Pid::from_child(&running.child);
+    let end = pidfd_open(tool, PidfdFlags::empty()).context("cannot watch the build")?;
+    readable(&[&told, &end], LONG)?;
+    let mut line = [0; 32];
+    let Ok(count) = rustix::io::read(&told, &mut line) else {
         running.kill();
         return Ok(Outcome::Failed(format!(
             "mmdebstrap was not started:\n{}",
             rest(running.child.stderr.take())
         )));
     };
-    let mut processes = descendants(running.child.id());
-    processes.push(PathBuf::from(format!("/proc/{}", pid.trim())));
-    let tool = Pid::from_child(&running.child);
+    let helper = String::from_utf8_lossy(&line[..count]).trim().parse().ok();
+    let helper = helper
+        .and_then(Pid::from_raw)
+        .context("no process number")?;
+    let mut processes = descendants(tool)?;
+    processes.extend(Process::of(helper)?);
     // The tool alone, as the out-of-memory killer does; not its group.
     rustix::process::kill_process(tool, signal).context("cannot end the build")?;
     // Waited for without Running, which would end the whole group.
-    let left = left_of(&processes);
+    let left = left_of(&processes, LONG)?;
     let status = running.wait_with(|| {})?;
     let free = locks(&cache)?;
     let said = rest(running.child.stderr.take());
@@ -141,7 +147,7 @@ fn locks(dir: &Path) -> Result<bool> {
 struct Up {
     running: Running,
     stdout: Option<ChildStdout>,
-    processes: Vec<PathBuf>,
+    processes: Vec<Process>,
 }
 
 impl Up {
@@ -159,7 +165,7 @@ impl Up {
         if stdout.read_exact(&mut [0; 3]).is_err() {
             anyhow::bail!("no guest came up: {}", rest(running.child.stderr.take()));
         }
-        let processes = descendants(running.child.id());
+        let processes = descendants(Pid::from_child(&running.child))?;
         ensure!(processes.len() > 1, "a guest without processes");
         Ok(Self {
             running,
@@ -174,7 +180,7 @@ impl Up {
 
     /// Waits for the end: the status is to be `status`, what it says is to have both texts (nothing, if these are empty).
     fn ended(mut self, status: u8, first: &str, second: &str) -> Result<Outcome> {
-        let left = left_of(&self.processes);
+        let left = left_of(&self.processes, LONG)?;
         let ended: ExitStatus = self.running.wait_with(|| {})?;
         let said = rest(self.running.child.stderr.take());
         let right = ended.code() == Some(i32::from(status));
@@ -202,50 +208,4 @@ fn rest(pipe: Option<ChildStderr>) -> String {
         let _ = pipe.read_to_end(&mut said);
     }
     String::from_utf8_lossy(&said).into_owned()
-}
-
-/// How many of these processes are left after a while. One that nobody has reaped yet has ended.
-fn left_of(processes: &[PathBuf]) -> usize {
-    let begin = Instant::now();
-    loop {
-        let left = processes.iter().filter(|process| runs(process)).count();
-        if left == 0 || begin.elapsed() > LONG {
-            return left;
-        }
-        thread::sleep(Duration::from_millis(10));
-    }
-}
-
-fn runs(process: &Path) -> bool {
-    fs::read_to_string(process.join("stat")).is_ok_and(|stat| {
-        let state = stat.rsplit_once(')').map(|(_, rest)| rest.trim_start());
-        !state.is_some_and(|state| state.starts_with(['Z', 'X']))
-    })
-}
-
-/// Folders in /proc of the processes below `parent`.
-fn descendants(parent: u32) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir("/proc") else {
-        return Vec::new();
-    };
-    let parents: Vec<(u32, u32)> = entries
-        .flatten()
-        .filter_map(|entry| {
-            let pid = entry.file_name().to_str()?.parse().ok()?;
-            let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
-            // PID (NAME) STATE PARENT …; a name may hold spaces and brackets.
-            let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?;
-            Some((pid, parent.parse().ok()?))
-        })
-        .collect();
-    let mut found = vec![parent];
-    let mut next = 0;
-    while let Some(parent) = found.get(next).copied() {
-        found.extend(parents.iter().filter(|p| p.1 == parent).map(|p| p.0));
-        next += 1;
-    }
-    found[1..]
-        .iter()
-        .map(|pid| PathBuf::from(format!("/proc/{pid}")))
-        .collect()
 }

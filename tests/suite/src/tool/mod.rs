@@ -1,6 +1,7 @@
 //! Tests of the tool itself, as a user starts it.
 
 mod ends;
+mod process;
 mod program;
 mod share;
 
