@@ -221,6 +221,9 @@ pub enum Cmd {
     Programs {
         /// Only programs whose name contains one of these
         names: Vec<String>,
+        /// Leave out what they do pinned, but for the first one, which shows that pinned memory is seen here
+        #[arg(long)]
+        unpinned: bool,
         /// Write the table to this file
         #[arg(long)]
         page: Option<PathBuf>,

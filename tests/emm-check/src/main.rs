@@ -246,9 +246,14 @@ fn run(cli: Cli) -> Result<bool> {
                 stress::stress(&env, kind, plan)
             });
         }
-        Cmd::Programs { names, page, shim } => {
+        Cmd::Programs {
+            names,
+            unpinned,
+            page,
+            shim,
+        } => {
             Kind::Emm.select(false)?;
-            programs::programs(&env, &shim, &names, page.as_deref())?;
+            programs::programs(&env, &shim, &names, unpinned, page.as_deref())?;
         }
         Cmd::Inject => inject::inject(&env)?,
         Cmd::Fuzz { seconds } => fuzz::fuzz(&env, seconds)?,

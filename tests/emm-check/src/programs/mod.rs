@@ -51,11 +51,18 @@ struct Run {
 /// Runs the demonstration's programs both ways.
 pub fn demo(env: &Env, shim: &Path) {
     let rows: Vec<&Program> = PROGRAMS.iter().filter(|p| p.demo).collect();
-    run_all(env, shim, &rows);
+    run_all(env, shim, &rows, false);
 }
 
-/// Runs the programs whose name contains one of `names`, or all of them. Writes the table to `page`.
-pub fn programs(env: &Env, shim: &Path, names: &[String], page: Option<&Path>) -> Result<()> {
+/// Runs the programs whose name contains one of `names`, or all of them; with `unpinned` only the first one of them pinned, too.
+/// Writes the table to `page`.
+pub fn programs(
+    env: &Env,
+    shim: &Path,
+    names: &[String],
+    unpinned: bool,
+    page: Option<&Path>,
+) -> Result<()> {
     let rows: Vec<&Program> = PROGRAMS
         .iter()
         .filter(|p| names.is_empty() || names.iter().any(|n| p.name.contains(n.as_str())))
@@ -63,14 +70,14 @@ pub fn programs(env: &Env, shim: &Path, names: &[String], page: Option<&Path>) -
     if rows.is_empty() {
         bail!("no program has a name with `{}`", names.join("` or `"));
     }
-    let facts = run_all(env, shim, &rows);
+    let facts = run_all(env, shim, &rows, unpinned);
     match page {
         Some(page) => page::write(page, &facts),
         None => Ok(()),
     }
 }
 
-fn run_all(env: &Env, shim: &Path, rows: &[&Program]) -> Vec<Value> {
+fn run_all(env: &Env, shim: &Path, rows: &[&Program], unpinned: bool) -> Vec<Value> {
     let ready = family::adopt_orphans().and_then(|()| launch::open_devices());
     if let Err(e) = ready.and_then(|()| unpack_tests(rows)) {
         env.report.skip("programs", &format!("{e:#}"), true);
@@ -84,7 +91,9 @@ fn run_all(env: &Env, shim: &Path, rows: &[&Program]) -> Vec<Value> {
             env.report.skip(p.name, &why, true);
             continue;
         }
-        facts.push(row(env, p, Way::Pinned, shim));
+        if facts.is_empty() || !unpinned {
+            facts.push(row(env, p, Way::Pinned, shim));
+        }
         if p.expect != Expect::Works {
             continue;
         }
