@@ -62,6 +62,7 @@ const CASES: &[Case] = &[
         "emm-check stress --seconds 20 --qps 4 --size 4M --mr emm",
     ),
     case("verbs_teardown", 900, "emm-check verbs teardown --mr emm"),
+    case("verbs_lookup", 900, "emm-check verbs lookup --mr emm").long(),
     // Wrong arguments, and a range that userfaultfd watches: the kernel warned of that once.
     case(
         "verbs_input",

@@ -58,10 +58,13 @@ pub enum Family {
     Memcg,
     /// Queue pairs destroyed with work in flight
     Teardown,
+    /// Queue pairs destroyed while a packet looks for them: more than teardown has time for
+    Lookup,
     /// Counters, resources, debugfs and trace events
     Sight,
 }
 
+/// Those that are run if none is named. Teardown has some of [`Family::Lookup`].
 const ALL: [Family; 13] = [
     Family::Extended,
     Family::Datagram,
@@ -132,6 +135,7 @@ pub fn run(env: &Env, kind: Kind, names: &[Family]) {
             Family::Responder => ("responder", responder::responder),
             Family::Memcg => ("memcg", memcg::memcg),
             Family::Teardown => ("teardown", teardown::teardown),
+            Family::Lookup => ("lookup", lookup::lookup),
             Family::Sight => ("sight", sight::sight),
         };
         if kind.resolve() != Kind::Emm && matches!(family, Family::Memcg | Family::Sight) {
