@@ -1,5 +1,5 @@
-//! Tests on the debug kernel, `guest::debug::…`: less of everything and longer limits, and after each case the kernel is asked
-//! what our modules leaked.
+//! Tests on the debug kernel, `guest::debug::…`: less of everything and longer limits, and the kernel is asked what our modules
+//! leaked: once for all of them, as to ask takes ten seconds, and after each one with `--long` or when only some are wanted.
 //!
 //! They run when that kernel is in the cache, or when they are asked for.
 
@@ -16,6 +16,9 @@ use soft_roce_setup::build::{self, debug};
 
 /// The first part of the cases' names.
 const GROUP: &str = "guest::debug";
+
+/// What all cases before it leaked. kmemleak says which program allocated an object, and when.
+const LEAKS: Case = case("nothing_leaked", 300, "emm-check leaks");
 
 /// All cases, in order.
 const CASES: &[Case] = &[
@@ -81,13 +84,15 @@ const CASES: &[Case] = &[
         "emm-check kill --rounds 5 --mr emm && [ -z \"$(rdma resource show mr | grep -v '^$')\" ]",
     ),
     case("failed_allocations", 900, "emm-check inject"),
-    case("fuzz_arguments", 400, "emm-check fuzz --seconds 60"),
+    case("fuzz_arguments", 400, "emm-check fuzz --seconds 30"),
     case(
         "fuzz_arguments_for_long",
         4000,
         "emm-check --seed 2 fuzz --seconds 1800",
     )
     .long(),
+    // Of what is gone kmemleak does not know any more whose it was: what comes behind this one has to ask for itself.
+    LEAKS,
     case(
         "modules_unload_and_load_4_times",
         900,
@@ -96,6 +101,12 @@ const CASES: &[Case] = &[
          rdma link add rxe0 type rxe netdev eth9; done; echo $i; rdma link show rxe0/1",
     ),
 ];
+
+/// Those of `cases` whose leaks a case behind them asks for, and that one.
+fn before_leaks<'a>(cases: &'a [&Case]) -> &'a [&'a Case] {
+    let last = cases.iter().position(|case| case.name == LEAKS.name);
+    last.map_or(&[], |at| &cases[..=at])
+}
 
 /// The case's script, then what was leaked. The case's own failure counts first.
 fn with_leaks(script: &str) -> String {
@@ -126,8 +137,14 @@ pub fn groups(asked: Asked<'_>, build: bool) -> Result<Vec<Group<'_>>> {
     }
     let mut groups = Vec::new();
     if !wanted.is_empty() {
-        let script = |case: &Case| with_leaks(case.script);
-        let work = move || guest::all(asked, &wanted, &roomy(), script);
+        let work = move || {
+            let together = if long { &[] } else { before_leaks(&wanted) };
+            let script = |case: &Case| match together.iter().any(|one| one.name == case.name) {
+                true => case.script.to_owned(),
+                false => with_leaks(case.script),
+            };
+            guest::all(asked, &wanted, &roomy(), script)
+        };
         groups.push(Group::of_kernel(context, debug::NAME, work)?);
     }
     if plants {
@@ -160,6 +177,26 @@ mod tests {
         let named = |filter: &str| named(&[filter.to_owned()]);
         assert!(named("guest::debug") && named("debug::matrix"));
         assert!(!super::named(&[]) && !named("matrix") && !named("guest::"));
+    }
+
+    #[test]
+    fn each_case_is_asked_for_its_leaks() {
+        let names = |cases: &[&Case]| {
+            before_leaks(cases)
+                .iter()
+                .map(|c| c.name)
+                .collect::<Vec<_>>()
+        };
+        let all: Vec<&Case> = cases(false).collect();
+        let (last, before) = names(&all)
+            .split_last()
+            .map(|(l, b)| (*l, b.len()))
+            .unwrap();
+        assert_eq!(last, LEAKS.name);
+        // What unloads the modules comes behind.
+        assert_eq!(before + 2, all.len());
+        assert!(all.last().unwrap().script.contains("rmmod ib_emm"));
+        assert!(names(&all[..3]).is_empty(), "each for itself");
     }
 
     #[test]
