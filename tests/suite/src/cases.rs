@@ -39,10 +39,26 @@ pub const ON_EACH_KERNEL: &[&str] = &[
     "modules_are_loaded",
     "notifier_contract",
     "verify_every_byte",
-    "vm_events",
+    EVENTS,
     "verbs_families",
     "modules_unload_and_load_20_times",
 ];
+
+/// The case of all events.
+const EVENTS: &str = "vm_events";
+
+/// The same on a further kernel without `--long`: without those that look at what ib_emm does by itself (who is right, how many
+/// pages it asks for, what regions cost each other, and 24 seconds of operations against threads that throw pages away).
+const EVENTS_OF_THE_VM: &str = "insmod /emm/modules/emm_client.ko && emm-check event pageout fork remap hole dontneed mprotect mremap \
+     thp ksm madvfree migrate readonly hugetlb files uffd disk holdoff aging reap rare --mr emm && rmmod emm_client";
+
+/// What is run of a case: less on a kernel that is not the `first`, but for `--long`.
+pub fn text(case: &Case, first: bool, long: bool) -> &'static str {
+    if case.name == EVENTS && !first && !long {
+        return EVENTS_OF_THE_VM;
+    }
+    case.script
+}
 
 /// All cases, in order.
 pub const CASES: &[Case] = &[
@@ -127,7 +143,7 @@ pub const CASES: &[Case] = &[
     ),
     case("sweep_a_region", 200, "emm-check sweep 32M --mr emm"),
     case(
-        "vm_events",
+        EVENTS,
         400,
         "insmod /emm/modules/emm_client.ko && emm-check event --mr emm && rmmod emm_client",
     ),

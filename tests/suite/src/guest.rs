@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::cases::{CASES, Case, ON_EACH_KERNEL};
+use super::cases::{CASES, Case, ON_EACH_KERNEL, text};
 use super::group::{Asked, Group, options};
 use super::shim_cases;
 use super::tally::Outcome;
@@ -62,7 +62,7 @@ pub fn group(asked: Asked<'_>) -> Result<Option<Group<'_>>> {
     if wanted.is_empty() {
         return Ok(None);
     }
-    let script = |case: &Case| case.script.to_owned();
+    let script = move |case: &Case| text(case, asked.first, asked.long).to_owned();
     let work = move || all(asked, &wanted, &spec(), script);
     Group::of_kernel(asked.context, asked.series, work).map(Some)
 }
