@@ -3,7 +3,7 @@
 //! What the decisions of a region cost on the host: a look-up in the table, an invalidation, a fault. Memory management, locks and
 //! packets are not in it: `soft-roce-setup bench` measures those in a guest.
 //!
-//! `cargo bench -p ib-emm`
+//! `cargo bench -p ib-emm-models`
 
 use std::hint::black_box;
 use std::pin::pin;
