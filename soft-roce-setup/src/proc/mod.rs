@@ -32,6 +32,9 @@ use self::log::{Follow, cannot_write};
 use crate::signal;
 use crate::ui::Step;
 
+/// The last place in turn, in the words of `nice`.
+const LAST: i32 = 19;
+
 /// A command to be run.
 #[derive(Debug, Clone)]
 pub struct Cmd {
@@ -43,6 +46,7 @@ pub struct Cmd {
     passed: Vec<Arc<OwnedFd>>,
     hint: Option<String>,
     hidden: Option<(usize, &'static str)>,
+    yields: bool,
 }
 
 impl Cmd {
@@ -57,6 +61,7 @@ impl Cmd {
             passed: Vec::new(),
             hint: None,
             hidden: None,
+            yields: false,
         }
     }
 
@@ -118,6 +123,13 @@ impl Cmd {
         self
     }
 
+    /// Lets it have what nobody else wants of the CPUs: it is the last in turn.
+    #[must_use]
+    pub fn yields(mut self) -> Self {
+        self.yields = true;
+        self
+    }
+
     /// Program and arguments, for a command that starts this one.
     pub fn words(&self) -> impl Iterator<Item = &OsStr> {
         std::iter::once(self.program.as_os_str()).chain(self.args.iter().map(OsString::as_os_str))
@@ -163,8 +175,12 @@ impl Cmd {
         let number = Number::next();
         let pipe = guard::pipe();
         let tool = rustix::process::getpid();
-        let passed = self.passed.clone();
+        let (passed, yields) = (self.passed.clone(), self.yields);
         let prepare = move || {
+            if yields {
+                // A child that is refused that runs all the same.
+                let _ = rustix::process::nice(LAST);
+            }
             rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
             if rustix::process::getppid() != Some(tool) {
                 // The tool ended before it could be asked for that signal.

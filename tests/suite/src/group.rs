@@ -53,7 +53,7 @@ pub struct Group<'a> {
     pub kernel: Option<String>,
     /// Beside others it is to begin first, or it would be the last one, alone.
     pub slow: bool,
-    /// It keeps one CPU busy rather than two: most of its time guests boot.
+    /// It keeps one CPU busy rather than two: most of its time guests boot, or it needs none.
     pub boots: bool,
     work: Box<dyn FnOnce() -> Result<()> + Send + 'a>,
 }
@@ -64,7 +64,7 @@ impl<'a> Group<'a> {
         Self {
             kernel: None,
             slow: false,
-            boots: false,
+            boots: true,
             work: Box::new(work),
         }
     }

@@ -11,7 +11,7 @@ use super::packages;
 use super::sources::{self, Target};
 use super::tally::{Outcome, Tally};
 use soft_roce_setup::context::Context;
-use soft_roce_setup::signal;
+use soft_roce_setup::proc::Cmd;
 
 /// Crates that build with nothing but cargo and a C linker.
 const CRATES: [&str; 9] = [
@@ -64,21 +64,43 @@ pub fn group<'a>(context: &'a Context, tally: &'a Tally) -> Result<Option<Group<
     Ok(wanted(tally)?.then(|| Group::of_host(move || run(context, tally))))
 }
 
-/// Runs them.
-fn run(context: &Context, tally: &Tally) -> Result<()> {
-    for (name, targets) in crates()? {
-        signal::check()?;
-        if let Some(args) = chosen(name, &targets, tally) {
-            cargo_test(context, name, &args, tally)?;
-        }
+/// Builds what [`group`] runs, as one that yields to all others, and sees what is to be seen of the sources.
+pub fn build(context: &Context, tally: &Tally) -> Result<()> {
+    for (name, args) in wanted_crates(tally)? {
+        let step = context.ui.step(format!("host tests of {name}: build"));
+        let options = args.iter().take_while(|arg| *arg != "--");
+        // What fails here fails again when they are run, and is told there.
+        test(name)
+            .arg("--no-run")
+            .args(options)
+            .yields()
+            .capture()?;
+        step.done();
     }
-    packages::run(context, tally)?;
     tool(tally, FORMAT, &["fmt", "--all", "--check"])?;
     let mut clippy = vec!["clippy", "--quiet", "--all-targets"];
     clippy.extend(CRATES.iter().flat_map(|name| ["-p", name]));
     clippy.extend(["-p", MODELS]);
     clippy.extend(["--", "-D", "warnings"]);
     tool(tally, LINTS, &clippy)
+}
+
+/// Runs them.
+fn run(context: &Context, tally: &Tally) -> Result<()> {
+    for (name, args) in wanted_crates(tally)? {
+        cargo_test(context, name, &args, tally)?;
+    }
+    packages::run(context, tally)
+}
+
+/// The crates that have wanted tests, and what `cargo test` is told besides for these.
+fn wanted_crates(tally: &Tally) -> Result<Vec<(&'static str, Vec<String>)>> {
+    let of = |(name, targets): Tested| Some((name, chosen(name, &targets, tally)?));
+    Ok(crates()?.into_iter().filter_map(of).collect())
+}
+
+fn test(name: &str) -> Cmd {
+    cargo().args(["test", "--profile", "checked", "--no-fail-fast", "-p", name])
 }
 
 /// What `cargo test` is told besides for the wanted tests of a crate: nothing, if these are all; `None`, if there are none. Only the
@@ -107,8 +129,7 @@ fn chosen(name: &str, targets: &[Target], tally: &Tally) -> Option<Vec<String>> 
 fn cargo_test(context: &Context, name: &str, args: &[String], tally: &Tally) -> Result<()> {
     let step = context.ui.step(format!("host tests of {name}"));
     let start = Instant::now();
-    let output = cargo()
-        .args(["test", "--profile", "checked", "--no-fail-fast", "-p", name])
+    let output = test(name)
         .args(args)
         .capture()
         .context("cannot run `cargo test`")?;
@@ -177,6 +198,7 @@ fn tool(tally: &Tally, name: &str, args: &[&str]) -> Result<()> {
     let outcome = if there {
         let output = cargo()
             .args(args)
+            .yields()
             .capture()
             .with_context(|| format!("cannot run `cargo {}`", args[0]))?;
         if output.status.success() {

@@ -1,8 +1,8 @@
 //! The tests: on the host, in guests of each kernel, and of this tool itself.
 //!
-//! What they need is built first. Then groups of tests run side by side, as many as the host has CPUs for: one for each two of
-//! them, then one for each of those whose guests mostly boot. What measures runs after them, by itself. One line a test, and a
-//! last line that counts them.
+//! What guests need is built first. Then groups of tests run side by side, as many as the host has CPUs for: one for each two of
+//! them, then one for each of those that keep one busy: guests that mostly boot, and the host's own tests, which are built meanwhile
+//! with what guests leave of the CPUs. What measures runs after them, by itself. One line a test, and a last line that counts them.
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
@@ -35,6 +35,7 @@ mod tool;
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -140,8 +141,23 @@ fn run_all(
         first.sort_by_key(|group| !group.slow);
     }
     let run = |(): &mut (), group: Group<'_>| group.run();
-    side_by_side(first, at_once(smp), run)?;
-    side_by_side(last, at_once(1), run)?;
+    let guests = || -> Result<()> {
+        side_by_side(first, at_once(smp), run)?;
+        side_by_side(last, at_once(1), run)?;
+        Ok(())
+    };
+    // What is built for the host takes what guests leave of the CPUs, if there is memory for it.
+    let built = || host::build(context, tally);
+    if at_once(1) > 1 {
+        thread::scope(|scope| {
+            let built = scope.spawn(built);
+            let ended = guests();
+            let built = built.join();
+            ended.and(built.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        })?;
+    } else {
+        built().and_then(|()| guests())?;
+    }
     match series.first() {
         Some(first) => bench::run(context, first, tally),
         None => Ok(()),
@@ -157,7 +173,6 @@ fn groups<'a>(
     said: &'a Said,
 ) -> Result<Vec<Group<'a>>> {
     let mut groups = Vec::new();
-    groups.extend(host::group(context, tally)?);
     let asked = Asked {
         context,
         series: DEBUG,
@@ -191,6 +206,8 @@ fn groups<'a>(
             groups.extend(peers::group(asked)?.map(Group::slow));
         }
     }
+    // Last, so that they find themselves built.
+    groups.extend(host::group(context, tally)?);
     Ok(groups)
 }
 
