@@ -237,7 +237,7 @@ impl Apt {
         }
         let mut enter = Enter::new(tree)
             .bind(&state, Self::STATE)
-            .env("DEBIAN_FRONTEND", "noninteractive")
+            .envs([("DEBIAN_FRONTEND", "noninteractive")])
             .with_network();
         let inside = match mirror.directory() {
             Some(dir) => {
