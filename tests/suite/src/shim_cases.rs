@@ -29,6 +29,21 @@ macro_rules! by_handle {
     };
 }
 
+/// Two copies of libibverbs in one process; the second one is that of the path behind it.
+macro_rules! two_copies {
+    ($second:literal) => {
+        concat!(
+            "cat > /tmp/copies.c <<'END_OF_COPIES'\n",
+            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/copies.c")),
+            "END_OF_COPIES\ncat > /tmp/copies.sh <<'END_OF_COPIES'\n",
+            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/copies.sh")),
+            "END_OF_COPIES\nsh /tmp/copies.sh ",
+            $second
+        )
+    };
+}
+pub(crate) use two_copies;
+
 /// An ordinary user who may not lock a byte.
 macro_rules! nobody {
     () => {
@@ -96,6 +111,13 @@ pub const CASES: &[Case] = &[
                  && wait $!)",
         seconds: 60,
         wants: &["1 shorter than VERBS_SHIM_MIN_BYTES (4096 bytes)"],
+        long: false,
+    },
+    Case {
+        name: "shim_serves_two_copies_of_libibverbs",
+        script: two_copies!("/usr/lib/x86_64-linux-gnu/libibverbs.so.1"),
+        seconds: 200,
+        wants: &["two copies, each with its own objects"],
         long: false,
     },
     // A private mapping of a file that is larger than the process' cgroup, and a file of holes: neither is changed.

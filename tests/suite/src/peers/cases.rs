@@ -1,6 +1,7 @@
 //! Peers' programs that ask for on-demand regions by themselves: no shim is in these.
 
 use super::super::cases::Case;
+use super::super::shim_cases::two_copies;
 
 const fn case(name: &'static str, seconds: u64, script: &'static str) -> Case {
     Case {
@@ -40,6 +41,14 @@ pub const CASES: &[Case] = &[
          echo \"$space ibv_srq_pingpong -o\"; pair 18515 $space ibv_srq_pingpong -d rxe0 -g 1 -c -n 50 -o\n\
          done; echo all of them",
     ),
+    // With the shim: a newer libibverbs than the system's beside that.
+    Case {
+        name: "two_releases_of_libibverbs_in_a_process",
+        seconds: 200,
+        script: two_copies!("/forky/usr/lib/x86_64-linux-gnu/libibverbs.so.1"),
+        wants: &["two copies, each with its own objects"],
+        long: false,
+    },
     case(
         "perftest_with_odp",
         200,
