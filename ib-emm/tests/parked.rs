@@ -16,6 +16,7 @@ fn need(region: u8, page: u64, write: bool) -> Need<u8> {
         region,
         range: PageRange::new(page, page + 3),
         asks: Asks::Access { write },
+        rounds: 0,
     }
 }
 

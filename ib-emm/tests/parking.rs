@@ -26,6 +26,7 @@ const NEED: Need<u8> = Need {
     region: 0,
     range: PageRange::one(5),
     asks: Asks::Access { write: true },
+    rounds: 0,
 };
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -66,6 +66,7 @@ impl Region {
         mut each: impl FnMut(*mut u8, usize),
     ) -> Result {
         let mut rest = Some(span);
+        let mut tries = 0;
         while let Some(span) = rest {
             let (first, after) = self.split(&span);
             let (second, after) = match after.map(|span| (span, self.split(&span))) {
@@ -85,13 +86,20 @@ impl Region {
                 (found, second, _) => {
                     drop(state);
                     let missing = second.filter(|_| found.is_some()).unwrap_or(first);
-                    let need = self.need(&span, missing.page);
-                    return Err(self.park_for(need, span.asks(), cookie));
+                    let want = self.need(&span, missing.page);
+                    // Each of two pages once: one of them may take the other one's place.
+                    if tries < 2 && self.glance(want, span.asks()) {
+                        tries += 1;
+                        continue;
+                    }
+                    return Err(self.park_for(want, span.asks(), cookie));
                 }
             }
-            rest = after;
+            (rest, tries) = (after, 0);
         }
-        cookie.leave();
+        if cookie.leave() {
+            self.used();
+        }
         Ok(())
     }
 
@@ -146,6 +154,7 @@ impl Region {
             region,
             range,
             asks,
+            rounds: cookie.rounds(range.start),
         };
         // SAFETY: `stop` marks the region as stopped before it ends what is parked for it, and it is
         // stopped before it goes.
@@ -169,7 +178,11 @@ impl Region {
         let Some(cookie) = cookie else {
             return self.bring_in(range, asks);
         };
-        match cookie.look() {
+        let before = cookie.look();
+        if before != Before::Parked {
+            cookie.leave();
+        }
+        match before {
             Before::Idle => Err(self.park_for(range, asks, cookie)),
             Before::Parked => Err(EAGAIN),
             // Done once is done: the VM may have taken some of it again.
@@ -209,6 +222,13 @@ impl Region {
     #[inline(never)]
     pub(crate) fn fault(&self, want: PageRange, asks: Asks) -> Result<WriteGuard<'_, State>> {
         Fault::new(self, want, asks).run()
+    }
+
+    /// Enters what of `want` the VM has mapped already, without sleeping. Whether that was worth it.
+    #[cold]
+    #[inline(never)]
+    fn glance(&self, want: PageRange, asks: Asks) -> bool {
+        Fault::new(self, want, asks).run_at_once()
     }
 }
 

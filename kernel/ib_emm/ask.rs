@@ -126,7 +126,6 @@ impl<'a> MmLock<'a> {
     /// # Errors
     ///
     /// `ESRCH` if the owner is exiting, `EAGAIN` if others have the lock for writing, or wait for it.
-    #[expect(dead_code, reason = "for accesses that must not wait")]
     pub(crate) fn try_take(mm: &'a Mm) -> Result<Self> {
         // SAFETY: `mm` is valid, as it is a reference.
         to_result(unsafe { glue::emm_mm_trylock(mm.as_raw()) })?;
@@ -175,7 +174,6 @@ impl<'a> MmLock<'a> {
     }
 
     /// As [`look`](Self::look), without sleeping: what is in huge pages of hugetlbfs is not seen.
-    #[expect(dead_code, reason = "for accesses that must not wait")]
     pub(crate) fn look_at_once(&self, address: u64, pages: u64, frames: &mut Frames) {
         self.look_at(address, pages, false, frames);
     }

@@ -56,25 +56,105 @@ impl<'a> Fault<'a> {
         }
     }
 
+    /// The same, for an access whose page was brought in `rounds` times before, and taken away before
+    /// it came.
+    pub(crate) fn again(region: &'a Region, want: PageRange, asks: Asks, rounds: u32) -> Self {
+        Self {
+            losses: Losses::again(rounds),
+            ..Self::new(region, want, asks)
+        }
+    }
+
     /// Makes the first page of `want` present, and what follows it where that is cheap.
     ///
     /// # Returns
     ///
     /// The state, held exclusively, with that page in the table.
-    pub(crate) fn run(mut self) -> Result<WriteGuard<'a, State>> {
-        let wait = pin!(Wait::new());
-        let result = self.try_often(wait.as_ref());
-        if !self.losses.starving() {
-            return result;
-        }
-        let (mut state, result) = match result {
-            Ok(state) => (state, Ok(())),
-            Err(error) => (self.region.state().write(), Err(error)),
-        };
-        if state.as_mut().sated(self.losses) {
+    pub(crate) fn run(self) -> Result<WriteGuard<'a, State>> {
+        let (mut state, losses) = self.run_for()?;
+        if state.as_mut().sated(losses) {
             state.wake();
         }
-        result.map(|()| state)
+        Ok(state)
+    }
+
+    /// As [`run`](Self::run), for an access that comes later.
+    ///
+    /// # Returns
+    ///
+    /// Also what the fault lost: [`Region::settle`] follows.
+    pub(crate) fn run_for(mut self) -> Result<(WriteGuard<'a, State>, Losses)> {
+        let wait = pin!(Wait::new());
+        match self.try_often(wait.as_ref()) {
+            Ok(state) => Ok((state, self.losses)),
+            Err(error) => {
+                if self.losses.starving() {
+                    let mut state = self.region.state().write();
+                    if state.as_mut().sated(self.losses) {
+                        state.wake();
+                    }
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// What the VM has mapped already is entered, without waiting for anybody, nor for memory.
+    ///
+    /// # Returns
+    ///
+    /// Whether the first page of `want` is in the table, or was a moment ago.
+    pub(crate) fn run_at_once(mut self) -> bool {
+        if !mem::may_look() {
+            return false;
+        }
+        let window = pin!(Window::new(self.region.state()));
+        let window = window.as_ref();
+        let Ok(mm) = MmLock::try_take(self.region.mm()) else {
+            return false;
+        };
+        let mut state = window.lock();
+        let begun = state.begin_fault(self.want, self.asks.writes(), true);
+        drop(state);
+        let (range, nodes) = match begun {
+            Begin::Go(range, nodes) => (range, nodes),
+            begun => return begun == Begin::Ready,
+        };
+        let Ok(mut frames) = Frames::new(range.len(), GFP_NOWAIT | __GFP_NOWARN) else {
+            return false;
+        };
+        let address = self.region.geometry().address(range.start);
+        mm.look_at_once(address, range.len(), &mut frames);
+        let named = self.named(&range);
+        let there = frames.allowing(self.asks.writes(), named);
+        if there == 0 || !self.pool.fill_at_once(nodes) {
+            return false;
+        }
+        if there < named {
+            frames.truncate(there);
+        }
+        self.trace(&range, &frames, Ok(()));
+        let mut state = window.lock();
+        if frames.huge() && !is_part(&range) {
+            let part = state.begin_huge(range.start);
+            drop(state);
+            let Some((_, nodes)) = part else {
+                return false;
+            };
+            mm.look_at_once(address, 1, &mut frames);
+            let frame = frames.of_part(range.start);
+            let frame = frame.filter(|frame| frame.writable || !self.asks.writes());
+            if frame.is_none() || !self.pool.fill_at_once(nodes) {
+                return false;
+            }
+            let mut state = window.lock();
+            let finish = state.finish_huge(frame, self.is_prefetch(), &mut self.pool);
+            state.wake();
+            return finish == Finish::Installed;
+        }
+        let finish = self.finish(&mut state, &frames);
+        state.wake();
+        finish == Finish::Installed && range.start == self.want.start
     }
 
     fn try_often(&mut self, wait: Pin<&Wait>) -> Result<WriteGuard<'a, State>> {
@@ -89,7 +169,7 @@ impl<'a> Fault<'a> {
             self.region.geometry().address(self.want.start),
             self.losses.all()
         );
-        Err(EAGAIN)
+        Err(EBUSY)
     }
 
     /// # Returns

@@ -86,10 +86,11 @@ struct mmu_notifier *emm_mmu_notifier_get(const struct mmu_notifier_ops *ops,
 }
 
 /* A zeroed page, charged to @memcg. */
-void *emm_node_alloc(struct mem_cgroup *memcg)
+void *emm_node_alloc(struct mem_cgroup *memcg, bool may_sleep)
 {
+	gfp_t gfp = may_sleep ? GFP_KERNEL_ACCOUNT : GFP_NOWAIT | __GFP_NOWARN | __GFP_ACCOUNT;
 	struct mem_cgroup *old = set_active_memcg(memcg);
-	unsigned long node = get_zeroed_page(GFP_KERNEL_ACCOUNT);
+	unsigned long node = get_zeroed_page(gfp);
 
 	set_active_memcg(old);
 	return (void *)node;
@@ -138,6 +139,12 @@ unsigned long emm_task_size(void)
 void emm_cond_resched(void)
 {
 	cond_resched();
+}
+
+/* Whether page tables may be looked at here: their locks are taken by threads only. */
+bool emm_may_look(void)
+{
+	return in_task() && !irqs_disabled();
 }
 
 bool emm_killed(void)

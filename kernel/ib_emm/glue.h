@@ -123,7 +123,7 @@ enum emm_how { EMM_AT_ONCE, EMM_WAITING };
 int emm_fault_in(struct mm_struct *mm, unsigned long address, unsigned long nr, bool write,
 		 enum emm_how how, u64 *frames, bool *locked);
 
-void *emm_node_alloc(struct mem_cgroup *memcg);
+void *emm_node_alloc(struct mem_cgroup *memcg, bool may_sleep);
 void emm_node_free(void *node);
 struct mem_cgroup *emm_memcg_get(struct mm_struct *mm);
 void emm_memcg_hold(struct mem_cgroup *memcg);
@@ -133,5 +133,6 @@ void emm_pfn_mark_dirty(u64 pfn);
 unsigned long emm_task_size(void);
 void emm_cond_resched(void);
 bool emm_killed(void);
+bool emm_may_look(void);
 
 #endif /* _IB_EMM_GLUE_H */

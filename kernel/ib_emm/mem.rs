@@ -9,12 +9,7 @@ use crate::{
     glue,
 };
 use core::ptr::NonNull;
-use kernel::{
-    bindings,
-    mm::MmWithUser,
-    prelude::*,
-    task::Task,
-};
+use kernel::{bindings, mm::MmWithUser, prelude::*, task::Task};
 
 /// Table nodes, charged to the memory cgroup of a region's owner. Faults run in the driver's
 /// threads, which have none of their own.
@@ -61,7 +56,12 @@ unsafe impl NodeMem for KernelNodes {
     fn alloc(&self) -> Option<NonNull<Node>> {
         const { assert!(size_of::<Node>() == bindings::PAGE_SIZE) };
         // SAFETY: the cgroup is alive, by the type's invariant; callers may sleep.
-        NonNull::new(unsafe { glue::emm_node_alloc(self.0) }.cast())
+        NonNull::new(unsafe { glue::emm_node_alloc(self.0, true) }.cast())
+    }
+
+    fn alloc_at_once(&self) -> Option<NonNull<Node>> {
+        // SAFETY: the cgroup is alive, by the type's invariant.
+        NonNull::new(unsafe { glue::emm_node_alloc(self.0, false) }.cast())
     }
 
     unsafe fn free(&self, node: NonNull<Node>) {
@@ -105,6 +105,12 @@ pub(crate) fn cond_resched() {
 /// The current thread, by a number that no other one has while it lives.
 pub(crate) fn thread() -> usize {
     Task::current_raw().addr()
+}
+
+/// Whether page tables may be looked at in this context.
+pub(crate) fn may_look() -> bool {
+    // SAFETY: reads what the context is.
+    unsafe { glue::emm_may_look() }
 }
 
 /// Whether the current task was killed, and has to come to an end.

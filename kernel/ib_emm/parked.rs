@@ -32,8 +32,14 @@ use kernel::{
 #[pin_data(PinnedDrop)]
 pub(crate) struct Cookie {
     driver: NonNull<glue::emm_fault>,
-    /// Not idle. Changed under `owner`'s lock, read without: an access that never missed takes none.
+    /// An access missed, and has yet to succeed or to be cancelled. Changed under `owner`'s lock, read
+    /// without: an access that never missed takes none.
     busy: Atomic<bool>,
+    /// The page that was brought in last for the access that goes on, and how often. Touched by the
+    /// driver's thread of control only.
+    page: Atomic<u64>,
+    rounds: Atomic<u32>,
+    ended: Atomic<bool>,
     #[pin]
     owner: Locked<Option<Arc<Workers>>>,
     parked: UnsafeCell<Parked>,
@@ -59,6 +65,9 @@ impl Cookie {
         let new = pin_init!(Self {
             driver,
             busy: Atomic::new(false),
+            page: Atomic::new(u64::MAX),
+            rounds: Atomic::new(0),
+            ended: Atomic::new(false),
             owner <- Locked::new(None, Level::Outer),
             parked: UnsafeCell::new(Parked::new()),
             _pin: PhantomPinned,
@@ -82,7 +91,11 @@ impl Cookie {
             return Ok(());
         }
         match self.look() {
-            Before::Idle | Before::Parked | Before::Ended(0) => Ok(()),
+            Before::Idle | Before::Parked => Ok(()),
+            Before::Ended(0) => {
+                self.ended.store(true, Relaxed);
+                Ok(())
+            }
             Before::Ended(errno) => Err(Error::from_errno(errno)),
         }
     }
@@ -90,22 +103,38 @@ impl Cookie {
     /// What became of what was parked. Idle after that, unless it is parked still.
     #[cold]
     pub(crate) fn look(&self) -> Before {
-        let mut owner = self.owner.lock();
-        let before = owner
+        let owner = self.owner.lock();
+        owner
             .as_ref()
-            .map_or(Before::Idle, |workers| workers.before(self.access()));
-        if before != Before::Parked {
-            *owner = None;
-            self.busy.store(false, Relaxed);
-        }
-        before
+            .map_or(Before::Idle, |workers| workers.before(self.access()))
     }
 
-    /// An access with this cookie needed nothing more: it is not parked any longer, if it was.
-    pub(crate) fn leave(&self) {
-        if self.busy.load(Relaxed) {
-            self.cancel();
+    /// An access with this cookie needs nothing more: it is not parked any longer, if it was.
+    ///
+    /// # Returns
+    ///
+    /// Whether it missed before, and somebody may wait for it to have come.
+    pub(crate) fn leave(&self) -> bool {
+        if !self.busy.load(Relaxed) {
+            return false;
         }
+        self.cancel();
+        self.page.store(u64::MAX, Relaxed);
+        true
+    }
+
+    /// An access with this cookie misses `page`: how often that was brought in for it before.
+    pub(crate) fn rounds(&self, page: u64) -> u32 {
+        let ended = self.ended.load(Relaxed);
+        let rounds = if self.page.load(Relaxed) == page {
+            self.rounds.load(Relaxed).saturating_add(ended.into())
+        } else {
+            0
+        };
+        self.ended.store(false, Relaxed);
+        self.page.store(page, Relaxed);
+        self.rounds.store(rounds, Relaxed);
+        rounds
     }
 
     /// Parks an access until a fault for `need` has ended, of a region of the owner of `workers`, if

@@ -3,7 +3,7 @@
 //! A memory region: the core's state, and an EMM subscription on its range.
 
 use crate::{
-    emm::{Geometry, PageRange, RegionState},
+    emm::{Geometry, Losses, PageRange, RegionState},
     gate::{Gated, WriteGuard},
     glue,
     mem::{self, KernelNodes},
@@ -26,6 +26,10 @@ use kernel::{
 
 /// The unit of [`RegionState::patience`]. Nanoseconds.
 const PATIENCE_NS: u64 = 2_000_000;
+
+/// How long a worker waits for the access that it brought a page in for, if that came too late too
+/// often. Nanoseconds.
+const SETTLE_NS: u64 = 64_000_000;
 
 pub(crate) type State = RegionState<KernelNodes>;
 
@@ -151,6 +155,29 @@ impl Region {
     pub(crate) fn retire(&self) {
         self.stop();
         self.listed.remove();
+    }
+
+    /// A fault for `page` is over, which lost `losses`, and the driver was told to try its access
+    /// again. If it came too late too often, invalidations let it pass until it has come. Sleeps, for
+    /// [`SETTLE_NS`] at most.
+    pub(crate) fn settle(&self, page: u64, losses: Losses) {
+        if !losses.starving() {
+            return;
+        }
+        let mut state = self.state().write();
+        let mut left = SETTLE_NS;
+        while left > 0 && state.unused(page) && !self.is_stopped() {
+            left = state.wait_for(left);
+        }
+        if state.as_mut().sated(losses) {
+            state.wake();
+        }
+    }
+
+    /// An access that others may wait for has been made.
+    #[cold]
+    pub(crate) fn used(&self) {
+        self.state().write().wake();
     }
 
     /// Runs `f` on the state, held shared.

@@ -3,7 +3,8 @@
 //! What a worker does: faults for accesses that are parked, one job after the other.
 
 use crate::{
-    emm::{Asks, Need},
+    emm::{Asks, Losses, Need},
+    fault::Fault,
     mem,
     parked::Cookie,
     region::Region,
@@ -16,10 +17,22 @@ use kernel::{
 };
 
 /// Does what is needed of `region`. Sleeps for as long as it takes, or until a signal.
-fn serve(region: &Region, need: &Need<Name>) -> Result {
+///
+/// # Returns
+///
+/// What the fault for an access lost, which is to come.
+fn serve(region: &Region, need: &Need<Name>) -> Result<Option<Losses>> {
     match need.asks {
-        Asks::Access { .. } => region.fault(need.range, need.asks).map(drop),
-        Asks::Prefetch { .. } | Asks::Present => region.bring_in(need.range, need.asks),
+        Asks::Access { .. } => {
+            let fault = Fault::again(region, need.range, need.asks, need.rounds);
+            let (mut state, losses) = fault.run_for()?;
+            state.as_mut().served(&losses);
+            Ok(Some(losses))
+        }
+        Asks::Prefetch { .. } | Asks::Present => {
+            region.bring_in(need.range, need.asks)?;
+            Ok(None)
+        }
     }
 }
 
@@ -43,8 +56,20 @@ pub(crate) unsafe extern "C" fn emm_worker_run(owner: *const ffi::c_void, at: ff
             Some((need, region)) => serve(region, need),
             None => Err(EINTR),
         };
+        let (result, losses) = match result {
+            Ok(losses) => (Ok(()), losses),
+            Err(error) => (Err(error), None),
+        };
         // SAFETY: it is called under the lock, for accesses that ended there.
-        let then = workers.end(at, result, |access| unsafe { Cookie::tell(access) });
+        let tell = |access| unsafe { Cookie::tell(access) };
+        let then = match (&begun, losses) {
+            (Some((need, region)), Some(losses)) => {
+                workers.tell(at, 0, tell);
+                region.settle(need.range.start, losses);
+                workers.end(at, Ok(()), tell)
+            }
+            _ => workers.end(at, result, tell),
+        };
         // Not under the lock: the last reference to a region sleeps.
         drop(begun);
         if then == Then::Leave {

@@ -22,8 +22,8 @@ use kernel::{error::to_result, ffi, prelude::*, sync::Arc, types::Opaque};
 pub(crate) const WORKERS: usize = 64;
 /// How long until threads are asked for again, when there was no memory for them. Milliseconds.
 const HIRE_AGAIN_MS: u32 = 50;
-/// How often a fault is tried again that met what may pass (no memory, pages that are taken away
-/// again and again).
+/// How often a fault is tried again that found no memory. (One whose pages are taken away again and
+/// again tries by itself.)
 const RESTS: u32 = 12;
 /// The first rest before that, which doubles each time, and the longest one. Milliseconds. All of
 /// them add up to 7 s.
@@ -234,6 +234,19 @@ impl Workers {
         Some((need, hold(need.region)))
     }
 
+    /// What job `at` was for has ended with `outcome` (0 or a negative errno): those who wait are
+    /// told, by `tell`, under the lock.
+    pub(crate) fn tell(&self, at: usize, outcome: i32, tell: impl Fn(Access)) {
+        loop {
+            // Others, and interrupts, between two of them.
+            let mut inner = self.inner.lock();
+            let Some(access) = inner.queue.end_one(at, outcome) else {
+                return;
+            };
+            tell(access);
+        }
+    }
+
     /// The current thread did what job `at` needed, with `result`: those who wait are told, by
     /// `tell`, under the lock. Passing errors are tried again first, after a rest.
     pub(crate) fn end(self: &Arc<Self>, at: usize, result: Result, tell: impl Fn(Access)) -> Then {
@@ -243,7 +256,7 @@ impl Workers {
             unsafe { glue::emm_worker_is(inner.crew, at as u32, false) };
         }
         let outcome = result.map_or_else(|error| error.to_errno(), |()| 0);
-        let passing = matches!(result, Err(error) if error == ENOMEM || error == EAGAIN);
+        let passing = result == Err(ENOMEM);
         let rest = if passing {
             inner.queue.rest(at, RESTS)
         } else {
@@ -254,12 +267,9 @@ impl Workers {
             self.start_worker(&inner, at, ms.min(LONGEST_REST_MS));
             Then::Leave
         } else {
-            while let Some(access) = inner.queue.end_one(at, outcome) {
-                tell(access);
-                // Others, and interrupts, between two of them.
-                drop(inner);
-                inner = self.inner.lock();
-            }
+            drop(inner);
+            self.tell(at, outcome, tell);
+            inner = self.inner.lock();
             if inner.queue.finish(at) {
                 Then::Next
             } else {

@@ -66,8 +66,8 @@ void emm_region_destroy(struct emm_region *region);
  * with the cookie instead.
  *
  * Faults are done by workers of the owner of the region, of which there are a bounded number: an
- * owner whose faults wait makes nobody else wait. They try again what may pass, for some seconds:
- * no memory, and pages that are taken away as often as they are brought in.
+ * owner whose faults wait makes nobody else wait. They try again what may pass: no memory, for some
+ * seconds, and pages that are taken away before they are used.
  */
 struct emm_fault {
 	void (*done)(struct emm_fault *fault);
@@ -101,8 +101,8 @@ void emm_fault_destroy(struct emm_fault *fault);
  * most, nothing was done before -EAGAIN; of longer ones first pieces may have been done. Without, it
  * sleeps until it is done.
  *
- * Returns 0; -EAGAIN (parked; without @fault: the VM takes the page away faster than it can be used);
- * -EINVAL (out of bounds, or no @fn); -EFAULT (no such memory, or not with this access; pieces before
+ * Returns 0; -EAGAIN (parked; never without @fault); -EBUSY (the VM took the page away as often as it
+ * was brought in, ten thousand times); -EINVAL (out of bounds, or no @fn); -EFAULT (no such memory, or not with this access; pieces before
  * it may have been done); -ESRCH (the owner has exited, or the region was stopped); -EINTR (without
  * @fault: cancelled); -ENOMEM.
  */

@@ -25,6 +25,11 @@ pub unsafe trait NodeMem {
     /// A zeroed node, or `None` when there is no memory. May sleep; never called under a lock.
     fn alloc(&self) -> Option<NonNull<Node>>;
 
+    /// The same, without sleeping.
+    fn alloc_at_once(&self) -> Option<NonNull<Node>> {
+        self.alloc()
+    }
+
     /// Gives `node` back. Never sleeps.
     ///
     /// # Safety
@@ -63,8 +68,18 @@ impl<'a, M: NodeMem> Pool<'a, M> {
     /// Whether there was memory for it.
     #[must_use]
     pub fn fill(&mut self, want: usize) -> bool {
+        self.fill_with(want, M::alloc)
+    }
+
+    /// The same, without sleeping.
+    #[must_use]
+    pub fn fill_at_once(&mut self, want: usize) -> bool {
+        self.fill_with(want, M::alloc_at_once)
+    }
+
+    fn fill_with(&mut self, want: usize, alloc: impl Fn(&M) -> Option<NonNull<Node>>) -> bool {
         while self.len < want.min(self.nodes.len()) {
-            let Some(node) = self.mem.alloc() else {
+            let Some(node) = alloc(self.mem) else {
                 return false;
             };
             self.nodes[self.len] = Some(node);

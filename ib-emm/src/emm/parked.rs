@@ -66,6 +66,8 @@ pub struct Need<R> {
     pub range: PageRange,
     /// What for.
     pub asks: Asks,
+    /// How often the page was brought in for this access before, and taken away before it came.
+    pub rounds: u32,
 }
 
 impl<R: Copy + PartialEq> Need<R> {

@@ -211,6 +211,18 @@ impl<M: NodeMem> RegionState<M> {
         this.starved.held_off(losses, &this.holds);
     }
 
+    /// The fault of `losses` is over, and the access that it was for is yet to come.
+    pub fn served(self: Pin<&mut Self>, losses: &Losses) {
+        self.this().starved.served(losses);
+    }
+
+    /// Whether `page` waits for the access that it was brought in for: it is there, and nobody used
+    /// it yet.
+    #[must_use]
+    pub fn unused(&self, page: u64) -> bool {
+        self.table.get(page).is_some_and(|e| !e.accessed())
+    }
+
     /// The fault of `losses` is over.
     ///
     /// # Returns

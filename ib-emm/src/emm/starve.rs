@@ -52,6 +52,16 @@ impl Losses {
         }
     }
 
+    /// Those of a fault for an access that was served before, so often, and each time came too late:
+    /// its page had been taken away again.
+    #[must_use]
+    pub const fn again(rounds: u32) -> Self {
+        Self {
+            stale: rounds,
+            ..Self::new()
+        }
+    }
+
     /// How often it lost, in both ways.
     #[must_use]
     pub fn all(&self) -> u32 {
@@ -108,7 +118,7 @@ impl Starved {
             *self = Self {
                 page: losses.page,
                 who,
-                losses: 0,
+                losses: losses.all() - STARVED_LOSSES,
                 held_off: false,
             };
             losses.starving = true;
@@ -146,6 +156,12 @@ impl Starved {
             self.losses = self.losses.saturating_add(lost.into());
             self.held_off = true;
         }
+    }
+
+    /// The fault of `losses` is over, and the access that it was for has yet to come: invalidations
+    /// let that pass, too, for as long as one that waits for its page.
+    pub(super) fn served(&mut self, losses: &Losses) {
+        self.held_off |= losses.starving;
     }
 
     /// The fault of `losses` is over.
