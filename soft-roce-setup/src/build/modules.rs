@@ -22,6 +22,9 @@ pub(super) const BUILD_INSIDE: &str = "/mnt/build";
 pub(super) const DRIVER: &str = "rxe";
 const DRIVER_INSIDE: &str = "/mnt/build/rxe";
 
+/// Drivers that use `ib_emm` by itself, for tests.
+const CLIENTS: [&str; 2] = ["emm_client.ko", "emm_access.ko"];
+
 /// Where the planted faults are in the repository.
 const PLANTS: &str = "tests/planted";
 
@@ -137,7 +140,7 @@ fn make_planted(
     let sound = context
         .cache
         .path(Variant::Emm.place(&kernel.chosen.release));
-    for module in ["emm_client.ko", "rdma_rxe.ko"] {
+    for module in CLIENTS.into_iter().chain(["rdma_rxe.ko"]) {
         fs::copy(sound.join(module), dir.join(module))
             .with_context(|| format!("cannot copy {module}"))?;
     }
@@ -206,7 +209,9 @@ fn make(context: &Context, kernel: &Prepared, dir: &Path, step: &Step) -> Result
         .arg(&symvers)
         .arg("modules")
         .run(&log, step)?;
-    take(&bench.build.join("kernel/emm_client/emm_client.ko"), dir)?;
+    for module in CLIENTS {
+        take(&bench.build.join("kernel/emm_client").join(module), dir)?;
+    }
 
     bench.workbench().make_source(Rxe::Emm, &log, step)?;
     bench

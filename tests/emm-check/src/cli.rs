@@ -152,6 +152,10 @@ pub enum Cmd {
     Notifier,
     #[command(hide = true)]
     NotifierChild,
+    /// Accesses of a region by themselves, through the driver emm_access
+    Access,
+    #[command(hide = true)]
+    AccessChild,
     /// Each operation against each thing that the VM, the owner or the device may do, one line a cell
     Matrix {
         /// Events; none: all

@@ -1,6 +1,7 @@
 //! `emm-check` runs inside the guest: it moves data over a verbs device between regions of its own, lets the VM do its worst
 //! to their pages meanwhile, and compares every byte, the ones around each target included.
 
+mod access;
 mod beat;
 mod cli;
 mod demo;
@@ -113,6 +114,12 @@ fn run(cli: Cli) -> Result<bool> {
             return Ok(report.verdict());
         }
         Cmd::NotifierChild => return notifier::child().map(|()| true),
+        Cmd::Access => {
+            let report = report(&cli.common);
+            access::access(&report);
+            return Ok(report.verdict());
+        }
+        Cmd::AccessChild => return access::child().map(|()| true),
         Cmd::Removal => {
             let report = report(&cli.common);
             removal::removal(&report, &cli.common.device, &child_args(&cli.common));
@@ -260,6 +267,8 @@ fn run(cli: Cli) -> Result<bool> {
         Cmd::Demo { size, shim } => demo::demo(&env, size, &shim),
         Cmd::Notifier
         | Cmd::NotifierChild
+        | Cmd::Access
+        | Cmd::AccessChild
         | Cmd::Leaks
         | Cmd::Removal
         | Cmd::Matrix { .. }

@@ -119,6 +119,11 @@ pub const CASES: &[Case] = &[
         "insmod /emm/modules/emm_client.ko && emm-check notifier && rmmod emm_client",
     ),
     case(
+        "parked_accesses",
+        200,
+        "insmod /emm/modules/emm_access.ko && emm-check access && rmmod emm_access",
+    ),
+    case(
         "verify_every_byte",
         200,
         "emm-check verify --mr emm --op write,read,send,atomic",
