@@ -2,7 +2,7 @@
 
 //! `check`: what would happen, and why.
 
-use std::{path::Path, process::ExitCode};
+use std::{env, path::Path, process::ExitCode};
 
 use anyhow::Result;
 
@@ -37,6 +37,10 @@ pub fn check() -> Result<ExitCode> {
     text.push_str(&format!(
         "kernel: {release}\nib_emm: {emm}\nlocked memory: {locked}\nlibrary: {library}\n"
     ));
+    let prefetched = env::var_os("VERBS_SHIM_PREFETCH").is_some();
+    if let Some(advice) = run::monitor(env::var_os("FI_MR_CACHE_MONITOR").as_deref(), prefetched) {
+        text.push_str(&format!("libfabric: {advice}\n"));
+    }
     let served = devices.iter().any(Device::serves_on_demand);
     let gone = say::text(&text)?;
     Ok(gone.unwrap_or_else(|| ExitCode::from(u8::from(!served))))

@@ -76,6 +76,10 @@ pub fn run(args: &RunArgs) -> ExitCode {
     };
     if !args.quiet {
         announce(mode(args));
+        let prefetched = args.prefetch.is_some() || present("VERBS_SHIM_PREFETCH").is_some();
+        if let Some(advice) = monitor(present("FI_MR_CACHE_MONITOR").as_deref(), prefetched) {
+            say::error(advice);
+        }
     }
     let mut command = Command::new(&args.program[0]);
     command.args(&args.program[1..]);
@@ -109,6 +113,15 @@ fn mode(args: &RunArgs) -> Mode {
     args.mode
         .or_else(|| Mode::from_str(&set?, false).ok())
         .unwrap_or(Mode::Auto)
+}
+
+/// What to do where libfabric is told to watch memory by a userfaultfd, unless pages are `prefetched`. It registers first and watches
+/// then, and answers no fault: what was never touched stays out of reach for good.
+pub fn monitor(set: Option<&OsStr>, prefetched: bool) -> Option<&'static str> {
+    (!prefetched && set? == "userfaultfd").then_some(
+        "FI_MR_CACHE_MONITOR=userfaultfd leaves faults unanswered: traffic to pages that were never touched fails; \
+         take --prefetch sync, or FI_MR_CACHE_MONITOR=memhooks",
+    )
 }
 
 /// Says what the devices will do.
@@ -340,6 +353,14 @@ mod tests {
     #[test]
     fn nothing_but_the_library_by_default() {
         assert_eq!(variables(&[]), [("LD_PRELOAD", "/s.so:/other.so".into())]);
+    }
+
+    #[test]
+    fn who_watches_by_userfaultfd_is_told_what_to_do() {
+        let told = |set: &str, prefetched| monitor(Some(set.as_ref()), prefetched).is_some();
+        assert!(told("userfaultfd", false));
+        assert!(!told("userfaultfd", true) && !told("memhooks", false));
+        assert!(monitor(None, false).is_none());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Tests of the tool itself, as a user starts it.
 
 mod ends;
+mod packages;
 mod process;
 mod program;
 mod share;
@@ -90,13 +91,6 @@ const CASES: &[Case] = &[
     },
 ];
 
-/// Packages that are installed at their first use, and what they bring in the guest.
-const PACKAGES: (&str, &str) = (
-    "e2fsprogs,libjemalloc2",
-    "set -e; dd if=/dev/zero of=/tmp/disk bs=1M count=8 2> /dev/null; mkfs.ext4 -q /tmp/disk; tune2fs -l /tmp/disk | grep 'Block count'\n\
-     LD_PRELOAD=$LD_PRELOAD:libjemalloc.so.2 sh -c 'grep -o -m 1 libjemalloc.so.2 /proc/self/maps'",
-);
-
 /// What can't be; each must end with status 2, 3 or 125 and say what is wrong.
 const WRONG: &[(&str, &[&str], &str)] = &[
     (
@@ -153,8 +147,9 @@ const WRONG: &[(&str, &[&str], &str)] = &[
 ];
 
 /// Tests of their own kind.
-const OTHERS: [&str; 10] = [
-    "tool::packages_come_along",
+const OTHERS: [&str; 11] = [
+    packages::ALONG,
+    packages::FABRIC,
     "tool::archive_out_of_reach",
     "tool::nobody_reads_status",
     "tool::sigterm_leaves_nothing_of_a_build",
@@ -218,7 +213,8 @@ fn run(context: &Context, series: &str, tally: &Tally) -> Result<()> {
         let start = Instant::now();
         let outcome = match name {
             "tool::archive_out_of_reach" => out_of_reach(context, &tool)?,
-            "tool::packages_come_along" => packages(context, &tool)?,
+            packages::ALONG => packages::come_along(context, &tool)?,
+            packages::FABRIC => packages::fabric(&tool)?,
             "tool::demo" => demo(context, &tool)?,
             "tool::nobody_reads_status" => ends::unread_status(&tool)?,
             "tool::sigterm_leaves_nothing_of_a_build" => ends::build(context, &tool, Signal::TERM)?,
@@ -268,29 +264,6 @@ fn out_of_reach(context: &Context, tool: &Tool) -> Result<Outcome> {
         Outcome::Passed
     } else {
         Outcome::Failed(format!("{}: {said}", output.status))
-    })
-}
-
-/// Packages are installed once, and beside the root: what they bring is not in it.
-fn packages(context: &Context, tool: &Tool) -> Result<Outcome> {
-    let (names, script) = PACKAGES;
-    let mut said = String::new();
-    for run in 0..2 {
-        let output = tool.run(&["-n", "--packages", names], script)?;
-        let out = String::from_utf8_lossy(&output.stdout).into_owned();
-        let err = String::from_utf8_lossy(&output.stderr).into_owned();
-        let brought = out.contains("Block count") && out.contains("libjemalloc.so.2");
-        let again = run == 1 && err.contains("packages: ");
-        said = format!("{}\n{out}{err}", output.status);
-        if !output.status.success() || !brought || again {
-            return Ok(Outcome::Failed(said));
-        }
-    }
-    let in_root = soft_roce_setup::build::root::tree(context).join("usr/sbin/mkfs.ext4");
-    Ok(if in_root.exists() {
-        Outcome::Failed(format!("{} is in the root\n{said}", in_root.display()))
-    } else {
-        Outcome::Passed
     })
 }
 
