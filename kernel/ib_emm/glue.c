@@ -79,12 +79,6 @@ void emm_gate_wake(struct emm_gate *gate)
 		wake_up_all(&gate->waiters);
 }
 
-struct mmu_notifier *emm_mmu_notifier_get(const struct mmu_notifier_ops *ops,
-					  struct mm_struct *mm)
-{
-	return mmu_notifier_get(ops, mm);
-}
-
 /* A zeroed page, charged to @memcg. */
 void *emm_node_alloc(struct mem_cgroup *memcg, bool may_sleep)
 {

@@ -100,8 +100,37 @@ void emm_trace_fault(u64 address, u64 pages, bool write, bool huge, int error);
 void emm_trace_invalidate(u64 start, u64 end, u64 pages, bool blockable);
 void emm_trace_release(u64 start, u64 length);
 
-struct mmu_notifier *emm_mmu_notifier_get(const struct mmu_notifier_ops *ops,
-					  struct mm_struct *mm);
+/* A hub in the table of all, as the VM knows it; hubs.c, notifier/vm.rs. */
+struct emm_hub_node {
+	struct mmu_notifier starts;	/* all that the VM tells, but the ends if there are those: */
+	struct mmu_notifier ends;	/* its ops are NULL if starts has them too */
+	struct mm_struct *mm;
+	bool refuses;			/* for clients that can say "not now" */
+	atomic_t parts;			/* notifiers that are not freed yet */
+	struct hlist_node entry;
+	struct list_head idle;
+	unsigned int users;
+	bool released;			/* the address space has gone */
+	unsigned long since;		/* in jiffies; it has no users */
+	unsigned int calls;		/* that it may still be told in vain */
+	bool flood;
+	wait_queue_head_t calm;
+};
+
+struct emm_hub_node *emm_hub_find(struct mm_struct *mm, bool refuses);
+struct emm_hub_node *emm_hub_add(struct emm_hub_node *hub, struct mm_struct *mm,
+				 const struct mmu_notifier_ops *starts,
+				 const struct mmu_notifier_ops *ends);
+void emm_hub_put(struct emm_hub_node *hub);
+void emm_hub_told_nobody(struct emm_hub_node *hub);
+void emm_hub_released(struct emm_hub_node *hub);
+void emm_hub_flood(struct emm_hub_node *hub, bool flood);
+int emm_hub_wait_calm(struct emm_hub_node *hub);
+void emm_hub_starts_free(struct mmu_notifier *starts);
+void emm_hub_ends_free(struct mmu_notifier *ends);
+void emm_hub_free(struct emm_hub_node *hub);
+void emm_hubs_count(unsigned long *in_table, unsigned long *idle, unsigned long *alive);
+void emm_hubs_exit(void);
 
 /* The owner's VM is asked; ask.rs. */
 int emm_mm_lock(struct mm_struct *mm);

@@ -65,6 +65,6 @@ impl kernel::Module for IbEmm {
 impl Drop for IbEmm {
     fn drop(&mut self) {
         // Hubs are freed by callbacks into this module.
-        notifier::synchronize();
+        notifier::exit();
     }
 }

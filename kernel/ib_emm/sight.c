@@ -76,10 +76,21 @@ static const struct seq_operations emm_regions_sops = {
 };
 DEFINE_SEQ_ATTRIBUTE(emm_regions);
 
+static int emm_hubs_show(struct seq_file *seq, void *unused)
+{
+	unsigned long in_table, idle, alive;
+
+	emm_hubs_count(&in_table, &idle, &alive);
+	seq_printf(seq, "hubs %lu idle %lu not_freed %lu\n", in_table, idle, alive);
+	return 0;
+}
+DEFINE_SHOW_ATTRIBUTE(emm_hubs);
+
 void emm_sight_init(void)
 {
 	emm_dir = debugfs_create_dir("ib_emm", NULL);
 	debugfs_create_file("regions", 0400, emm_dir, NULL, &emm_regions_fops);
+	debugfs_create_file("hubs", 0400, emm_dir, NULL, &emm_hubs_fops);
 }
 
 void emm_sight_exit(void)

@@ -1,6 +1,7 @@
 //! `emm-bench` runs inside the guest: it measures what memory regions cost, pinned, in-tree on demand and on demand by EMM
 //! notifiers, one row of the targets' table at a time, and writes what it measured as JSON lines.
 
+mod alone;
 mod apps;
 mod cold;
 mod events;
@@ -53,6 +54,8 @@ struct Cli {
 enum Row {
     /// Registration against the length
     Registration,
+    /// A region that comes and goes with no other one there
+    Alone,
     /// Memory that the kernel keeps for a region
     Table,
     /// Hot WRITE, READ and SEND against the size
@@ -97,6 +100,8 @@ fn run(cli: &Cli) -> Result<()> {
     let plan = cli.plan;
     match (cli.row, cli.mr) {
         (Row::Registration, _) => registration::run(plan),
+        (Row::Alone, None) => alone::all(plan),
+        (Row::Alone, Some(who)) => alone::one(plan, who, cli.case),
         (Row::Table, _) => table::run(plan),
         (Row::Throughput, _) => hot::throughput(plan),
         (Row::Sharing, _) => sharing::run(plan),

@@ -124,7 +124,7 @@ fn register(rig: &Rig, kind: Kind, field: &Map) -> Result<Vec<Mr>> {
 
 /// Microseconds to unmap a touched page, `times` times. Another one that stays keeps their page table: else what chance has laid
 /// beside them decides whether that goes too, which takes as long again.
-fn unmap(times: usize) -> Result<Vec<f64>> {
+pub fn unmap(times: usize) -> Result<Vec<f64>> {
     let around = small_pages(TABLE)?;
     around.write(0, &[1]);
     let page = around.addr() + TABLE / 2;

@@ -10,11 +10,13 @@
 use super::contract::{EmmNotifier, Invalidation, Kind, Patience};
 use crate::{
     emm::{HoldOff, PageRange, PAGE_SHIFT, PAGE_SIZE},
+    glue,
     workers::Workers,
 };
 use core::{cell::Cell, ops::Deref, ptr, ptr::NonNull};
 use kernel::{
     bindings, container_of,
+    error::to_result,
     mm::Mm,
     new_condvar, new_spinlock, pr_warn_once,
     prelude::*,
@@ -46,7 +48,7 @@ struct Told {
     born: u64,
     /// Callbacks that run now.
     active: u32,
-    /// Its owner waits for `active` to become 0.
+    /// Its owner waits for `active` to become 0: it is told nothing more.
     leaving: bool,
 }
 
@@ -83,6 +85,9 @@ impl Entry {
 /// VM. A registration waits while there are more.
 const IN_FLIGHT: usize = 64;
 
+/// The sequence number of a hub that was told of nothing yet.
+const FIRST: u64 = 1;
+
 struct Inner {
     tree: bindings::rb_root_cached,
     /// Counts starts and ends.
@@ -97,6 +102,11 @@ unsafe impl Send for Inner {}
 type InnerGuard<'a> = Guard<'a, Inner, SpinLockBackend>;
 
 impl Inner {
+    /// Whether there is no subscription.
+    fn is_empty(&self) -> bool {
+        self.tree.rb_root.rb_node.is_null()
+    }
+
     /// The first subscription in the tree that [`start`, `last`] hits, or the next one after
     /// `after`.
     ///
@@ -133,31 +143,31 @@ impl Inner {
 /// # Invariants
 ///
 /// - Every node in `inner.tree` is that of an [`Entry`], which `enter` put there.
-/// - `notifier` is registered, from the end of `vm::get` until it is freed.
+/// - `node` is that of `hubs.c`, which alone touches it, but for its `mm`: that never changes once
+///   the hub is in use, and is kept (mm_count) until the hub is freed.
 #[pin_data]
 pub(super) struct Hub {
     #[pin]
-    notifier: Opaque<bindings::mmu_notifier>,
+    node: Opaque<glue::emm_hub_node>,
     #[pin]
     inner: SpinLock<Inner>,
-    /// A subscription that is leaving became idle, or the last spilled invalidation ended.
+    /// A subscription that is leaving became idle.
     #[pin]
     changed: CondVar,
     /// For faults of clients; they go with the last who uses them.
     workers: Arc<Workers>,
 }
 
-// SAFETY: `notifier` belongs to the VM, which any thread may call; the rest is `Send`.
+// SAFETY: `node` belongs to no thread; the rest is `Send`.
 unsafe impl Send for Hub {}
-// SAFETY: `notifier` is touched by the VM only, but for `mm`, which never changes; the rest is
-// `Sync`.
+// SAFETY: what touches `node` may be called by any thread; the rest is `Sync`.
 unsafe impl Sync for Hub {}
 
 /// A reference on a hub.
 ///
 /// # Invariants
 ///
-/// Owns one of the references that `mmu_notifier_get()` counts.
+/// Owns one of the users that the hub's node counts.
 pub(super) struct HubRef(NonNull<Hub>);
 
 // SAFETY: a reference may be put by any thread, and the hub is `Sync`.
@@ -168,10 +178,13 @@ unsafe impl Sync for HubRef {}
 impl HubRef {
     /// # Safety
     ///
-    /// The hub is valid, and one of its references is given to this.
-    pub(super) unsafe fn new(hub: NonNull<Hub>) -> Self {
+    /// It is the node of a hub, and one of its users is given to this.
+    pub(super) unsafe fn new(node: NonNull<glue::emm_hub_node>) -> Self {
+        // SAFETY: by this function's contract.
+        let hub = unsafe { Hub::of(node.as_ptr()) };
         // INVARIANT: by this function's contract.
-        Self(hub)
+        // SAFETY: a hub's address is not null.
+        Self(unsafe { NonNull::new_unchecked(hub) })
     }
 }
 
@@ -187,22 +200,23 @@ impl Deref for HubRef {
 impl Drop for HubRef {
     fn drop(&mut self) {
         // SAFETY: the reference is ours, by the type's invariant, and not used any more.
-        unsafe { bindings::mmu_notifier_put(self.notifier.get()) };
+        unsafe { glue::emm_hub_put(self.node.get()) };
     }
 }
 
 impl Hub {
-    /// One without subscriptions, whose `notifier` is not registered yet.
+    /// One without subscriptions, of no address space yet.
     pub(super) fn new() -> impl PinInit<Self, Error> {
         // INVARIANT: no node is in the tree.
         try_pin_init!(Self {
-            notifier: Opaque::zeroed(),
+            node: Opaque::zeroed(),
+            // In its place: it is too much to be moved about.
             inner <- new_spinlock!(
-                Inner {
+                init!(Inner {
                     tree: Default::default(),
-                    seq: 1,
+                    seq: FIRST,
                     in_flight: HoldOff::new(),
-                },
+                }),
                 "emm_hub"
             ),
             changed <- new_condvar!("emm_hub_changed"),
@@ -215,52 +229,47 @@ impl Hub {
         &self.workers
     }
 
-    /// Its place in the VM's list.
-    pub(super) fn notifier(&self) -> *mut bindings::mmu_notifier {
-        self.notifier.get()
+    /// What the table of hubs knows it by.
+    pub(super) fn node(&self) -> *mut glue::emm_hub_node {
+        self.node.get()
     }
 
-    /// The hub that `notifier` is part of.
+    /// The hub that `node` is part of.
     ///
     /// # Safety
     ///
     /// It is, and the hub was not freed.
-    pub(super) unsafe fn of(notifier: *mut bindings::mmu_notifier) -> *mut Hub {
-        let notifier = Opaque::cast_from(notifier).cast_mut();
+    pub(super) unsafe fn of(node: *mut glue::emm_hub_node) -> *mut Self {
+        let node = Opaque::cast_from(node).cast_mut();
         // SAFETY: it is part of a hub, by this function's contract.
-        unsafe { container_of!(notifier, Hub, notifier) }
-    }
-
-    /// The hub of a callback.
-    ///
-    /// # Safety
-    ///
-    /// `notifier` is that of a hub, which stays valid for `'a`.
-    pub(super) unsafe fn from_notifier<'a>(notifier: *mut bindings::mmu_notifier) -> &'a Hub {
-        // SAFETY: this function's contract.
-        let hub = unsafe { Hub::of(notifier) };
-        // SAFETY: this function's contract.
-        unsafe { &*hub }
+        unsafe { container_of!(node, Self, node) }
     }
 
     /// Its address space.
     pub(super) fn mm(&self) -> &Mm {
-        // SAFETY: registered, by the type's invariant: the field is set, and never changes.
-        let mm = unsafe { (*self.notifier.get()).mm };
-        // SAFETY: a notifier holds a reference on its mm (mm_count) until it is freed.
+        // SAFETY: set, and never changed, by the type's invariant.
+        let mm = unsafe { (*self.node.get()).mm };
+        // SAFETY: kept until the hub is freed, by the type's invariant.
         unsafe { Mm::from_raw(mm) }
     }
 
     /// Enters `entry`, for `pages`, and tells it of the invalidations under way. Sleeps.
     ///
+    /// # Errors
+    ///
+    /// `EINTR` if the thread was killed while it waited for a flood of invalidations to pass.
+    ///
     /// # Safety
     ///
     /// It is in no tree, its client is valid, and [`Self::leave`] follows before either goes away.
-    pub(super) unsafe fn enter(&self, entry: Pin<&Entry>, pages: PageRange) {
+    pub(super) unsafe fn enter(&self, entry: Pin<&Entry>, pages: PageRange) -> Result {
         let mut inner = self.inner.lock();
         while inner.in_flight.spilled() > 0 {
             // More invalidations at once than are remembered one by one: wait for them to pass.
-            self.changed.wait(&mut inner);
+            drop(inner);
+            // SAFETY: the node was initialised when this became the hub of an address space.
+            to_result(unsafe { glue::emm_hub_wait_calm(self.node.get()) }).map_err(|_| EINTR)?;
+            inner = self.inner.lock();
         }
         let seq = inner.seq;
         entry.told.access_mut(&mut inner).born = seq;
@@ -286,9 +295,10 @@ impl Hub {
                 });
             }
         }
+        Ok(())
     }
 
-    /// Takes `entry` out. No callback of it runs on return. Sleeps.
+    /// Takes `entry` out. No callback of it begins any more, and none runs on return. Sleeps.
     ///
     /// # Safety
     ///
@@ -321,7 +331,7 @@ impl Hub {
             // SAFETY: entries in the tree are valid; this one stays there as said above.
             let entry = unsafe { entry.as_ref() };
             let told = entry.told.access_mut(&mut inner);
-            if told.born >= seq {
+            if told.born >= seq || told.leaving {
                 continue;
             }
             told.active += 1;
@@ -343,7 +353,11 @@ impl Hub {
         let mut inner = self.inner.lock();
         inner.seq += 1;
         let seq = inner.seq;
+        let spilled = inner.in_flight.spilled();
         inner.in_flight.start(pages(event.start, event.end));
+        if spilled == 0 && inner.in_flight.spilled() > 0 {
+            self.flood(true);
+        }
         let result = Cell::new(Ok(()));
         self.each(inner, (event.start, event.end), seq, |client| {
             if let Err(error) = client.emm_invalidate_start(event) {
@@ -356,18 +370,36 @@ impl Hub {
     /// It is over.
     pub(super) fn end(&self, event: &Invalidation<'_>) {
         let mut inner = self.inner.lock();
-        inner.seq += 1;
-        let seq = inner.seq;
         let spilled = inner.in_flight.spilled();
         if !inner.in_flight.end(pages(event.start, event.end)) {
-            pr_warn_once!("the VM ended an invalidation that it had not begun\n");
+            // Where starts and ends come by different ways, the ends are the first: such a one has
+            // begun before there was a way for starts.
+            if inner.seq > FIRST {
+                pr_warn_once!("the VM ended an invalidation that it had not begun\n");
+            }
+            return;
         }
+        inner.seq += 1;
+        let seq = inner.seq;
         if spilled > 0 && inner.in_flight.spilled() == 0 {
-            self.changed.notify_all();
+            self.flood(false);
+        }
+        if inner.is_empty() {
+            drop(inner);
+            // SAFETY: the node was initialised when this became the hub of an address space.
+            unsafe { glue::emm_hub_told_nobody(self.node.get()) };
+            return;
         }
         self.each(inner, (event.start, event.end), seq, |client| {
             client.emm_invalidate_end(event)
         });
+    }
+
+    /// More invalidations are under way than are remembered one by one, or no more. Called under
+    /// the lock, so that they come in order.
+    fn flood(&self, flood: bool) {
+        // SAFETY: the node was initialised when this became the hub of an address space.
+        unsafe { glue::emm_hub_flood(self.node.get(), flood) };
     }
 
     /// The address space goes.
@@ -376,6 +408,8 @@ impl Hub {
         self.each(inner, (0, u64::MAX), u64::MAX, |client| {
             client.emm_release()
         });
+        // SAFETY: the node was initialised when this became the hub of an address space.
+        unsafe { glue::emm_hub_released(self.node.get()) };
     }
 
     /// Whether a page of [`start`, `end`) was used.
@@ -391,6 +425,9 @@ impl Hub {
             };
             // SAFETY: entries in the tree are valid; the hub's lock is held, so it stays so.
             let entry = unsafe { entry.as_ref() };
+            if entry.told.access_mut(&mut inner).leaving {
+                continue;
+            }
             // SAFETY: the client of an entry in the tree is valid.
             young |= unsafe { entry.client.as_ref() }.emm_referenced(start, end, clear);
         }

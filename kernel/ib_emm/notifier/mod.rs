@@ -4,7 +4,8 @@
 //!
 //! There is one `Hub` for each address space with subscriptions. It is an `mmu_notifier` (`vm`),
 //! and passes each event on to the subscriptions whose range it hits, found in an interval tree
-//! (`hub`). What is told is in `contract`; who is told, in `subscription`.
+//! (`hub`). All hubs are in a table, where they linger for a while when their last subscription has
+//! gone (`hubs.c`). What is told is in `contract`; who is told, in `subscription`.
 
 // Lock order:
 //
@@ -14,7 +15,8 @@
 //  3. Hub::inner (spinlock), held over `emm_referenced` and over the starts told to a newcomer,
 //     not over other callbacks
 //  4. what a client locks in its callbacks (`Memory::state` of region.rs, by gate.rs)
-//  5. the wait queues of 3 and 4; the list of waits (wait.c) and siglock; what folio_mark_dirty()
+//  5. the table of hubs (hubs.c), and workqueues under it; the VM's list of notifiers; the wait
+//     queues of 3 and 4; the list of waits (wait.c) and siglock; what folio_mark_dirty()
 //     takes
 //
 // Nothing is allocated under 3, 4 or 5.
@@ -30,4 +32,4 @@ mod vm;
 
 pub(crate) use contract::{EmmNotifier, Invalidation};
 pub(crate) use subscription::Subscription;
-pub(crate) use vm::synchronize;
+pub(crate) use vm::exit;

@@ -67,7 +67,7 @@ impl<T: EmmNotifier> Subscription<T> {
             _: {
                 // SAFETY: the client is initialised, and pinned as the entry is. `drop` takes the
                 // entry out before either goes.
-                unsafe { hub.enter(entry.as_ref(), pages) };
+                unsafe { hub.enter(entry.as_ref(), pages) }?;
             },
         }? Error)
     }

@@ -9,8 +9,8 @@ use super::{
     hub::{Hub, HubRef},
 };
 use crate::{emm::PAGE_SIZE, glue};
-use core::ptr::NonNull;
-use kernel::{bindings, error::from_err_ptr, ffi, mm::MmWithUser, prelude::*};
+use core::{ptr, ptr::NonNull};
+use kernel::{bindings, container_of, error::from_err_ptr, ffi, mm::MmWithUser, prelude::*};
 
 /// What one invalidation may wait for faults. Nanoseconds.
 const PATIENCE_NS: u64 = 64_000_000;
@@ -27,53 +27,82 @@ static HUB_OPS: Ops = Ops(bindings::mmu_notifier_ops {
     invalidate_range_start: Some(hub_invalidate_range_start),
     invalidate_range_end: Some(hub_invalidate_range_end),
     arch_invalidate_secondary_tlbs: None,
-    alloc_notifier: Some(hub_alloc),
-    free_notifier: Some(hub_free),
+    alloc_notifier: None,
+    free_notifier: Some(glue::emm_hub_starts_free),
 });
 
-/// The hub of `mm`, made if it has none. Sleeps; takes the mmap_lock, which the caller does not
-/// hold.
-pub(super) fn get(mm: &MmWithUser) -> Result<HubRef> {
-    // SAFETY: `mm` has users, as it is such a reference. The operations live as long as the
-    // module, which waits in `synchronize` for the last hub.
-    let notifier = unsafe { glue::emm_mmu_notifier_get(&raw const HUB_OPS.0, mm.as_raw()) };
-    // SAFETY: notifiers with our operations were made by `hub_alloc`.
-    let hub = unsafe { Hub::of(from_err_ptr(notifier)?) };
-    // SAFETY: a hub's address is not null; `mmu_notifier_get()` took a reference.
-    Ok(unsafe { HubRef::new(NonNull::new_unchecked(hub)) })
-}
-
-/// Waits until the memory of every hub without subscriptions is given back. The module may go
-/// then.
-pub(crate) fn synchronize() {
-    // SAFETY: callable at any time from process context.
-    unsafe { bindings::mmu_notifier_synchronize() };
-}
-
-/// # Safety
+/// The hub of `mm`, made if it has none. Sleeps; takes the mmap_lock to make one, which the caller
+/// does not hold.
 ///
-/// To be called by `mmu_notifier_get()` only: the caller owns what it returns, and gives it to
-/// [`hub_free`].
-unsafe extern "C" fn hub_alloc(_mm: *mut bindings::mm_struct) -> *mut bindings::mmu_notifier {
-    // `mmu_notifier_get()` goes on to register it.
-    let hub = KBox::pin_init(Hub::new(), GFP_KERNEL);
-    let Ok(hub) = hub else {
-        return ENOMEM.to_ptr();
+/// # Errors
+///
+/// `ENOMEM`, `EINTR`.
+pub(super) fn get(mm: &MmWithUser) -> Result<HubRef> {
+    // SAFETY: `mm` is valid, as it is a reference.
+    let found = unsafe { glue::emm_hub_find(mm.as_raw(), false) };
+    let node = match NonNull::new(found) {
+        Some(node) => node,
+        None => make(mm)?,
     };
-    // SAFETY: it is still treated as pinned: it is not moved from here until `hub_free`.
+    // SAFETY: nodes in the table are those of hubs; one more user of this one was counted for us.
+    Ok(unsafe { HubRef::new(node) })
+}
+
+#[cold]
+fn make(mm: &MmWithUser) -> Result<NonNull<glue::emm_hub_node>> {
+    let hub = KBox::pin_init(Hub::new(), GFP_KERNEL)?;
+    // SAFETY: it is still treated as pinned: it is not moved from here until `emm_hub_free`.
     let hub = KBox::into_raw(unsafe { Pin::into_inner_unchecked(hub) });
     // SAFETY: just made, and valid.
-    unsafe { &*hub }.notifier()
+    let node = unsafe { &*hub }.node();
+    // SAFETY: `mm` has users, as it is such a reference. The node is all zero, and part of a hub,
+    // which is given away here. The operations live as long as the module, which waits in `exit`
+    // for the last hub.
+    let node = unsafe { glue::emm_hub_add(node, mm.as_raw(), &raw const HUB_OPS.0, ptr::null()) };
+    NonNull::new(from_err_ptr(node)?).ok_or(ENOMEM)
 }
 
+/// Ends all hubs, which have no subscriptions any more, and waits until they are given back: the
+/// module may go then.
+pub(crate) fn exit() {
+    // SAFETY: callable from process context, when nobody can subscribe: who could has the module.
+    unsafe { glue::emm_hubs_exit() };
+}
+
+/// Gives a hub's memory back.
+///
 /// # Safety
 ///
-/// `notifier` came from [`hub_alloc`], and nobody uses it any more.
-unsafe extern "C" fn hub_free(notifier: *mut bindings::mmu_notifier) {
+/// `node` is that of a hub which [`make`] made, and nobody uses it any more.
+#[no_mangle]
+unsafe extern "C" fn emm_hub_free(node: *mut glue::emm_hub_node) {
     // SAFETY: this function's contract.
-    let hub = unsafe { Hub::of(notifier) };
-    // SAFETY: `hub_alloc` took the hub out of a box, which is given back here, and only here.
+    let hub = unsafe { Hub::of(node) };
+    // SAFETY: `make` took the hub out of a box, which is given back here, and only here.
     drop(unsafe { KBox::from_raw(hub) });
+}
+
+const _: () = {
+    // Fails to compile if it is not what its C header declares.
+    if true {
+        glue::emm_hub_free
+    } else {
+        emm_hub_free
+    };
+};
+
+/// The hub of a callback.
+///
+/// # Safety
+///
+/// `notifier` is the first one of a hub's node; the hub stays valid for `'a`.
+unsafe fn hub_of<'a>(notifier: *mut bindings::mmu_notifier) -> &'a Hub {
+    // SAFETY: this function's contract.
+    let node = unsafe { container_of!(notifier, glue::emm_hub_node, starts) };
+    // SAFETY: this function's contract.
+    let hub = unsafe { Hub::of(node) };
+    // SAFETY: this function's contract.
+    unsafe { &*hub }
 }
 
 /// # Safety
@@ -85,7 +114,7 @@ unsafe extern "C" fn hub_release(
     _mm: *mut bindings::mm_struct,
 ) {
     // SAFETY: this function's contract.
-    unsafe { Hub::from_notifier(notifier) }.release();
+    unsafe { hub_of(notifier) }.release();
 }
 
 /// # Safety
@@ -96,7 +125,7 @@ unsafe extern "C" fn hub_invalidate_range_start(
     range: *const bindings::mmu_notifier_range,
 ) -> ffi::c_int {
     // SAFETY: this function's contract.
-    let hub = unsafe { Hub::from_notifier(notifier) };
+    let hub = unsafe { hub_of(notifier) };
     // SAFETY: this function's contract.
     let range = unsafe { &*range };
     if range.start < range.end {
@@ -114,7 +143,7 @@ unsafe extern "C" fn hub_invalidate_range_end(
     range: *const bindings::mmu_notifier_range,
 ) {
     // SAFETY: this function's contract.
-    let hub = unsafe { Hub::from_notifier(notifier) };
+    let hub = unsafe { hub_of(notifier) };
     // SAFETY: this function's contract.
     let range = unsafe { &*range };
     if range.start < range.end {
@@ -149,7 +178,7 @@ unsafe extern "C" fn hub_clear_young(
     end: ffi::c_ulong,
 ) -> bool {
     // SAFETY: this function's contract.
-    unsafe { Hub::from_notifier(notifier) }.referenced(start as u64, end as u64, true)
+    unsafe { hub_of(notifier) }.referenced(start as u64, end as u64, true)
 }
 
 /// # Safety
@@ -163,5 +192,5 @@ unsafe extern "C" fn hub_test_young(
     // The page: a region may begin behind the address that it is asked by.
     let start = address as u64 & !(PAGE_SIZE - 1);
     // SAFETY: this function's contract.
-    unsafe { Hub::from_notifier(notifier) }.referenced(start, start + PAGE_SIZE, false)
+    unsafe { hub_of(notifier) }.referenced(start, start + PAGE_SIZE, false)
 }

@@ -71,7 +71,11 @@ pub const FAMILIES: &[Family] = &[
         about: "One ibv_reg_mr and one ibv_dereg_mr against the length, and what each costs among many. Pinning touches and \
                 pins every page, in-tree ODP sizes its arrays for every page; an EMM region notes a range.",
         none: "",
-        rows: &[row("registration", ONE, (2, 5)), row("many", ONE, (2, 3))],
+        rows: &[
+            row("registration", ONE, (2, 5)),
+            row("alone", ONE, (2, 3)),
+            row("many", ONE, (2, 3)),
+        ],
     },
     Family {
         name: "throughput",

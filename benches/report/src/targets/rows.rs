@@ -60,6 +60,50 @@ pub const ROWS: &[Row] = &[
         known: &[],
     },
     Row {
+        name: "alone",
+        what: "one 4 KiB region comes and goes, no other one there, beside 0, 1,000 and 10,000 other mappings",
+        reach: "at most 1.2 × in-tree ODP, the process's first no more than in-tree ODP's; munmap long after: at most 1.02 × none",
+        machines: &[INSTRUCTIONS],
+        rounds: 5,
+        checks: &[
+            Check::new("a region comes and goes", "µs", AtMostTimes(1.2, "odp")),
+            Check::new("first region", "µs", AtMostTimes(1.0 + NOISE, "odp")),
+            Check::new("munmap", "µs", AtMostTimes(1.02, "none")),
+        ],
+        known: &[
+            Known {
+                case: "the process's first region comes and goes, 0 other mappings",
+                unit: "µs",
+                times: 1.07,
+                why: "7 µs of 130: the hub's own memory, which in-tree ODP has none of",
+            },
+            Known {
+                case: "the process's first region comes and goes, 1000 other mappings",
+                unit: "µs",
+                times: 1.03,
+                why: "the same 7 µs, of 850",
+            },
+            Known {
+                case: "munmap of a page, long after, 0 other mappings",
+                unit: "µs",
+                times: 1.0,
+                why: "0.11 µs of 5.0: the VM looks through its empty list of notifiers, once a process had one; nothing of ours is left",
+            },
+            Known {
+                case: "munmap of a page, long after, 1000 other mappings",
+                unit: "µs",
+                times: 1.0,
+                why: "the same",
+            },
+            Known {
+                case: "munmap of a page, long after, 10000 other mappings",
+                unit: "µs",
+                times: 1.0,
+                why: "the same",
+            },
+        ],
+    },
+    Row {
         name: "table",
         what: "table memory",
         reach: "at most 4 KiB per untouched GiB; 2.1 MiB per resident GiB of 4 KiB pages; 64 KiB per GiB of THP; \

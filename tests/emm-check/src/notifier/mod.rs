@@ -2,6 +2,8 @@
 //! (`kernel/emm_client`).
 
 mod ends;
+mod flood;
+mod hubs;
 
 pub use ends::reap;
 
@@ -184,7 +186,7 @@ fn paired(told: &[Told]) -> Result<usize> {
 /// Runs all cases.
 pub fn notifier(report: &Report) {
     type Case = fn() -> Result<String>;
-    let cases: [(&str, Case); 13] = [
+    let cases: &[(&str, Case)] = &[
         ("each start has its end", pairing),
         ("what lies outside is not told", outside),
         ("the VM waits for start", hold_off),
@@ -198,6 +200,15 @@ pub fn notifier(report: &Report) {
         ("a start that must not block", ends::reaped),
         ("referenced: test and clear", referenced),
         ("release on exit", released),
+        ("unregister is not held up by new calls", flood::leaving),
+        ("register is ended by kill -9", flood::killed),
+        ("what is kept is found again", hubs::linger),
+        ("what is kept costs no more than it gained", hubs::in_vain),
+        (
+            "nothing is kept of who exits, nor of a fork",
+            hubs::exit_and_fork,
+        ),
+        ("nothing is kept over exec", hubs::exec),
     ];
     for (name, case) in cases {
         report.case("", "notifier", name, true, case());
