@@ -1,15 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The C interface: what `include/emm.h` and `include/emm_region.h` declare. `glue.c` exports it.
+//! Regions for drivers in C: what `include/emm_region.h` declares. `glue.c` exports it.
 
 use crate::{
-    access::Span,
-    emm::Asks,
-    glue,
-    notifier::{EmmNotifier, Invalidation, Subscription},
-    parked::Cookie,
-    region::Region,
-    serve::emm_worker_run,
+    access::Span, emm::Asks, glue, parked::Cookie, region::Region, serve::emm_worker_run,
     workers::emm_hire_run,
 };
 use core::{
@@ -17,28 +11,12 @@ use core::{
     pin::Pin,
     ptr::{self, NonNull},
 };
-use kernel::{bindings, ffi, mm::MmWithUser, prelude::*, sync::Arc, types::ForeignOwnable};
-
-/// Fails to compile if a function is not what its C header declares.
-macro_rules! as_declared {
-    ($($function:ident),* $(,)?) => {
-        $(const _: () = {
-            if true {
-                glue::$function
-            } else {
-                $function
-            };
-        };)*
-    };
-}
+use kernel::{bindings, ffi, prelude::*, sync::Arc, types::ForeignOwnable};
 
 as_declared!(
     emm_fault_cancel,
     emm_fault_destroy,
     emm_fault_init,
-    emm_notifier_register,
-    emm_notifier_register_range,
-    emm_notifier_unregister,
     emm_region_apply,
     emm_region_create,
     emm_region_destroy,
@@ -57,7 +35,7 @@ as_declared!(
 /// # Safety
 ///
 /// It came from [`emm_region_create`], and [`emm_region_destroy`] is not called for the time `'a`.
-unsafe fn from_c<'a>(region: *const glue::emm_region) -> &'a Region {
+pub(crate) unsafe fn from_c<'a>(region: *const glue::emm_region) -> &'a Region {
     // SAFETY: by this function's contract; `emm_region_create` made it by `Arc::into_raw`.
     unsafe { &*region.cast::<Region>() }
 }
@@ -68,7 +46,7 @@ unsafe fn from_c<'a>(region: *const glue::emm_region) -> &'a Region {
 ///
 /// `fault` is null, or was given to [`emm_fault_init`], which succeeded, and [`emm_fault_destroy`] is
 /// not called for the time `'a`.
-unsafe fn cookie<'a>(fault: *const glue::emm_fault) -> Option<&'a Cookie> {
+pub(crate) unsafe fn cookie<'a>(fault: *const glue::emm_fault) -> Option<&'a Cookie> {
     // SAFETY: null or valid, by this function's contract.
     let fault = unsafe { fault.as_ref() }?;
     // SAFETY: null, or what `emm_fault_init` made by `into_foreign`.
@@ -76,141 +54,8 @@ unsafe fn cookie<'a>(fault: *const glue::emm_fault) -> Option<&'a Cookie> {
     cookie
 }
 
-/// A C driver that is told.
-///
-/// # Invariants
-///
-/// `0` is valid, and so are its operations, which may be called, as `include/emm.h` says, from any
-/// thread: the driver promises this from `emm_notifier_register()` to the end of
-/// `emm_notifier_unregister()`, the time in which there is such a client.
-struct CClient(NonNull<glue::emm_notifier>);
-
-// SAFETY: the driver's operations may be called from any thread, by the type's invariant.
-unsafe impl Send for CClient {}
-// SAFETY: they may be called by several threads at once, by the type's invariant.
-unsafe impl Sync for CClient {}
-
-impl CClient {
-    fn ops(&self) -> &glue::emm_notifier_operations {
-        // SAFETY: the notifier is valid, by the type's invariant. Only its `registration` changes
-        // meanwhile.
-        let ops = unsafe { (*self.0.as_ptr()).ops };
-        // SAFETY: the operations are valid, by the type's invariant, and constant.
-        unsafe { &*ops }
-    }
-}
-
-impl EmmNotifier for CClient {
-    fn emm_release(&self) {
-        if let Some(op) = self.ops().release {
-            // SAFETY: the driver lets it be called, by the type's invariant.
-            unsafe { op(self.0.as_ptr()) };
-        }
-    }
-
-    fn emm_invalidate_start(&self, event: &Invalidation<'_>) -> Result {
-        if let Some(op) = self.ops().invalidate_start {
-            let (start, end) = (event.start as usize, event.end as usize);
-            // SAFETY: the driver lets it be called, by the type's invariant.
-            unsafe { op(self.0.as_ptr(), start, end, event.blockable) };
-        }
-        Ok(())
-    }
-
-    fn emm_invalidate_end(&self, event: &Invalidation<'_>) {
-        if let Some(op) = self.ops().invalidate_end {
-            // SAFETY: the driver lets it be called, by the type's invariant.
-            unsafe { op(self.0.as_ptr(), event.start as usize, event.end as usize) };
-        }
-    }
-
-    fn emm_referenced(&self, start: u64, end: u64, clear: bool) -> bool {
-        match self.ops().referenced {
-            // SAFETY: the driver lets it be called, by the type's invariant.
-            Some(op) => unsafe { op(self.0.as_ptr(), start as usize, end as usize, clear) },
-            None => false,
-        }
-    }
-}
-
 fn errno(result: Result) -> ffi::c_int {
     result.map_or_else(|error| error.to_errno(), |()| 0)
-}
-
-/// See `include/emm.h`.
-///
-/// # Safety
-///
-/// - `emm` is valid, and used by no other call of this interface now.
-/// - If it is not registered, its operations are null or valid; if this succeeds, they can be
-///   called as declared there until [`emm_notifier_unregister`] returns, and `emm` is neither moved
-///   nor freed before.
-/// - The caller holds a reference on `mm` (mm_users), and not its mmap_lock.
-#[no_mangle]
-pub(crate) unsafe extern "C" fn emm_notifier_register_range(
-    emm: *mut glue::emm_notifier,
-    mm: *mut bindings::mm_struct,
-    start: ffi::c_ulong,
-    length: ffi::c_ulong,
-) -> ffi::c_int {
-    let register = || -> Result {
-        let (start, length) = (start as u64, length as u64);
-        let last = length.checked_sub(1).and_then(|l| start.checked_add(l));
-        let last = last.ok_or(EINVAL)?;
-        let emm = NonNull::new(emm).ok_or(EINVAL)?;
-        // SAFETY: `emm` is valid, by this function's contract.
-        let glue::emm_notifier { ops, registration } = unsafe { emm.read() };
-        if !registration.is_null() {
-            return Err(EBUSY);
-        }
-        // SAFETY: operations are null or valid, by this function's contract.
-        let ops = unsafe { ops.as_ref() }.ok_or(EINVAL)?;
-        if ops.invalidate_start.is_none() {
-            return Err(EINVAL);
-        }
-        // SAFETY: the caller holds a reference, by this function's contract.
-        let mm = unsafe { MmWithUser::from_raw(mm) };
-        // INVARIANT: by this function's contract.
-        let client = CClient(emm);
-        let subscription = KBox::pin_init(Subscription::new(mm, start, last, client), GFP_KERNEL)?;
-        // SAFETY: `emm` is valid, by this function's contract.
-        unsafe { (*emm.as_ptr()).registration = subscription.into_foreign() };
-        Ok(())
-    };
-    errno(register())
-}
-
-/// See `include/emm.h`.
-///
-/// # Safety
-///
-/// As of [`emm_notifier_register_range`].
-#[no_mangle]
-pub(crate) unsafe extern "C" fn emm_notifier_register(
-    emm: *mut glue::emm_notifier,
-    mm: *mut bindings::mm_struct,
-) -> ffi::c_int {
-    // One byte less than everything keeps the length representable.
-    // SAFETY: the same contract.
-    unsafe { emm_notifier_register_range(emm, mm, 0, ffi::c_ulong::MAX) }
-}
-
-/// See `include/emm.h`.
-///
-/// # Safety
-///
-/// `emm` is valid, and used by no other call of this interface now. This is not one of its own
-/// callbacks.
-#[no_mangle]
-pub(crate) unsafe extern "C" fn emm_notifier_unregister(emm: *mut glue::emm_notifier) {
-    // SAFETY: `emm` is valid, by this function's contract.
-    let registration = unsafe { &mut (*emm).registration };
-    let registration = mem::replace(registration, ptr::null_mut());
-    if registration.is_null() {
-        return;
-    }
-    // SAFETY: registration stored this there by `into_foreign`, and nobody else takes it.
-    drop(unsafe { Pin::<KBox<Subscription<CClient>>>::from_foreign(registration) });
 }
 
 /// See `include/emm_region.h`.

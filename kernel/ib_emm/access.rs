@@ -45,7 +45,28 @@ impl Region {
         &self,
         span: Span,
         cookie: Option<&Cookie>,
-        each: impl FnMut(*mut u8, usize),
+        mut each: impl FnMut(*mut u8, usize),
+    ) -> Result {
+        self.pieces(span, cookie, |_, entry, piece| {
+            use_entry(entry, piece, &mut each);
+        })
+    }
+
+    /// The same with the translation of each page, and the state that it stands in.
+    pub(crate) fn apply_entries(
+        &self,
+        span: Span,
+        cookie: Option<&Cookie>,
+        mut each: impl FnMut(&State, Entry),
+    ) -> Result {
+        self.pieces(span, cookie, |state, entry, _| each(state, entry))
+    }
+
+    fn pieces(
+        &self,
+        span: Span,
+        cookie: Option<&Cookie>,
+        each: impl FnMut(&State, Entry, &Piece),
     ) -> Result {
         if let Some(cookie) = cookie {
             cookie.enter()?;
@@ -63,7 +84,7 @@ impl Region {
         &self,
         span: Span,
         cookie: &Cookie,
-        mut each: impl FnMut(*mut u8, usize),
+        mut each: impl FnMut(&State, Entry, &Piece),
     ) -> Result {
         let mut rest = Some(span);
         let mut tries = 0;
@@ -78,10 +99,10 @@ impl Region {
             let found = state.access(first.page, span.write);
             let next = second.and_then(|piece| state.access(piece.page, span.write));
             match (found, second, next) {
-                (Some(entry), None, _) => use_entry(entry, &first, &mut each),
+                (Some(entry), None, _) => each(&state, entry, &first),
                 (Some(entry), Some(piece), Some(next)) => {
-                    use_entry(entry, &first, &mut each);
-                    use_entry(next, &piece, &mut each);
+                    each(&state, entry, &first);
+                    each(&state, next, &piece);
                 }
                 (found, second, _) => {
                     drop(state);
@@ -103,13 +124,13 @@ impl Region {
         Ok(())
     }
 
-    fn apply_sleeping(&self, span: Span, mut each: impl FnMut(*mut u8, usize)) -> Result {
+    fn apply_sleeping(&self, span: Span, mut each: impl FnMut(&State, Entry, &Piece)) -> Result {
         let mut rest = Some(span);
         while let Some(span) = rest {
             let (piece, after) = self.split(&span);
             let state = self.state().read();
             if let Some(entry) = state.access(piece.page, span.write) {
-                use_entry(entry, &piece, &mut each);
+                each(&state, entry, &piece);
             } else {
                 drop(state);
                 let need = self.need(&span, piece.page);
@@ -117,7 +138,7 @@ impl Region {
                 // access.
                 let state = self.fault(need, span.asks())?;
                 let entry = state.access(piece.page, span.write).ok_or(EFAULT)?;
-                use_entry(entry, &piece, &mut each);
+                each(&state, entry, &piece);
             }
             rest = after;
         }

@@ -15,6 +15,7 @@
 #include <linux/workqueue_types.h>
 
 #include "emm.h"
+#include "emm_frames.h"
 #include "emm_region.h"
 
 struct mem_cgroup;

@@ -5,7 +5,9 @@
 //! - `notifier`: the EMM notifier. The VM tells a subscriber before and after it takes pages away.
 //! - `region`: memory regions on it, with a sparse translation table that faults fill.
 //! - `access`: what drivers do with a region: copies, and advice to fault in.
-//! - `abi`: both, for drivers in C (`include/emm.h`, `include/emm_region.h`).
+//! - `driver`, `frames`: drivers with tables of their own, which fill these from a region.
+//! - `abi`, `abi_notifier`, `abi_frames`: all of it, for drivers in C (`include/emm_region.h`, `emm.h`,
+//!   `emm_frames.h`).
 //! - `emm`: the decisions, shared with the host tests (`ib-emm/src/emm`).
 //! - `parked`: cookies, which drivers' accesses are parked in when they miss.
 //! - `workers`, `serve`: each owner's threads, which do the faults for what is parked.
@@ -15,18 +17,26 @@
 //! - `glue`: what of this is C, and what C sees of it, by bindgen.
 //! - `sight`: trace events and debugfs.
 //!
-//! What a file uses lies below it: `abi`; `serve`; `access`; `fault`; `region`; `notifier`, `parked`;
-//! `workers`; `ask`, `gate`, `lock`, `mem`, `wait`, `sight`; `emm` and `glue`. No two of them use each other.
+//! What a file uses lies below it: `abi_frames`; `abi`, `abi_notifier`; `frames`, `serve`; `access`;
+//! `fault`; `region`; `driver`; `notifier`, `parked`; `workers`; `ask`, `gate`, `lock`, `mem`, `wait`,
+//! `sight`; `emm` and `glue`. No two of them use each other.
 
 use kernel::prelude::*;
 
+#[macro_use]
+mod declared;
+
 mod abi;
+mod abi_frames;
+mod abi_notifier;
 mod access;
 mod ask;
+mod driver;
 #[path = "../../ib-emm/src/emm/mod.rs"]
 #[expect(dead_code, unused_imports, unreachable_pub, reason = "a crate by itself, whose tests use more of it")]
 mod emm;
 mod fault;
+mod frames;
 mod gate;
 mod glue;
 mod lock;

@@ -3,6 +3,7 @@
 //! A memory region: the core's state, and an EMM subscription on its range.
 
 use crate::{
+    driver::Driver,
     emm::{Geometry, Losses, PageRange, RegionState},
     gate::{Gated, WriteGuard},
     glue,
@@ -15,7 +16,7 @@ use crate::{
 };
 use core::{pin::Pin, ptr::NonNull};
 use kernel::{
-    mm::Mm,
+    mm::{Mm, MmWithUser},
     pr_warn_once,
     prelude::*,
     sync::{
@@ -52,6 +53,8 @@ pub(crate) struct Region {
 #[pin_data]
 pub(crate) struct Memory {
     geometry: Geometry,
+    /// Has tables of its own.
+    driver: Option<Driver>,
     #[pin]
     state: Gated<State>,
 }
@@ -71,13 +74,30 @@ impl Region {
     /// A region of `length` bytes at `start` of the current process; of all its address space, now
     /// and later, if they are 0 and `u64::MAX`.
     pub(crate) fn create(start: u64, length: u64) -> Result<Arc<Self>> {
-        let region = Self::register(start, length);
+        let current = current!();
+        let mm = current.mm().ok_or(EINVAL)?;
+        Self::create_for(mm, start, length, None)
+    }
+
+    /// The same of `mm`, for a driver with tables of its own.
+    pub(crate) fn create_for(
+        mm: &MmWithUser,
+        start: u64,
+        length: u64,
+        driver: Option<Driver>,
+    ) -> Result<Arc<Self>> {
+        let region = Self::register(mm, start, length, driver);
         let error = region.as_ref().map_or_else(|e| e.to_errno(), |_| 0);
         sight::trace_register(start, length, error);
         region
     }
 
-    fn register(start: u64, length: u64) -> Result<Arc<Self>> {
+    fn register(
+        mm: &MmWithUser,
+        start: u64,
+        length: u64,
+        driver: Option<Driver>,
+    ) -> Result<Arc<Self>> {
         let length = if start == 0 && length == u64::MAX {
             mem::task_size()
         } else {
@@ -87,14 +107,13 @@ impl Region {
         if start + length > mem::task_size() {
             return Err(EINVAL);
         }
-        let current = current!();
-        let mm = current.mm().ok_or(EINVAL)?;
         let nodes = KernelNodes::new(mm);
-        let memory = Memory::new(geometry, nodes.clone());
+        let refuses = driver.as_ref().is_some_and(Driver::refuses);
+        let memory = Memory::new(geometry, nodes.clone(), driver);
         let region = try_pin_init!(&this in Self {
             nodes,
             stopped: Atomic::new(false),
-            subscription <- Subscription::new(mm, start, start + (length - 1), memory),
+            subscription <- Subscription::with(refuses, mm, start, start + (length - 1), memory),
             // SAFETY: all other fields are initialised, and this one goes before the others do.
             listed <- unsafe { Listed::new(to_c(this)) },
         }? Error);
@@ -151,9 +170,10 @@ impl Region {
         wait::cancel(self);
     }
 
-    /// Its driver has no more use for it.
+    /// Its driver has no more use for it, and is told nothing more when this returns. Sleeps.
     pub(crate) fn retire(&self) {
         self.stop();
+        self.subscription.end();
         self.listed.remove();
     }
 
@@ -195,10 +215,11 @@ impl PinnedDrop for Region {
 }
 
 impl Memory {
-    fn new(geometry: Geometry, nodes: KernelNodes) -> impl PinInit<Self> {
+    fn new(geometry: Geometry, nodes: KernelNodes, driver: Option<Driver>) -> impl PinInit<Self> {
         let state = State::new(geometry, nodes);
         pin_init!(Self {
             geometry,
+            driver,
             state <- Gated::new(state),
         })
     }
@@ -263,6 +284,9 @@ impl EmmNotifier for Memory {
     fn emm_release(&self) {
         sight::trace_release(self.geometry.start(), self.geometry.length());
         self.kill();
+        if let Some(driver) = &self.driver {
+            driver.release();
+        }
     }
 
     fn emm_invalidate_start(&self, event: &Invalidation<'_>) -> Result {
@@ -278,9 +302,16 @@ impl EmmNotifier for Memory {
             Self::let_pass(&mut state, &range);
         }
         state.as_mut().hold(range);
+        if let Some(driver) = &self.driver {
+            // No frame of the range is given out any more, and those that were are still marked by
+            // way of the table.
+            drop(state);
+            driver.start(event)?;
+            state = self.state.write();
+        }
         let pages = self.drop_translations(state, range, blockable);
         sight::trace_invalidate(start, end, pages, blockable);
-        // A region never says "not now".
+        // A region by itself never says "not now".
         Ok(())
     }
 
@@ -291,10 +322,19 @@ impl EmmNotifier for Memory {
             pr_warn_once!("an invalidation of a region ended that had not begun\n");
         }
         state.wake();
+        drop(state);
+        if let Some(driver) = &self.driver {
+            driver.end(event);
+        }
     }
 
     fn emm_referenced(&self, start: u64, end: u64, clear: bool) -> bool {
         let range = self.geometry.clip(start, end);
-        self.state.read().young(range, clear)
+        let young = self.state.read().young(range, clear);
+        // Both are asked, so that both forget.
+        match &self.driver {
+            Some(driver) if clear || !young => driver.referenced(start, end, clear) || young,
+            _ => young,
+        }
     }
 }

@@ -169,6 +169,13 @@ impl<M: NodeMem> RegionState<M> {
         self.table.get(page).is_some_and(|e| e.allows(write))
     }
 
+    /// Whether a page of `range` is held off: what is translated there may be used, and nothing new
+    /// made of it.
+    #[must_use]
+    pub fn is_held(&self, range: &PageRange) -> bool {
+        self.holds.blocks(range)
+    }
+
     /// The state to be changed in its place. Nothing in this crate moves its windows.
     pub(super) fn this(self: Pin<&mut Self>) -> &mut Self {
         // SAFETY: this is for the crate's own methods, which change fields and move none but plain

@@ -9,7 +9,8 @@ use kernel::{bindings, mm::Mm, prelude::*};
 
 /// What a subscriber is told. Ranges are user addresses [`start`, `end`).
 pub(crate) trait EmmNotifier: Send + Sync + 'static {
-    /// The address space goes away. May sleep.
+    /// The address space goes away. May sleep. The last word: when it has returned, nothing more is
+    /// told.
     fn emm_release(&self);
 
     /// The VM is about to unmap or re-protect pages of the range. On return nothing accesses them,
@@ -18,8 +19,9 @@ pub(crate) trait EmmNotifier: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// `EAGAIN`, "not now", only if not `event.blockable`: the VM lets be what it was about to do
-    /// and may try again. The end follows in this case too.
+    /// `EAGAIN`, "not now", only if not `event.blockable`, and of a client that said so when it
+    /// subscribed ([`Subscription::refusing`](super::Subscription::refusing)): the VM lets be what
+    /// it was about to do, and may try again. The end follows in this case too.
     fn emm_invalidate_start(&self, event: &Invalidation<'_>) -> Result;
 
     /// The invalidation with the same range is over. Must not sleep.

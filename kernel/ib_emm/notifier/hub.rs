@@ -48,8 +48,11 @@ struct Told {
     born: u64,
     /// Callbacks that run now.
     active: u32,
-    /// Its owner waits for `active` to become 0: it is told nothing more.
+    /// It is told nothing more: its owner waits for `active` to become 0, or the address space has
+    /// gone.
     leaving: bool,
+    /// It is in the tree no more.
+    left: bool,
 }
 
 impl Entry {
@@ -66,6 +69,7 @@ impl Entry {
                 born: 0,
                 active: 0,
                 leaving: false,
+                left: false,
             },
         );
         let node = bindings::interval_tree_node {
@@ -298,28 +302,39 @@ impl Hub {
         Ok(())
     }
 
-    /// Takes `entry` out. No callback of it begins any more, and none runs on return. Sleeps.
+    /// Takes `entry` out, if it is not yet. No callback of it begins any more, and none runs on
+    /// return. Sleeps.
     ///
     /// # Safety
     ///
-    /// It is in the tree. This is not called from its own callbacks.
+    /// It was entered here. This is not called from its own callbacks.
     pub(super) unsafe fn leave(&self, entry: &Entry) {
         let mut inner = self.inner.lock();
-        entry.told.access_mut(&mut inner).leaving = true;
+        let told = entry.told.access_mut(&mut inner);
+        told.leaving = true;
+        if told.left {
+            return;
+        }
         while entry.told.access_mut(&mut inner).active > 0 {
             self.changed.wait(&mut inner);
+        }
+        let told = entry.told.access_mut(&mut inner);
+        if core::mem::replace(&mut told.left, true) {
+            // Somebody else waited, too.
+            return;
         }
         // SAFETY: the hub's lock is held, and the node is in this tree.
         unsafe { bindings::interval_tree_remove(entry.tree.get(), &raw mut inner.tree) };
     }
 
     /// Calls `tell` for each subscription hit by [`start`, `end`) and inserted before `seq`, with
-    /// the lock released meanwhile.
+    /// the lock released meanwhile. After the `last_word` it is told nothing more.
     fn each<'a>(
         &'a self,
         mut inner: InnerGuard<'a>,
         (start, end): (u64, u64),
         seq: u64,
+        last_word: bool,
         tell: impl Fn(&dyn EmmNotifier),
     ) {
         let mut last = None;
@@ -341,6 +356,7 @@ impl Hub {
             inner = self.inner.lock();
             let told = entry.told.access_mut(&mut inner);
             told.active -= 1;
+            told.leaving |= last_word;
             if told.leaving && told.active == 0 {
                 self.changed.notify_all();
             }
@@ -359,7 +375,7 @@ impl Hub {
             self.flood(true);
         }
         let result = Cell::new(Ok(()));
-        self.each(inner, (event.start, event.end), seq, |client| {
+        self.each(inner, (event.start, event.end), seq, false, |client| {
             if let Err(error) = client.emm_invalidate_start(event) {
                 result.set(Err(error));
             }
@@ -390,7 +406,7 @@ impl Hub {
             unsafe { glue::emm_hub_told_nobody(self.node.get()) };
             return;
         }
-        self.each(inner, (event.start, event.end), seq, |client| {
+        self.each(inner, (event.start, event.end), seq, false, |client| {
             client.emm_invalidate_end(event)
         });
     }
@@ -405,7 +421,7 @@ impl Hub {
     /// The address space goes.
     pub(super) fn release(&self) {
         let inner = self.inner.lock();
-        self.each(inner, (0, u64::MAX), u64::MAX, |client| {
+        self.each(inner, (0, u64::MAX), u64::MAX, true, |client| {
             client.emm_release()
         });
         // SAFETY: the node was initialised when this became the hub of an address space.

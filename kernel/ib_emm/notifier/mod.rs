@@ -5,7 +5,7 @@
 //! There is one `Hub` for each address space with subscriptions. It is an `mmu_notifier` (`vm`),
 //! and passes each event on to the subscriptions whose range it hits, found in an interval tree
 //! (`hub`). All hubs are in a table, where they linger for a while when their last subscription has
-//! gone (`hubs.c`). What is told is in `contract`; who is told, in `subscription`.
+//! gone (`hubs.c`). Clients that can refuse a start have a hub of their own, of two notifiers. What is told is in `contract`; who is told, in `subscription`.
 
 // Lock order:
 //
@@ -24,12 +24,12 @@
 // Those of rxe (kernel/rxe) are outside of these: `modify_lock`, which sleeps, over a QP's
 // `state_lock`, over a task's lock; and `rxe_emm_awaited_lock` over the list of waits.
 
-#[allow(dead_code, reason = "the parts of an invalidation that no client reads yet")]
+#[allow(dead_code, reason = "what of an invalidation no client reads yet: its patience")]
 mod contract;
 mod hub;
 mod subscription;
 mod vm;
 
-pub(crate) use contract::{EmmNotifier, Invalidation};
+pub(crate) use contract::{EmmNotifier, Invalidation, Kind};
 pub(crate) use subscription::Subscription;
 pub(crate) use vm::exit;

@@ -23,7 +23,7 @@ use kernel::{
 ///
 /// # Invariants
 ///
-/// `entry` is in the tree of `hub`, and its client is this one's.
+/// `entry` was entered in `hub`, and its client is this one's.
 #[pin_data(PinnedDrop)]
 pub(crate) struct Subscription<T: EmmNotifier> {
     #[pin]
@@ -57,11 +57,40 @@ impl<T: EmmNotifier> Subscription<T> {
         Error: From<E>,
         E: 'a,
     {
+        Self::with(false, mm, start, last, client)
+    }
+
+    /// The same for a client that may refuse a start which must not block.
+    pub(crate) fn refusing<'a, E>(
+        mm: &'a MmWithUser,
+        start: u64,
+        last: u64,
+        client: impl PinInit<T, E> + 'a,
+    ) -> impl PinInit<Self, Error> + 'a
+    where
+        Error: From<E>,
+        E: 'a,
+    {
+        Self::with(true, mm, start, last, client)
+    }
+
+    /// Either of these.
+    pub(crate) fn with<'a, E>(
+        refuses: bool,
+        mm: &'a MmWithUser,
+        start: u64,
+        last: u64,
+        client: impl PinInit<T, E> + 'a,
+    ) -> impl PinInit<Self, Error> + 'a
+    where
+        Error: From<E>,
+        E: 'a,
+    {
         let pages = PageRange::new(start >> PAGE_SHIFT, (last >> PAGE_SHIFT) + 1);
         // INVARIANT: the last step enters it in the hub's tree.
         try_pin_init!(Self {
             client <- client,
-            hub: vm::get(mm)?,
+            hub: vm::get(mm, refuses)?,
             entry <- Entry::new(hub, start, last, NonNull::<T>::from(&*client)),
             _pin: PhantomPinned,
             _: {
@@ -70,6 +99,13 @@ impl<T: EmmNotifier> Subscription<T> {
                 unsafe { hub.enter(entry.as_ref(), pages) }?;
             },
         }? Error)
+    }
+
+    /// Ends it before it is dropped: the client is told nothing more when this returns. Sleeps. Not
+    /// called from callbacks.
+    pub(crate) fn end(&self) {
+        // SAFETY: the entry was entered in the hub, by the type's invariant.
+        unsafe { self.hub.leave(&self.entry) };
     }
 
     /// Who is told.
@@ -92,7 +128,7 @@ impl<T: EmmNotifier> Subscription<T> {
 impl<T: EmmNotifier> PinnedDrop for Subscription<T> {
     /// No callback runs on return. Sleeps. Not called from callbacks.
     fn drop(self: Pin<&mut Self>) {
-        // SAFETY: the entry is in the hub's tree, by the type's invariant.
+        // SAFETY: the entry was entered in the hub, by the type's invariant.
         unsafe { self.hub.leave(&self.entry) };
     }
 }

@@ -31,25 +31,58 @@ static HUB_OPS: Ops = Ops(bindings::mmu_notifier_ops {
     free_notifier: Some(glue::emm_hub_starts_free),
 });
 
-/// The hub of `mm`, made if it has none. Sleeps; takes the mmap_lock to make one, which the caller
+/// Of a hub whose starts can be refused: all but the ends. When one is, the VM tells all ends there
+/// are, at once, and would warn of a notifier that has both: it can't know whether that one's own
+/// start was.
+static STARTS_OPS: Ops = Ops(bindings::mmu_notifier_ops {
+    release: Some(hub_release),
+    clear_flush_young: Some(hub_clear_young),
+    clear_young: Some(hub_clear_young),
+    test_young: Some(hub_test_young),
+    invalidate_range_start: Some(hub_invalidate_range_start),
+    invalidate_range_end: None,
+    arch_invalidate_secondary_tlbs: None,
+    alloc_notifier: None,
+    free_notifier: Some(glue::emm_hub_starts_free),
+});
+
+/// … and the ends.
+static ENDS_OPS: Ops = Ops(bindings::mmu_notifier_ops {
+    release: None,
+    clear_flush_young: None,
+    clear_young: None,
+    test_young: None,
+    invalidate_range_start: None,
+    invalidate_range_end: Some(ends_invalidate_range_end),
+    arch_invalidate_secondary_tlbs: None,
+    alloc_notifier: None,
+    free_notifier: Some(glue::emm_hub_ends_free),
+});
+
+/// The hub of `mm`, for clients that can refuse a start or for those that can't, made if it has none. Sleeps; takes the mmap_lock to make one, which the caller
 /// does not hold.
 ///
 /// # Errors
 ///
 /// `ENOMEM`, `EINTR`.
-pub(super) fn get(mm: &MmWithUser) -> Result<HubRef> {
+pub(super) fn get(mm: &MmWithUser, refuses: bool) -> Result<HubRef> {
     // SAFETY: `mm` is valid, as it is a reference.
-    let found = unsafe { glue::emm_hub_find(mm.as_raw(), false) };
+    let found = unsafe { glue::emm_hub_find(mm.as_raw(), refuses) };
     let node = match NonNull::new(found) {
         Some(node) => node,
-        None => make(mm)?,
+        None => make(mm, refuses)?,
     };
     // SAFETY: nodes in the table are those of hubs; one more user of this one was counted for us.
     Ok(unsafe { HubRef::new(node) })
 }
 
 #[cold]
-fn make(mm: &MmWithUser) -> Result<NonNull<glue::emm_hub_node>> {
+fn make(mm: &MmWithUser, refuses: bool) -> Result<NonNull<glue::emm_hub_node>> {
+    let (starts, ends) = if refuses {
+        (&raw const STARTS_OPS.0, &raw const ENDS_OPS.0)
+    } else {
+        (&raw const HUB_OPS.0, ptr::null())
+    };
     let hub = KBox::pin_init(Hub::new(), GFP_KERNEL)?;
     // SAFETY: it is still treated as pinned: it is not moved from here until `emm_hub_free`.
     let hub = KBox::into_raw(unsafe { Pin::into_inner_unchecked(hub) });
@@ -58,7 +91,7 @@ fn make(mm: &MmWithUser) -> Result<NonNull<glue::emm_hub_node>> {
     // SAFETY: `mm` has users, as it is such a reference. The node is all zero, and part of a hub,
     // which is given away here. The operations live as long as the module, which waits in `exit`
     // for the last hub.
-    let node = unsafe { glue::emm_hub_add(node, mm.as_raw(), &raw const HUB_OPS.0, ptr::null()) };
+    let node = unsafe { glue::emm_hub_add(node, mm.as_raw(), starts, ends) };
     NonNull::new(from_err_ptr(node)?).ok_or(ENOMEM)
 }
 
@@ -128,11 +161,14 @@ unsafe extern "C" fn hub_invalidate_range_start(
     let hub = unsafe { hub_of(notifier) };
     // SAFETY: this function's contract.
     let range = unsafe { &*range };
-    if range.start < range.end {
-        // Not now: nobody says so yet.
-        let _ = hub.start(&told(hub, range, &Patience::new(PATIENCE_NS)));
+    if range.start >= range.end {
+        return 0;
     }
-    0
+    match hub.start(&told(hub, range, &Patience::new(PATIENCE_NS))) {
+        Ok(()) => 0,
+        // What the VM takes for it.
+        Err(_) => EAGAIN.to_errno(),
+    }
 }
 
 /// # Safety
@@ -145,7 +181,28 @@ unsafe extern "C" fn hub_invalidate_range_end(
     // SAFETY: this function's contract.
     let hub = unsafe { hub_of(notifier) };
     // SAFETY: this function's contract.
-    let range = unsafe { &*range };
+    end(hub, unsafe { &*range });
+}
+
+/// # Safety
+///
+/// To be called by the VM with the second notifier of a hub, which it keeps meanwhile, and a valid
+/// range.
+unsafe extern "C" fn ends_invalidate_range_end(
+    notifier: *mut bindings::mmu_notifier,
+    range: *const bindings::mmu_notifier_range,
+) {
+    // SAFETY: this function's contract.
+    let node = unsafe { container_of!(notifier, glue::emm_hub_node, ends) };
+    // SAFETY: this function's contract.
+    let hub = unsafe { Hub::of(node) };
+    // SAFETY: this function's contract.
+    let hub = unsafe { &*hub };
+    // SAFETY: this function's contract.
+    end(hub, unsafe { &*range });
+}
+
+fn end(hub: &Hub, range: &bindings::mmu_notifier_range) {
     if range.start < range.end {
         hub.end(&told(hub, range, &Patience::new(0)));
     }

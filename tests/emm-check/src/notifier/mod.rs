@@ -1,8 +1,10 @@
 //! `notifier`: the EMM notifier by itself, seen through a driver that writes down what it is told
 //! (`kernel/emm_client`).
 
+mod contract;
 mod ends;
 mod flood;
+mod frames;
 mod hubs;
 
 pub use ends::reap;
@@ -26,12 +28,38 @@ const DELAY: Duration = Duration::from_millis(300);
 /// Longest wait for something that must come.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Why pages go, as the driver is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Event {
+    Unmap,
+    Clear,
+    ProtectionVma,
+    ProtectionPage,
+    SoftDirty,
+    Migrate,
+    Exclusive,
+}
+
+impl Event {
+    const ALL: [(Self, &'static str); 7] = [
+        (Self::Unmap, "unmap"),
+        (Self::Clear, "clear"),
+        (Self::ProtectionVma, "protection-vma"),
+        (Self::ProtectionPage, "protection-page"),
+        (Self::SoftDirty, "soft-dirty"),
+        (Self::Migrate, "migrate"),
+        (Self::Exclusive, "exclusive"),
+    ];
+}
+
 /// What the driver was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Told {
     Start {
         range: (usize, usize),
         blockable: bool,
+        event: Event,
+        refused: bool,
         depth: i32,
     },
     End {
@@ -41,6 +69,12 @@ enum Told {
     Referenced {
         range: (usize, usize),
         clear: bool,
+    },
+    Frame {
+        offset: usize,
+        order: i32,
+        writable: bool,
+        byte: i32,
     },
     Release,
     /// So many calls found no room in the driver's notes.
@@ -128,10 +162,19 @@ fn parse(line: &str) -> Result<Told> {
             .and_then(|w| w.parse::<i32>().ok())
             .with_context(|| format!("the driver wrote {line:?}"))
     };
+    let event = || {
+        let word = words.iter().find_map(|w| w.strip_prefix("event="));
+        let known = Event::ALL.iter().find(|(_, name)| Some(*name) == word);
+        known
+            .map(|(event, _)| *event)
+            .with_context(|| format!("the driver wrote {line:?}"))
+    };
     Ok(match words[0] {
         "start" => Told::Start {
             range: (number(1)?, number(2)?),
             blockable: value("blockable")? == 1,
+            event: event()?,
+            refused: value("refused")? == 1,
             depth: value("depth")?,
         },
         "end" => Told::End {
@@ -141,6 +184,12 @@ fn parse(line: &str) -> Result<Told> {
         "referenced" => Told::Referenced {
             range: (number(1)?, number(2)?),
             clear: value("clear")? == 1,
+        },
+        "frame" => Told::Frame {
+            offset: number(1)?,
+            order: value("order")?,
+            writable: value("writable")? == 1,
+            byte: value("byte")?,
         },
         "release" => Told::Release,
         "lost" => Told::Lost(words.get(1).and_then(|w| w.parse().ok()).unwrap_or(1)),
@@ -173,7 +222,7 @@ fn paired(told: &[Told]) -> Result<usize> {
                 open.swap_remove(at);
                 pairs += 1;
             }
-            Told::Referenced { .. } | Told::Release => {}
+            Told::Referenced { .. } | Told::Frame { .. } | Told::Release => {}
             Told::Lost(n) => bail!("{n} calls were not written down"),
         }
     }
@@ -200,6 +249,16 @@ pub fn notifier(report: &Report) {
         ("a start that must not block", ends::reaped),
         ("referenced: test and clear", referenced),
         ("release on exit", released),
+        ("why pages go", contract::kinds),
+        (
+            "not now: the VM hears it, and each start has its end",
+            contract::refused,
+        ),
+        ("not now: of many who subscribe", contract::refusing_at_once),
+        ("release is the last word", contract::last_word),
+        ("frames of another process's memory", frames::of_another),
+        ("no frame is given out while it is taken", frames::taken),
+        ("a region that is kept beyond its end", frames::kept),
         ("unregister is not held up by new calls", flood::leaving),
         ("register is ended by kill -9", flood::killed),
         ("what is kept is found again", hubs::linger),
@@ -470,9 +529,9 @@ mod tests {
     #[test]
     fn a_question_is_no_change() {
         let lines = [
-            "start 0x7fcf94534000 0x7fcf94535000 blockable=1 depth=1",
+            "start 0x7fcf94534000 0x7fcf94535000 blockable=1 event=clear refused=0 depth=1",
             "referenced 0x7fcf9456e000 0x7fcf9456f000 clear=1 young=0",
-            "end 0x7fcf94534000 0x7fcf94535000 depth=0",
+            "end 0x7fcf94534000 0x7fcf94535000 event=clear depth=0",
         ];
         let told: Vec<Told> = lines.iter().map(|l| parse(l).unwrap()).collect();
         assert_eq!(paired(&told).unwrap(), 1);
