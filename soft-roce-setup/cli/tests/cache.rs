@@ -107,6 +107,8 @@ fn a_strangers_directory_survives_every_subcommand() {
     fs::create_dir(ground.path().join("xdg")).unwrap();
     symlink(&project, ground.path().join("xdg/ib-emm")).unwrap();
     fs::create_dir_all(ground.path().join("home/.cache")).unwrap();
+    // Refused although it is empty, as a new cache's directory may be.
+    fs::create_dir(ground.path().join("bare")).unwrap();
     symlink(&project, ground.path().join("home/.cache/ib-emm")).unwrap();
     let whole = project.display().to_string();
     let places = [
@@ -148,7 +150,7 @@ fn a_strangers_directory_survives_every_subcommand() {
             "by HOME",
         );
     }
-    for (place, home) in [("/", "/nowhere"), ("home", "home")] {
+    for (place, home) in [("/", "/nowhere"), ("home", "home"), ("bare", "bare")] {
         let mut command = tool(ground.path());
         command
             .env("HOME", ground.path().join(home))
