@@ -130,7 +130,7 @@ const WRONG: &[(&str, &[&str], &str)] = &[
     ),
     (
         "tool::test_that_is_not_there",
-        &["test", "tool::", "no_such_test"],
+        &["test", "host::rustfmt", "no_such_test"],
         "no test has a name with `no_such_test`",
     ),
     ("tool::no_command", &["run"], "COMMAND"),

@@ -14,7 +14,8 @@ use soft_roce_setup::proc::Cmd;
 pub(super) const NAME: &str = "tool::shares_give_the_host_plain_files";
 
 /// What the guest's root does: all of it works there, but writing to what is read-only.
-const SCRIPT: &str = "set -e; cat /in/file /in/link; ! touch /in/new 2> /dev/null; cd /out\n\
+const SCRIPT: &str = "set -e; cat /in/file /in/link; cd /out\n\
+    if touch /in/new 2> /dev/null; then echo /in can be written; exit 1; fi\n\
     echo from the guest > file; mknod device c 1 3; mkfifo fifo; ln -s /etc/passwd link\n\
     cp /bin/true program; chown 1000:1000 program; chmod 6755 program; mkdir dir; echo x > dir/y\n\
     [ -c device ] && [ -p fifo ] && [ $(readlink link) = /etc/passwd ] && [ -u program ] && ./program\n\
