@@ -34,6 +34,8 @@ enum Bug {
     None,
     /// The driver is told when the lock was given back.
     TellsUnlocked,
+    /// A job is over when the lock was given back after its last access: one may have joined it.
+    FinishesUnlocked,
     /// The region is held when the lock was given back.
     HoldsUnlocked,
     /// Stopping does not mark the region first.
@@ -168,6 +170,11 @@ impl Owner {
                         cookie.tell();
                     }
                     self.changed.notify_all();
+                }
+                if self.bug == Bug::FinishesUnlocked {
+                    drop(inner);
+                    thread::yield_now();
+                    inner = self.inner.lock().unwrap();
                 }
                 if need.is_some() {
                     self.held.fetch_sub(1, SeqCst);
@@ -312,6 +319,11 @@ mod catches {
     #[test]
     fn telling_without_the_lock() {
         caught(Bug::TellsUnlocked, cancel);
+    }
+
+    #[test]
+    fn a_job_that_is_over_when_somebody_joined_it() {
+        caught(Bug::FinishesUnlocked, two_drivers);
     }
 
     #[test]

@@ -267,9 +267,13 @@ impl Workers {
             self.start_worker(&inner, at, ms.min(LONGEST_REST_MS));
             Then::Leave
         } else {
-            drop(inner);
-            self.tell(at, outcome, tell);
-            inner = self.inner.lock();
+            while let Some(access) = inner.queue.end_one(at, outcome) {
+                tell(access);
+                // Others, and interrupts, between two of them.
+                drop(inner);
+                inner = self.inner.lock();
+            }
+            // Under the lock that nobody was left under: others may join the job until it is over.
             if inner.queue.finish(at) {
                 Then::Next
             } else {

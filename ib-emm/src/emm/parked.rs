@@ -438,7 +438,8 @@ where
         Some(access)
     }
 
-    /// Job `at` is over: nobody is served by it any more.
+    /// Job `at` is over: nobody is served by it any more, as [`end_one`](Self::end_one) just said
+    /// under the same lock.
     ///
     /// # Returns
     ///
