@@ -1,5 +1,6 @@
 //! `status` and `clean`: what the cache holds, and removing it.
 
+use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -10,7 +11,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::build::modules::Variant;
-use crate::build::{self, kernel, root, userland};
+use crate::build::{self, kernel, packages, root, userland};
 use crate::cache::Cache;
 use crate::context::Context;
 use crate::ui;
@@ -137,6 +138,17 @@ fn collect(context: &Context) -> Result<Status> {
             });
         }
     }
+    let mut seen = HashSet::new();
+    disk_use_beside(&cache.path(root::PLACE), &mut seen);
+    let bytes = disk_use_beside(&cache.path(packages::PLACE), &mut seen);
+    if bytes > 0 {
+        entries.push(Entry {
+            name: "packages beside the root".to_owned(),
+            state: State::Kept,
+            bytes,
+            seconds: None,
+        });
+    }
     let bytes = disk_use(cache.dir());
     Ok(Status {
         cache: cache.dir().display().to_string(),
@@ -172,19 +184,26 @@ fn entry(cache: &Cache, name: &str, place: &str, key: &str) -> Entry {
 
 /// Bytes on disk of all that can be read below a path.
 fn disk_use(path: &Path) -> u64 {
+    disk_use_beside(path, &mut HashSet::new())
+}
+
+/// The same without files that were `seen` by another name, and adds its own to them: the packages' files are those of the root, where they
+/// are the same.
+fn disk_use_beside(path: &Path, seen: &mut HashSet<(u64, u64)>) -> u64 {
     let Ok(metadata) = path.symlink_metadata() else {
         return 0;
     };
     let own = metadata.blocks() * 512;
     if !metadata.is_dir() {
-        return own;
+        let known = metadata.nlink() > 1 && !seen.insert((metadata.dev(), metadata.ino()));
+        return if known { 0 } else { own };
     }
     let Ok(entries) = fs::read_dir(path) else {
         return own;
     };
     own + entries
         .flatten()
-        .map(|entry| disk_use(&entry.path()))
+        .map(|entry| disk_use_beside(&entry.path(), seen))
         .sum::<u64>()
 }
 
@@ -239,4 +258,27 @@ pub fn clean(context: &Context, args: &CleanArgs) -> Result<ExitCode> {
         cache.dir().display()
     ));
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_two_names_counts_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, packages) = (dir.path().join("root"), dir.path().join("packages"));
+        for place in [&root, &packages] {
+            fs::create_dir(place).unwrap();
+        }
+        fs::write(root.join("file"), vec![1; 1 << 20]).unwrap();
+        fs::hard_link(root.join("file"), packages.join("file")).unwrap();
+        fs::write(packages.join("own"), vec![1; 1 << 16]).unwrap();
+        let whole = disk_use(dir.path());
+        assert!((1 << 20..3 << 19).contains(&whole), "{whole}");
+        let mut seen = HashSet::new();
+        disk_use_beside(&root, &mut seen);
+        let beside = disk_use_beside(&packages, &mut seen);
+        assert!((1 << 16..1 << 18).contains(&beside), "{beside}");
+    }
 }
