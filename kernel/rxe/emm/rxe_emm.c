@@ -8,6 +8,7 @@
 #include <linux/libnvdimm.h>
 #include <linux/mm.h>
 #include <linux/moduleparam.h>
+#include <linux/slab.h>
 #include <linux/string.h>
 #include <rdma/restrack.h>
 
@@ -111,78 +112,179 @@ void rxe_emm_mr_cleanup(struct rxe_mr *mr)
 	mr->emm = NULL;
 }
 
-static void rxe_emm_orphan(struct sk_buff_head *queue, struct rxe_qp *qp)
+/* What the accesses of a QP's tasks are parked in. */
+struct rxe_emm_qp {
+	struct rxe_qp *qp;
+	struct emm_fault req;
+	struct emm_fault comp;
+	struct emm_fault resp;
+};
+
+/* The memory is there, or never will be: @task finds its packet where it was. */
+static void rxe_emm_resume(struct rxe_qp *qp, struct rxe_task *task)
 {
-	struct sk_buff *skb;
-	unsigned long flags;
-
-	spin_lock_irqsave(&queue->lock, flags);
-	skb_queue_walk(queue, skb) {
-		if (skb->sk == qp->sk->sk)
-			skb_orphan(skb);
-	}
-	spin_unlock_irqrestore(&queue->lock, flags);
-}
-
-/*
- * A packet that was looped back holds its sender until the receiver is done with it, and the
- * receiver may wait in a fault. Lets go of a sender that sends no more.
- */
-static void rxe_emm_orphan_skbs(struct rxe_qp *qp)
-{
-	struct rxe_dev *rxe = to_rdev(qp->ibqp.device);
-	struct rxe_pool_ref *ref;
-	unsigned long index;
-
-	if (!atomic_read(&qp->skb_out))
+	/* on its way out; its cookies are destroyed before it is freed */
+	if (!rxe_get(qp))
 		return;
+	rxe_sched_task(task);
+	rxe_put(qp);
+}
 
-	xa_for_each(&rxe->qp_pool.xa, index, ref) {
-		struct rxe_qp *peer = rxe_pool_get_index(&rxe->qp_pool, index);
+static void rxe_emm_req_done(struct emm_fault *fault)
+{
+	struct rxe_qp *qp = container_of(fault, struct rxe_emm_qp, req)->qp;
 
-		if (!peer)
-			continue;
-		rxe_emm_orphan(&peer->req_pkts, qp);
-		rxe_emm_orphan(&peer->resp_pkts, qp);
-		rxe_put(peer);
-	}
+	rxe_emm_resume(qp, &qp->send_task);
+}
+
+static void rxe_emm_comp_done(struct emm_fault *fault)
+{
+	struct rxe_qp *qp = container_of(fault, struct rxe_emm_qp, comp)->qp;
+
+	rxe_emm_resume(qp, &qp->send_task);
+}
+
+static void rxe_emm_resp_done(struct emm_fault *fault)
+{
+	struct rxe_qp *qp = container_of(fault, struct rxe_emm_qp, resp)->qp;
+
+	rxe_emm_resume(qp, &qp->recv_task);
+}
+
+/* Kernel QPs have no on-demand MRs. */
+int rxe_emm_init_qp(struct rxe_qp *qp)
+{
+	struct rxe_emm_qp *emm;
+	int err;
+
+	if (!qp->is_user)
+		return 0;
+
+	emm = kzalloc_obj(*emm);
+	if (!emm)
+		return -ENOMEM;
+
+	emm->qp = qp;
+	err = emm_fault_init(&emm->req, rxe_emm_req_done);
+	if (err)
+		goto err_free;
+	err = emm_fault_init(&emm->comp, rxe_emm_comp_done);
+	if (err)
+		goto err_req;
+	err = emm_fault_init(&emm->resp, rxe_emm_resp_done);
+	if (err)
+		goto err_comp;
+
+	qp->req.at.fault = &emm->req;
+	qp->comp.at.fault = &emm->comp;
+	qp->resp.at.fault = &emm->resp;
+	qp->emm = emm;
+	return 0;
+
+err_comp:
+	emm_fault_destroy(&emm->comp);
+err_req:
+	emm_fault_destroy(&emm->req);
+err_free:
+	kfree(emm);
+	return err;
+}
+
+/* Its tasks don't run any more. */
+void rxe_emm_cleanup_qp(struct rxe_qp *qp)
+{
+	struct rxe_emm_qp *emm = qp->emm;
+
+	if (!emm)
+		return;
+	emm_fault_destroy(&emm->resp);
+	emm_fault_destroy(&emm->comp);
+	emm_fault_destroy(&emm->req);
+	kfree(emm);
 }
 
 /*
- * Before the wait for the last reference to a QP that is destroyed: ends its own faults, and makes
- * it not wait for those of others. A packet that finds the QP until it is out of the pool holds a
- * reference, so its tasks must run on; those of a user's QP only drain its queues. A kernel QP
- * has no faults, and its owner may still post, which warns when it is not valid.
+ * Before the wait for the last reference to a QP that is destroyed: packets that are parked hold
+ * one, and so does each that finds the QP until it is out of the pool. The tasks of a QP that is
+ * not valid only drain its queues. A kernel QP is never parked, and its owner may still post, which
+ * warns when it is not valid.
  */
 void rxe_emm_stop_qp(struct rxe_qp *qp)
 {
 	unsigned long flags;
 
-	if (qp->is_user) {
-		spin_lock_irqsave(&qp->state_lock, flags);
-		qp->valid = 0;
-		spin_unlock_irqrestore(&qp->state_lock, flags);
-	}
+	if (!qp->is_user)
+		return;
 
-	rxe_disable_task(&qp->recv_task);
-	rxe_disable_task(&qp->send_task);
-	rxe_emm_orphan_skbs(qp);
+	spin_lock_irqsave(&qp->state_lock, flags);
+	qp->valid = 0;
+	spin_unlock_irqrestore(&qp->state_lock, flags);
 
-	rxe_enable_task(&qp->recv_task);
-	rxe_enable_task(&qp->send_task);
 	rxe_sched_task(&qp->recv_task);
 	rxe_sched_task(&qp->send_task);
 }
 
+/*
+ * An access of the first packet of @queue, if it has one, is parked. A packet that was looped back
+ * holds the QP that sent it until it is freed: those that wait from now on let go of theirs, so
+ * that no sender waits for a fault of the receiver.
+ */
+void rxe_emm_park(struct rxe_access *at, struct sk_buff_head *queue)
+{
+	struct sk_buff *skb;
+	unsigned long flags;
+
+	if (at->parked)
+		return;
+	if (!queue) {
+		at->parked = true;
+		return;
+	}
+
+	spin_lock_irqsave(&queue->lock, flags);
+	at->parked = true;
+	skb_queue_walk(queue, skb)
+		skb_orphan(skb);
+	spin_unlock_irqrestore(&queue->lock, flags);
+}
+
+/* Queues a packet, behind one that may be parked. */
+void rxe_emm_queue_pkt(struct rxe_access *at, struct sk_buff_head *queue, struct sk_buff *skb)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(&queue->lock, flags);
+	if (unlikely(at->parked))
+		skb_orphan(skb);
+	__skb_queue_tail(queue, skb);
+	spin_unlock_irqrestore(&queue->lock, flags);
+}
+
+/* The access that was parked is over, or given up. Called by its task. */
+void __rxe_emm_unpark(struct rxe_access *at)
+{
+	emm_fault_cancel(at->fault);
+	WRITE_ONCE(at->parked, false);
+	at->copied = 0;
+}
+
+/* A page that the VM takes away again and again is no violation of a key either. */
+static int rxe_emm_errno(int err)
+{
+	return err == -EBUSY ? -ENOMEM : err;
+}
+
 int rxe_emm_mr_copy(struct rxe_mr *mr, u64 iova, void *addr, unsigned int length,
-		    enum rxe_mr_copy_dir dir)
+		    enum rxe_mr_copy_dir dir, unsigned int reach, struct emm_fault *fault)
 {
 	u64 offset = iova - mr->ibmr.iova;
+	int err;
 
 	if (dir == RXE_TO_MR_OBJ)
-		return emm_region_write(mr->emm, offset, addr, length, length, NULL);
+		err = emm_region_write(mr->emm, offset, addr, length, reach, fault);
 	else
-		return emm_region_read(mr->emm, offset, addr, length, length, NULL);
+		err = emm_region_read(mr->emm, offset, addr, length, reach, fault);
+	return rxe_emm_errno(err);
 }
 
 struct rxe_emm_atomic {
@@ -231,8 +333,28 @@ static enum resp_states rxe_emm_check_atomic(struct rxe_mr *mr, u64 iova)
 	return RESPST_NONE;
 }
 
-enum resp_states rxe_emm_atomic_op(struct rxe_mr *mr, u64 iova, int opcode,
-				   u64 compare, u64 swap_add, u64 *orig_val)
+/* An access of eight bytes. Returns a state, or -EAGAIN if it is parked. */
+static int rxe_emm_apply_u64(struct rxe_mr *mr, u64 iova,
+			     void (*fn)(void *kaddr, size_t bytes, void *arg), void *arg,
+			     struct emm_fault *fault)
+{
+	int err = emm_region_apply(mr->emm, iova - mr->ibmr.iova, sizeof(u64), sizeof(u64), true,
+				   fn, arg, fault);
+
+	switch (rxe_emm_errno(err)) {
+	case 0:
+		return RESPST_NONE;
+	case -EAGAIN:
+		return err;
+	case -ENOMEM:
+		return RESPST_ERR_NO_MEMORY;
+	default:
+		return RESPST_ERR_RKEY_VIOLATION;
+	}
+}
+
+int rxe_emm_atomic_op(struct rxe_mr *mr, u64 iova, int opcode, u64 compare, u64 swap_add,
+		      u64 *orig_val, struct emm_fault *fault)
 {
 	struct rxe_emm_atomic op = {
 		.opcode = opcode,
@@ -244,10 +366,7 @@ enum resp_states rxe_emm_atomic_op(struct rxe_mr *mr, u64 iova, int opcode,
 
 	if (state != RESPST_NONE)
 		return state;
-	if (emm_region_apply(mr->emm, iova - mr->ibmr.iova, sizeof(u64),
-			     sizeof(u64), true, rxe_emm_do_atomic_op, &op, NULL))
-		return RESPST_ERR_RKEY_VIOLATION;
-	return RESPST_NONE;
+	return rxe_emm_apply_u64(mr, iova, rxe_emm_do_atomic_op, &op, fault);
 }
 
 static void rxe_emm_store(void *kaddr, size_t bytes, void *arg)
@@ -258,16 +377,13 @@ static void rxe_emm_store(void *kaddr, size_t bytes, void *arg)
 	smp_store_release(va, *(u64 *)arg);
 }
 
-enum resp_states rxe_emm_atomic_write(struct rxe_mr *mr, u64 iova, u64 value)
+int rxe_emm_atomic_write(struct rxe_mr *mr, u64 iova, u64 value, struct emm_fault *fault)
 {
 	enum resp_states state = rxe_emm_check_atomic(mr, iova);
 
 	if (state != RESPST_NONE)
 		return state;
-	if (emm_region_apply(mr->emm, iova - mr->ibmr.iova, sizeof(u64),
-			     sizeof(u64), true, rxe_emm_store, &value, NULL))
-		return RESPST_ERR_RKEY_VIOLATION;
-	return RESPST_NONE;
+	return rxe_emm_apply_u64(mr, iova, rxe_emm_store, &value, fault);
 }
 
 static void rxe_emm_flush_piece(void *kaddr, size_t bytes, void *arg)
@@ -284,7 +400,7 @@ static void rxe_emm_flush_piece(void *kaddr, size_t bytes, void *arg)
  * Pinned memory that can't be persistent is refused at registration. What an emm MR has is known at
  * the flush only.
  */
-int rxe_emm_flush(struct rxe_mr *mr, u64 iova, unsigned int length)
+int rxe_emm_flush(struct rxe_mr *mr, u64 iova, unsigned int length, struct rxe_access *at)
 {
 	u64 offset = iova - mr->ibmr.iova;
 
@@ -294,15 +410,16 @@ int rxe_emm_flush(struct rxe_mr *mr, u64 iova, unsigned int length)
 		int err;
 
 		/* A flush never modifies memory. */
-		err = emm_region_apply(mr->emm, offset, bytes, bytes, false,
-				       rxe_emm_flush_piece, &persistent, NULL);
+		err = emm_region_apply(mr->emm, offset, bytes, length, false,
+				       rxe_emm_flush_piece, &persistent, at->fault);
 		if (err)
-			return err;
+			return rxe_emm_errno(err);
 		if (!persistent)
 			return -EINVAL;
 		iova += bytes;
 		offset += bytes;
 		length -= bytes;
+		at->copied += bytes;
 	}
 
 	return 0;

@@ -18,9 +18,21 @@ static inline bool is_emm_mr(struct rxe_mr *mr)
 }
 
 bool rxe_emm_chosen(void);
+
+int rxe_emm_init_qp(struct rxe_qp *qp);
+void rxe_emm_cleanup_qp(struct rxe_qp *qp);
 void rxe_emm_stop_qp(struct rxe_qp *qp);
-int rxe_emm_alloc_wq(void);
-void rxe_emm_destroy_wq(void);
+
+void rxe_emm_queue_pkt(struct rxe_access *at, struct sk_buff_head *queue, struct sk_buff *skb);
+void rxe_emm_park(struct rxe_access *at, struct sk_buff_head *queue);
+void __rxe_emm_unpark(struct rxe_access *at);
+
+static inline void rxe_emm_unpark(struct rxe_access *at)
+{
+	if (unlikely(at->parked))
+		__rxe_emm_unpark(at);
+}
+
 void rxe_emm_stop_advice(struct rxe_dev *rxe);
 
 #else /* CONFIG_RDMA_RXE_EMM */
@@ -35,20 +47,24 @@ static inline bool rxe_emm_chosen(void)
 	return false;
 }
 
-static inline void rxe_emm_stop_qp(struct rxe_qp *qp) { }
-
-static inline int rxe_emm_alloc_wq(void)
+static inline int rxe_emm_init_qp(struct rxe_qp *qp)
 {
 	return 0;
 }
 
-static inline void rxe_emm_destroy_wq(void) { }
+static inline void rxe_emm_cleanup_qp(struct rxe_qp *qp) { }
+static inline void rxe_emm_stop_qp(struct rxe_qp *qp) { }
+
+static inline void rxe_emm_queue_pkt(struct rxe_access *at, struct sk_buff_head *queue,
+				     struct sk_buff *skb)
+{
+	skb_queue_tail(queue, skb);
+}
+
+static inline void rxe_emm_park(struct rxe_access *at, struct sk_buff_head *queue) { }
+static inline void rxe_emm_unpark(struct rxe_access *at) { }
+
 static inline void rxe_emm_stop_advice(struct rxe_dev *rxe) { }
-
-struct emm_cancel { };
-
-static inline void emm_cancel_begin(struct emm_cancel *cancel, struct work_struct *work) { }
-static inline void emm_cancel_end(struct emm_cancel *cancel) { }
 
 #endif /* CONFIG_RDMA_RXE_EMM */
 
@@ -57,11 +73,11 @@ int rxe_emm_mr_init_user(u64 start, u64 length, u64 iova, int access, struct rxe
 void rxe_emm_mr_stop(struct rxe_mr *mr);
 void rxe_emm_mr_cleanup(struct rxe_mr *mr);
 int rxe_emm_mr_copy(struct rxe_mr *mr, u64 iova, void *addr, unsigned int length,
-		    enum rxe_mr_copy_dir dir);
-enum resp_states rxe_emm_atomic_op(struct rxe_mr *mr, u64 iova, int opcode,
-				   u64 compare, u64 swap_add, u64 *orig_val);
-enum resp_states rxe_emm_atomic_write(struct rxe_mr *mr, u64 iova, u64 value);
-int rxe_emm_flush(struct rxe_mr *mr, u64 iova, unsigned int length);
+		    enum rxe_mr_copy_dir dir, unsigned int reach, struct emm_fault *fault);
+int rxe_emm_atomic_op(struct rxe_mr *mr, u64 iova, int opcode, u64 compare, u64 swap_add,
+		      u64 *orig_val, struct emm_fault *fault);
+int rxe_emm_atomic_write(struct rxe_mr *mr, u64 iova, u64 value, struct emm_fault *fault);
+int rxe_emm_flush(struct rxe_mr *mr, u64 iova, unsigned int length, struct rxe_access *at);
 
 /* Operations of a device, for MRs of every kind. */
 int rxe_emm_advise_mr(struct ib_pd *pd, enum ib_uverbs_advise_mr_advice advice,

@@ -4,134 +4,104 @@
  */
 
 #include <linux/overflow.h>
+#include <linux/sched/signal.h>
 #include <linux/sizes.h>
 #include <linux/slab.h>
+#include <linux/wait.h>
 #include <linux/workqueue.h>
 
 #include "rxe.h"
 
-/*
- * Advice may wait for as long as a fault may. It has threads of its own, so that no QP waits for
- * one, and so few items that each gets a thread: none waits behind another, and the MR of each can
- * be deregistered, which ends its wait.
- */
+/* How many of a context wait in the background, each for memory of the context's own process. */
 #define RXE_EMM_ADVICES		256
-/* How many bytes are brought in between two looks at whether the caller was killed. */
+/* How many bytes are brought in at a time. */
 #define RXE_EMM_ADVICE_STEP	SZ_2M
 
-static struct workqueue_struct *rxe_emm_wq;
-static atomic_t rxe_emm_advices;
-/* Advice that somebody waits for. The lock is outside of those of emm_cancel_begin(). */
-static LIST_HEAD(rxe_emm_awaited);
-static DEFINE_SPINLOCK(rxe_emm_awaited_lock);
-
-/* Advice about ranges of one MR. */
+/* Advice about ranges of one MR, and how far it came. */
 struct rxe_emm_advice {
-	struct work_struct work;
-	struct completion done;
-	struct list_head awaited;
-	struct emm_cancel cancel;
+	struct emm_fault fault;
 	struct rxe_mr *mr;
+	const struct ib_sge *list;
+	u32 num;
+	u32 at;			/* element of the list */
+	u32 done;		/* bytes of it */
 	enum emm_prefetch what;
-	bool wait;
-	bool killed;
-	int err;
+};
+
+/* One that its caller waits for. */
+struct rxe_emm_waited {
+	struct rxe_emm_advice adv;
+	struct task_struct *caller;
+	bool ready;
+};
+
+/* One in the background. */
+struct rxe_emm_best_effort {
+	struct rxe_emm_advice adv;
+	struct work_struct work;
+	struct rxe_ucontext *uc;
 	u32 num;
 	struct ib_sge list[] __counted_by(num);
 };
 
-int rxe_emm_alloc_wq(void)
+/* Goes on with an advice. Returns 0 when all is done, -EAGAIN if it is parked, or what failed. */
+static int rxe_emm_go_on(struct rxe_emm_advice *adv)
 {
-	/* far more slots than items: a node has no more than its CPUs' share of them */
-	rxe_emm_wq = alloc_workqueue("rxe_emm_wq", WQ_UNBOUND, WQ_MAX_ACTIVE);
-	return rxe_emm_wq ? 0 : -ENOMEM;
-}
+	while (adv->at < adv->num) {
+		const struct ib_sge *sge = &adv->list[adv->at];
+		u64 offset = sge->addr - adv->mr->ibmr.iova;
 
-void rxe_emm_destroy_wq(void)
-{
-	destroy_workqueue(rxe_emm_wq);
-}
+		while (adv->done < sge->length) {
+			u32 bytes = min_t(u32, sge->length - adv->done, RXE_EMM_ADVICE_STEP);
+			int err;
 
-static void rxe_emm_free_advice(struct rxe_emm_advice *adv)
-{
-	atomic_dec(&rxe_emm_advices);
-	rxe_put(adv->mr);
-	kvfree(adv);
-}
-
-static int rxe_emm_do_advise(struct rxe_emm_advice *adv, const struct ib_sge *sge)
-{
-	u64 offset = sge->addr - adv->mr->ibmr.iova;
-	u32 done = 0;
-
-	while (done < sge->length) {
-		u32 bytes = min_t(u32, sge->length - done, RXE_EMM_ADVICE_STEP);
-		int err;
-
-		if (READ_ONCE(adv->killed))
-			return -EINTR;
-		err = emm_region_prefetch(adv->mr->emm, offset + done, bytes, adv->what, NULL);
-		if (err)
-			return err;
-		done += bytes;
+			if (fatal_signal_pending(current))
+				return -EINTR;
+			err = emm_region_prefetch(adv->mr->emm, offset + adv->done, bytes,
+						  adv->what, &adv->fault);
+			if (err)
+				return err;
+			adv->done += bytes;
+			cond_resched();
+		}
+		adv->at++;
+		adv->done = 0;
 	}
 	return 0;
 }
 
-static void rxe_emm_advice_work(struct work_struct *work)
+static void rxe_emm_waited_done(struct emm_fault *fault)
 {
-	struct rxe_emm_advice *adv = container_of(work, typeof(*adv), work);
-	u32 i;
+	struct rxe_emm_waited *waited = container_of(fault, typeof(*waited), adv.fault);
 
-	for (i = 0; i < adv->num; i++) {
-		int err = rxe_emm_do_advise(adv, &adv->list[i]);
+	/* the caller cancels before it goes */
+	WRITE_ONCE(waited->ready, true);
+	wake_up_process(waited->caller);
+}
 
-		if (!err)
-			continue;
-		rxe_dbg_mr(adv->mr, "failed to prefetch, err = %d\n", err);
-		/* in the background the rest is still worth it */
-		if (adv->wait) {
-			adv->err = err;
+/* Sleeps until the advice can go on, its caller is killed or the device goes. */
+static int rxe_emm_await(struct rxe_emm_waited *waited)
+{
+	struct rxe_dev *rxe = to_rdev(waited->adv.mr->ibmr.device);
+	DEFINE_WAIT_FUNC(wait, default_wake_function);
+	int err;
+
+	add_wait_queue(&rxe->emm_waiters, &wait);
+	for (;;) {
+		set_current_state(TASK_KILLABLE);
+		if (READ_ONCE(waited->ready)) {
+			err = 0;
 			break;
 		}
+		if (fatal_signal_pending(current) || READ_ONCE(rxe->emm_gone)) {
+			err = -EINTR;
+			break;
+		}
+		schedule();
 	}
-
-	if (adv->wait)
-		complete(&adv->done);
-	else
-		rxe_emm_free_advice(adv);
-}
-
-/* Called with rxe_emm_awaited_lock held. */
-static void rxe_emm_end_advice(struct rxe_emm_advice *adv)
-{
-	if (adv->killed)
-		return;
-	WRITE_ONCE(adv->killed, true);
-	emm_cancel_begin(&adv->cancel, &adv->work);
-}
-
-/* Waits for an advice, until the caller is killed or the device goes. */
-static void rxe_emm_await(struct rxe_emm_advice *adv)
-{
-	spin_lock(&rxe_emm_awaited_lock);
-	list_add(&adv->awaited, &rxe_emm_awaited);
-	if (to_rdev(adv->mr->ibmr.device)->emm_gone)
-		rxe_emm_end_advice(adv);
-	spin_unlock(&rxe_emm_awaited_lock);
-
-	if (wait_for_completion_killable(&adv->done)) {
-		spin_lock(&rxe_emm_awaited_lock);
-		rxe_emm_end_advice(adv);
-		spin_unlock(&rxe_emm_awaited_lock);
-		wait_for_completion(&adv->done);
-	}
-
-	spin_lock(&rxe_emm_awaited_lock);
-	list_del(&adv->awaited);
-	spin_unlock(&rxe_emm_awaited_lock);
-	if (adv->killed)
-		emm_cancel_end(&adv->cancel);
+	__set_current_state(TASK_RUNNING);
+	remove_wait_queue(&rxe->emm_waiters, &wait);
+	return err;
 }
 
 /*
@@ -140,26 +110,110 @@ static void rxe_emm_await(struct rxe_emm_advice *adv)
  */
 void rxe_emm_stop_advice(struct rxe_dev *rxe)
 {
-	struct rxe_emm_advice *adv;
-
-	spin_lock(&rxe_emm_awaited_lock);
 	WRITE_ONCE(rxe->emm_gone, true);
-	list_for_each_entry(adv, &rxe_emm_awaited, awaited) {
-		if (to_rdev(adv->mr->ibmr.device) == rxe)
-			rxe_emm_end_advice(adv);
-	}
-	spin_unlock(&rxe_emm_awaited_lock);
+	wake_up_all(&rxe->emm_waiters);
 }
 
-/*
- * Prefetches @num elements of an advice, all of @mr: at once, or in the background as best effort,
- * that is not at all if there is much of it already.
- */
-static int rxe_emm_advise(struct rxe_mr *mr, const struct ib_sge *list, u32 num,
-			  enum emm_prefetch what, bool wait)
+static int rxe_emm_advise_now(struct rxe_emm_advice adv)
 {
-	struct rxe_emm_advice *adv;
+	struct rxe_emm_waited waited = { .adv = adv, .caller = current };
 	int err;
+
+	err = emm_fault_init(&waited.adv.fault, rxe_emm_waited_done);
+	if (err)
+		return err;
+
+	do {
+		WRITE_ONCE(waited.ready, false);
+		err = rxe_emm_go_on(&waited.adv);
+		if (err != -EAGAIN)
+			break;
+		err = rxe_emm_await(&waited);
+	} while (!err);
+
+	emm_fault_destroy(&waited.adv.fault);
+	return err;
+}
+
+static void rxe_emm_best_effort_done(struct emm_fault *fault)
+{
+	struct rxe_emm_best_effort *effort = container_of(fault, typeof(*effort), adv.fault);
+
+	queue_work(rxe_wq, &effort->work);
+}
+
+/* Its MR is deregistered after it: that ends what is parked. */
+static void rxe_emm_best_effort_work(struct work_struct *work)
+{
+	struct rxe_emm_best_effort *effort = container_of(work, typeof(*effort), work);
+	struct rxe_emm_advice *adv = &effort->adv;
+	int err;
+
+	for (;;) {
+		err = rxe_emm_go_on(adv);
+		if (err == -EAGAIN)
+			return;
+		if (!err)
+			break;
+		rxe_dbg_mr(adv->mr, "failed to prefetch, err = %d\n", err);
+		/* the other elements are still worth it */
+		adv->at++;
+		adv->done = 0;
+	}
+
+	emm_fault_destroy(&adv->fault);
+	/* a context outlives its MRs */
+	atomic_dec(&effort->uc->emm_advices);
+	rxe_put(adv->mr);
+	kvfree(effort);
+}
+
+/* Not at all if there is much of the context's already. */
+static int rxe_emm_advise_later(struct rxe_emm_advice adv, struct rxe_ucontext *uc)
+{
+	struct rxe_emm_best_effort *effort;
+	int err;
+
+	if (atomic_inc_return(&uc->emm_advices) > RXE_EMM_ADVICES) {
+		err = 0;
+		goto err_dec;
+	}
+	effort = kvzalloc(struct_size(effort, list, adv.num), GFP_KERNEL_ACCOUNT);
+	if (!effort) {
+		err = -ENOMEM;
+		goto err_dec;
+	}
+	effort->num = adv.num;
+	memcpy(effort->list, adv.list, adv.num * sizeof(*adv.list));
+	effort->adv = adv;
+	effort->adv.list = effort->list;
+	effort->uc = uc;
+	INIT_WORK(&effort->work, rxe_emm_best_effort_work);
+
+	err = emm_fault_init(&effort->adv.fault, rxe_emm_best_effort_done);
+	if (err)
+		goto err_free;
+	if (!rxe_get(adv.mr)) {
+		err = -EINVAL;
+		goto err_destroy;
+	}
+	queue_work(rxe_wq, &effort->work);
+	return 0;
+
+err_destroy:
+	emm_fault_destroy(&effort->adv.fault);
+err_free:
+	kvfree(effort);
+err_dec:
+	atomic_dec(&uc->emm_advices);
+	return err;
+}
+
+/* Prefetches @num elements of an advice, all of @mr: at once, or in the background. */
+static int rxe_emm_advise(struct rxe_mr *mr, const struct ib_sge *list, u32 num,
+			  enum emm_prefetch what, struct rxe_ucontext *uc, bool wait)
+{
+	struct rxe_emm_advice adv = { .mr = mr, .list = list, .num = num, .what = what };
 	u32 i;
 
 	for (i = 0; i < num; i++) {
@@ -167,40 +221,7 @@ static int rxe_emm_advise(struct rxe_mr *mr, const struct ib_sge *list, u32 num,
 			return -EINVAL;
 	}
 
-	if (atomic_inc_return(&rxe_emm_advices) > RXE_EMM_ADVICES) {
-		err = wait ? -EAGAIN : 0;
-		goto err_dec;
-	}
-	adv = kvzalloc(struct_size(adv, list, num), GFP_KERNEL);
-	if (!adv) {
-		err = -ENOMEM;
-		goto err_dec;
-	}
-	if (!rxe_get(mr)) {
-		kvfree(adv);
-		err = -EINVAL;
-		goto err_dec;
-	}
-
-	INIT_WORK(&adv->work, rxe_emm_advice_work);
-	init_completion(&adv->done);
-	adv->mr = mr;
-	adv->what = what;
-	adv->wait = wait;
-	adv->num = num;
-	memcpy(adv->list, list, num * sizeof(*list));
-	queue_work(rxe_emm_wq, &adv->work);
-	if (!wait)
-		return 0;
-
-	rxe_emm_await(adv);
-	err = adv->err;
-	rxe_emm_free_advice(adv);
-	return err;
-
-err_dec:
-	atomic_dec(&rxe_emm_advices);
-	return err;
+	return wait ? rxe_emm_advise_now(adv) : rxe_emm_advise_later(adv, uc);
 }
 
 /*
@@ -264,6 +285,7 @@ int rxe_emm_advise_mr(struct ib_pd *ibpd, enum ib_uverbs_advise_mr_advice advice
 		}
 		if (is_emm_mr(mr))
 			err = rxe_emm_advise(mr, &sg_list[i], num, what,
+					     to_ruc(ibpd->uobject->context),
 					     flags & IB_UVERBS_ADVISE_MR_FLAG_FLUSH);
 		rxe_put(mr);
 	}

@@ -176,8 +176,30 @@ pub enum Cmd {
         #[arg(long)]
         fate: matrix::Fate,
     },
-    /// Removes the device while a program waits in advice about it
+    /// Removes the device while a program waits in advice about it, or its queue pairs for memory
     Removal,
+    /// Deregisters an in-tree on-demand region that is still in use
+    Leftover,
+    #[command(hide = true)]
+    LeftoverChild {
+        /// Where the disk's bytes begin
+        #[arg(long)]
+        at: usize,
+        #[arg(long)]
+        mr: Kind,
+    },
+    /// Another user's queue pairs, beside many of one user's whose memory never comes
+    Crowd {
+        /// Queue pairs that wait
+        #[arg(long, default_value_t = 3000)]
+        qps: usize,
+        /// Seconds of each measurement, of which there are two
+        #[arg(long, default_value_t = 3.0)]
+        seconds: f64,
+        /// Kind of region
+        #[arg(long, default_value = "ondemand")]
+        mr: Kind,
+    },
     /// Kills processes in the middle of traffic; nothing may stay behind
     Kill {
         /// How often
@@ -259,6 +281,19 @@ pub enum Cmd {
         /// Wait in advice, not in a READ
         #[arg(long)]
         advised: bool,
+        #[arg(long)]
+        mr: Kind,
+    },
+    #[command(hide = true)]
+    ParkedChild {
+        #[arg(long)]
+        mr: Kind,
+    },
+    #[command(hide = true)]
+    CrowdChild {
+        /// Queue pairs
+        #[arg(long)]
+        qps: usize,
         #[arg(long)]
         mr: Kind,
     },

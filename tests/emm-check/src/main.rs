@@ -4,12 +4,14 @@
 mod access;
 mod beat;
 mod cli;
+mod crowd;
 mod demo;
 mod events;
 mod fuzz;
 mod inject;
 mod kill;
 mod leaks;
+mod leftover;
 mod matrix;
 mod notifier;
 mod pair;
@@ -125,6 +127,11 @@ fn run(cli: Cli) -> Result<bool> {
             removal::removal(&report, &cli.common.device, &child_args(&cli.common));
             return Ok(report.verdict());
         }
+        Cmd::Leftover => {
+            let report = report(&cli.common);
+            leftover::leftover(&report, &cli.common.device, &child_args(&cli.common))?;
+            return Ok(report.verdict());
+        }
         Cmd::Leaks => {
             let report = report(&cli.common);
             leaks::leaks(&report)?;
@@ -166,6 +173,9 @@ fn run(cli: Cli) -> Result<bool> {
         Cmd::AdviseChild { mr } => {
             return verbs_cases::killed::child(&env, *mr).map(|()| true);
         }
+        Cmd::LeftoverChild { at, mr } => return leftover::child(&env, *mr, *at).map(|()| true),
+        Cmd::ParkedChild { mr } => return events::parked::child(&env, *mr).map(|()| true),
+        Cmd::CrowdChild { qps, mr } => return crowd::child(&env, *mr, *qps).map(|()| true),
         Cmd::ReapChild { mr } => return events::reap::child(&env, *mr).map(|()| true),
         Cmd::ForkChild { mr } => return events::fork::parent_exits_first(&env, *mr).map(|()| true),
         _ => {}
@@ -231,6 +241,9 @@ fn run(cli: Cli) -> Result<bool> {
             verbs_cases::run(&env, kind, &cases);
             Ok(())
         }),
+        Cmd::Crowd { qps, seconds, mr } => each(&env.report, stock, &[mr], |kind| {
+            crowd::crowd(&env, kind, qps, seconds)
+        }),
         Cmd::Kill { rounds, qps, mr } => each(&env.report, stock, &[mr], |kind| {
             kill::kill(&env, kind, rounds, qps)
         }),
@@ -271,11 +284,15 @@ fn run(cli: Cli) -> Result<bool> {
         | Cmd::AccessChild
         | Cmd::Leaks
         | Cmd::Removal
+        | Cmd::Leftover
+        | Cmd::LeftoverChild { .. }
         | Cmd::Matrix { .. }
         | Cmd::MatrixChild { .. }
         | Cmd::TrafficChild { .. }
         | Cmd::UffdChild { .. }
         | Cmd::ForkChild { .. }
+        | Cmd::ParkedChild { .. }
+        | Cmd::CrowdChild { .. }
         | Cmd::AdviseChild { .. }
         | Cmd::ReapChild { .. } => {}
     }

@@ -18,7 +18,8 @@ use anyhow::{Context as _, Result, bail};
 use crate::mem::{Map, PAGE, pattern};
 use crate::system::run;
 
-const DEVICE: &str = "/dev/nbd0";
+/// Where it is.
+pub const DEVICE: &str = "/dev/nbd0";
 // include/uapi/linux/nbd.h
 const NBD_SET_SOCK: libc::c_ulong = 0xab00;
 const NBD_SET_BLKSIZE: libc::c_ulong = 0xab01;
@@ -209,6 +210,11 @@ impl Nbd {
             std::thread::sleep(Duration::from_millis(1));
         }
         bail!("{DEVICE} does not get its size");
+    }
+
+    /// Where its bytes begin on the device, for a process that maps them itself.
+    pub fn place(&self) -> usize {
+        self.base
     }
 
     /// A shared mapping of it. With `page_by_page` no page is read before it is needed.

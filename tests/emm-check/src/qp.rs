@@ -135,6 +135,32 @@ impl RawQp {
         self.modify(&mut attr, ffi::IBV_QP_STATE, "ERR")
     }
 
+    /// Posts a WRITE of `len` bytes, from an address and its key to those of the peer.
+    pub fn post_write(&self, from: (u64, u32), len: u32, to: (u64, u32)) -> Result<(), OpError> {
+        let mut sge = ffi::ibv_sge {
+            addr: from.0,
+            length: len,
+            lkey: from.1,
+        };
+        let mut wr = ffi::ibv_send_wr {
+            opcode: ffi::IBV_WR_RDMA_WRITE,
+            sg_list: &mut sge,
+            num_sge: 1,
+            send_flags: ffi::IBV_SEND_SIGNALED,
+            ..ffi::zeroed()
+        };
+        wr.wr.rdma.remote_addr = to.0;
+        wr.wr.rdma.rkey = to.1;
+        let mut bad = ptr::null_mut();
+        // SAFETY: request and element live through the call, which copies them.
+        match unsafe { ffi::ibv_post_send(self.0.as_ptr(), &mut wr, &mut bad) } {
+            0 => Ok(()),
+            ret => Err(OpError::Post(
+                errno_of(ret).raw_os_error().unwrap_or(libc::EIO),
+            )),
+        }
+    }
+
     /// Gives it `resources` for READs, atomics and FLUSHes of its peer.
     pub fn responds(&self, resources: u8) -> Result<()> {
         let mut attr = ffi::ibv_qp_attr {

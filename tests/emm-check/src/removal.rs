@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -14,20 +14,26 @@ use crate::system::{Kind, add_link, netdev_of};
 /// Longest time until something happens that waits for nobody.
 const SOON: Duration = Duration::from_secs(20);
 
+/// So long the driver has to take its device away from a program that goes on.
+const AT_ONCE: Duration = Duration::from_secs(3);
+
 /// Reports how it went; the device is there again afterwards.
 pub fn removal(report: &Report, device: &str, args: &[String]) {
     let name = "advice that waits for a userfaultfd";
     report.case("emm", "removal", name, true, under_advice(device, args));
+    let name = "queue pairs that wait for one";
+    report.case("emm", "removal", name, true, under_faults(device, args));
 }
 
 /// A program, and the lines that it says.
 struct Program(Child, Receiver<String>);
 
 impl Program {
-    fn start(args: &[String]) -> Result<Self> {
+    fn start(args: &[String], what: &[&str]) -> Result<Self> {
         let mut child = Command::new(std::env::current_exe()?)
             .args(args)
-            .args(["uffd-child", "--advised", "--mr", "ondemand"])
+            .args(what)
+            .args(["--mr", "ondemand"])
             .stdout(Stdio::piped())
             .spawn()
             .context("starting the program")?;
@@ -58,10 +64,9 @@ impl Program {
 
 /// The advice ends at once. The device goes then, or if its driver can't take it from a program (Linux 7.2), with the program.
 fn under_advice(device: &str, args: &[String]) -> Result<String> {
-    const AT_ONCE: Duration = Duration::from_secs(3);
     Kind::Emm.select(false)?;
     let netdev = netdev_of(device)?;
-    let mut program = Program::start(args)?;
+    let mut program = Program::start(args, &["uffd-child", "--advised"])?;
     if let Err(why) = program.hear("blocked") {
         program.end()?;
         return Err(why);
@@ -91,4 +96,38 @@ fn under_advice(device: &str, args: &[String]) -> Result<String> {
             "with the program"
         }
     ))
+}
+
+/// The device goes at once, with queue pairs that wait in each way; or with the program (Linux 7.2).
+fn under_faults(device: &str, args: &[String]) -> Result<String> {
+    Kind::Emm.select(false)?;
+    let netdev = netdev_of(device)?;
+    let mut program = Program::start(args, &["parked-child"])?;
+    if let Err(why) = program.hear("blocked") {
+        program.end()?;
+        return Err(why);
+    }
+    let mut delete = Command::new("rdma")
+        .args(["link", "delete", device])
+        .spawn()
+        .context("starting rdma")?;
+    let start = Instant::now();
+    let at_once = ends_within(&mut delete, AT_ONCE)?.is_some();
+    let took = start.elapsed();
+    program.end()?;
+    let status = ends_within(&mut delete, SOON)?;
+    let after = start.elapsed() - took;
+    let status = status.context("`rdma link delete` still waits, without a program")?;
+    add_link(device, &netdev)?;
+    if !status.success() {
+        bail!("`rdma link delete`: {status}");
+    }
+    Ok(if at_once {
+        format!("the device went after {} ms", took.as_millis())
+    } else {
+        format!(
+            "the device went {} ms after the program's end",
+            after.as_millis()
+        )
+    })
 }

@@ -162,6 +162,13 @@ pub const CASES: &[Case] = &[
         400,
         "emm-check verbs --mr emm && emm-check removal",
     ),
+    // More than a driver's work queue has threads for.
+    case(
+        "a_crowd_that_waits",
+        300,
+        "emm-check crowd --qps 3000 --mr emm",
+    ),
+    case("a_deregistration_that_waits", 120, "emm-check leftover"),
     case(
         "stress_against_shadow",
         120,

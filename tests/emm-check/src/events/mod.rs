@@ -17,6 +17,7 @@ mod mapping;
 mod merge;
 mod pageout;
 mod parallel;
+pub mod parked;
 mod progress;
 mod protection;
 mod rare;
@@ -72,6 +73,8 @@ pub enum Event {
     Progress,
     /// Pages from a userfaultfd handler
     Uffd,
+    /// What ends while its memory never comes
+    Parked,
     /// Pages of a disk that does not answer
     Disk,
     /// What an invalidation that takes long holds off
@@ -88,7 +91,7 @@ pub enum Event {
     Rare,
 }
 
-const ALL: [Event; 26] = [
+const ALL: [Event; 27] = [
     Event::Pageout,
     Event::Fork,
     Event::Remap,
@@ -108,6 +111,7 @@ const ALL: [Event; 26] = [
     Event::Implicit,
     Event::Progress,
     Event::Uffd,
+    Event::Parked,
     Event::Disk,
     Event::Holdoff,
     Event::Aging,
@@ -178,6 +182,7 @@ pub fn run(env: &Env, kind: Kind, names: &[Event]) {
             Event::Implicit => ("implicit", implicit::implicit),
             Event::Progress => ("progress", progress::progress),
             Event::Uffd => ("uffd", uffd::uffd),
+            Event::Parked => ("parked", parked::parked),
             Event::Disk => ("disk", disk::disk),
             Event::Holdoff => ("holdoff", holdoff::holdoff),
             Event::Aging => ("aging", aging::aging),

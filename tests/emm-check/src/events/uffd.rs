@@ -314,10 +314,11 @@ fn element(t: &Target, mr: &Mr) -> ffi::ibv_sge {
     }
 }
 
-/// Much advice in the background that waits: other queue pairs work on, and regions can go, one whose advice came late first.
-/// More than there are threads for is left undone, or refused.
+/// Much advice in the background that waits: other queue pairs work on, and regions can go, one whose advice came late first. None
+/// is refused, and what is beyond a context's share is left undone.
 fn much_advice(c: &Ctx<'_>) -> Result<String> {
-    const FEW: usize = 200;
+    /// Fewer than the faults that a process may have under way.
+    const FEW: usize = 40;
     const MANY: usize = 300;
     const ELEMENTS: usize = 10;
     let (t, handler) = watched(c)?;
@@ -332,22 +333,18 @@ fn much_advice(c: &Ctx<'_>) -> Result<String> {
     let late = region(c, &t)?;
     advice.give(&c.env.pd, PREFETCH, 0, &[element(&t, &late)])?;
     soon("deregistering the region that came late", || drop(late))?;
-    give(MANY - FEW)?;
-    let flush = ffi::IB_UVERBS_ADVISE_MR_FLAG_FLUSH;
-    let said = soon("the refusal", || {
-        advice.give(&c.env.pd, PREFETCH, flush, &list)
-    })?;
-    if said.as_ref().err().and_then(std::io::Error::raw_os_error) != Some(libc::EAGAIN) {
-        bail!("beyond what there are threads for: {said:?}, not EAGAIN");
-    }
     let other = c.target(SIZE)?;
     other.cpu_fill(0, SIZE, c.seed(2));
     soon("reading another region", || {
         other.read(1, SIZE - 1, c.seed(2))
     })??;
+    soon("more advice", || give(MANY - FEW))??;
     soon("deregistering the region", || drop(mr))?;
+    soon("writing the other region", || {
+        other.write(7, 100, c.seed(3))
+    })??;
     Ok(format!(
-        "{MANY} times {ELEMENTS} elements, then EAGAIN; another region works on, and both go without waiting"
+        "{MANY} times {ELEMENTS} elements; another region works on, and both go without waiting"
     ))
 }
 

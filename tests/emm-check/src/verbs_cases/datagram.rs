@@ -87,7 +87,7 @@ impl Ends {
     }
 
     /// Sends `len` bytes of `from` at `at`; `into` receives. Returns the bytes received, header included.
-    fn send(
+    pub(super) fn send(
         &self,
         from: &Area,
         at: usize,
@@ -104,6 +104,11 @@ impl Ends {
             bail!("the completion does not say that there is a header");
         }
         Ok(wc)
+    }
+
+    /// That a header is one of a datagram between these ends.
+    pub(super) fn check_header(&self, header: &[u8], payload: usize) -> Result<()> {
+        check_header(header, payload, self.address)
     }
 }
 

@@ -7,6 +7,7 @@ mod datagram;
 mod extended;
 mod input;
 pub mod killed;
+mod late;
 mod lookup;
 mod memcg;
 mod mixed;
@@ -60,12 +61,14 @@ pub enum Family {
     Teardown,
     /// Queue pairs destroyed while a packet looks for them: more than teardown has time for
     Lookup,
+    /// Pages that come late: what waits goes on where it was
+    Late,
     /// Counters, resources, debugfs and trace events
     Sight,
 }
 
 /// Those that are run if none is named. Teardown has some of [`Family::Lookup`].
-const ALL: [Family; 13] = [
+const ALL: [Family; 14] = [
     Family::Extended,
     Family::Datagram,
     Family::Srq,
@@ -78,6 +81,7 @@ const ALL: [Family; 13] = [
     Family::Responder,
     Family::Memcg,
     Family::Teardown,
+    Family::Late,
     Family::Sight,
 ];
 
@@ -136,6 +140,7 @@ pub fn run(env: &Env, kind: Kind, names: &[Family]) {
             Family::Memcg => ("memcg", memcg::memcg),
             Family::Teardown => ("teardown", teardown::teardown),
             Family::Lookup => ("lookup", lookup::lookup),
+            Family::Late => ("late", late::late),
             Family::Sight => ("sight", sight::sight),
         };
         if kind.resolve() != Kind::Emm && matches!(family, Family::Memcg | Family::Sight) {
