@@ -6,8 +6,8 @@
 //! served is starved.
 
 use ib_emm::emm::{
-    Begin, Finish, Frame, Geometry, HoldOff, Losses, MOST_LOSSES, MOST_PATIENCE, PAGE_SIZE,
-    PART_BYTES, PageRange, Pool, Window,
+    Begin, Finish, Frame, Geometry, HoldOff, LetPass, Losses, MOST_LOSSES, MOST_PATIENCE,
+    PAGE_SIZE, PART_BYTES, PageRange, Pool, Window,
 };
 use ib_emm_models::{HostGate, HostNodes};
 use proptest::prelude::*;
@@ -31,8 +31,8 @@ struct Thrower {
 }
 
 enum Throwing {
-    /// It lets a starved fault pass, and did so for some ticks.
-    Waits(u32),
+    /// It lets a starved fault pass, and did so for some ticks; with its number.
+    Waits(u32, u32),
     /// The pages are held off for some ticks more.
     Holds(u32),
 }
@@ -45,15 +45,18 @@ impl Thrower {
         let ends = matches!(self.now, Throwing::Holds(0));
         if ends {
             assert!(region.write(|state| state.unhold(self.pages)));
-            self.now = Throwing::Waits(0);
+            self.now = Throwing::Waits(0, region.write(|state| state.come()));
         }
-        let patience = || match self.sleeps {
-            true => region.read().patience(&self.pages, who) * UNIT,
+        let patience = |number| match self.sleeps {
+            true => region.read().patience(&self.pages, who, number) * UNIT,
             false => 0,
         };
         match &mut self.now {
-            Throwing::Waits(ticks) if *ticks < patience() => *ticks += 1,
-            Throwing::Waits(_) => {
+            Throwing::Waits(ticks, number) if *ticks < patience(*number) => *ticks += 1,
+            Throwing::Waits(_, number) => {
+                if patience(*number) > 0 {
+                    region.write(|state| state.turn_over());
+                }
                 region.write(|state| state.hold(self.pages));
                 self.now = Throwing::Holds(self.hold);
             }
@@ -160,7 +163,11 @@ fn served(mut others: Vec<Thrower>, pace: Pace, limit: u32) -> Result<u32, Losse
                     Finish::Installed => {
                         let starved = losses.starving();
                         assert_eq!(region.write(|state| state.sated(losses)), starved);
-                        assert_eq!(region.read().patience(&PAGE, 0), 0, "nobody waits any more");
+                        assert_eq!(
+                            region.read().patience(&PAGE, 0, 0),
+                            0,
+                            "nobody waits any more"
+                        );
                         return Ok(now);
                     }
                     Finish::Stale => {
@@ -254,13 +261,46 @@ fn a_long_hold_is_one_loss_at_most() {
     assert!(losses.all() <= 1, "{losses:?}");
 }
 
+/// What an invalidation has for all regions, in ticks.
+const BUDGET: u32 = 2 * MOST_PATIENCE * UNIT;
+
+proptest! {
+    /// An invalidation of many regions, each with a fault that is worth some patience and is served after some time, or never.
+    #[test]
+    fn many_regions_share_one_patience(
+        regions in prop::collection::vec((1..=MOST_PATIENCE, prop::option::of(0..500u64)), 1..200),
+    ) {
+        let mut left = u64::from(BUDGET);
+        for (number, (patience, served)) in regions.into_iter().enumerate() {
+            let (patience, before) = (u64::from(patience * UNIT), left);
+            let mut turn = LetPass::new(left);
+            let mut waited = 0;
+            // It is woken again and again, and looks.
+            while waited < served.unwrap_or(u64::MAX) {
+                let rest = turn.rest(patience);
+                if rest == 0 {
+                    break;
+                }
+                let step = rest.min(7);
+                turn.waited(step);
+                waited += step;
+            }
+            left -= waited;
+            prop_assert!(waited <= patience && waited <= before / 2);
+            let first = number == 0 && served.is_none();
+            prop_assert!(!first || waited == patience, "one alone has all the patience that there is");
+            prop_assert!(served.is_some() || before < 2 || waited > 0, "there is something for each");
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn nobody_starves(
         throwers in 1..=8u32,
         hold in 0..100u32,
         lock in 0..10u32,
-        ask in 0..50u32,
+        ask in 0..40u32,
     ) {
         let pace = Pace { lock, ask };
         prop_assert!(served(together(throwers, hold), pace, enough(hold, pace)).is_ok());
@@ -271,7 +311,7 @@ proptest! {
         pages in prop::collection::vec((0..PAGES - 600, 1..600u64), 1..40),
         hold in 0..100u32,
         lock in 0..10u32,
-        ask in 0..50u32,
+        ask in 0..40u32,
     ) {
         let pace = Pace { lock, ask };
         let pages = pages.into_iter().map(|(start, len)| PageRange::new(start, start + len));

@@ -56,6 +56,16 @@ int emm_mm_trylock(struct mm_struct *mm)
 	return 0;
 }
 
+/* Whether somebody holds the mmap_lock of @mm for writing now. In any context. */
+bool emm_mm_write_locked(struct mm_struct *mm)
+{
+#ifdef CONFIG_PREEMPT_RT
+	return atomic_read(&mm->mmap_lock.rwbase.readers) == WRITER_BIAS;
+#else
+	return atomic_long_read(&mm->mmap_lock.count) & RWSEM_WRITER_LOCKED;
+#endif
+}
+
 /* May be called under a spinlock. @locked: whether the lock is held. */
 void emm_mm_unlock(struct mm_struct *mm, bool locked)
 {

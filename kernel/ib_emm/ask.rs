@@ -199,3 +199,10 @@ impl Drop for MmLock<'_> {
         unsafe { glue::emm_mm_unlock(self.mm.as_raw(), self.locked) };
     }
 }
+
+/// Whether somebody, maybe this thread, has the mmap_lock of `mm` for writing: no fault of it begins
+/// then. A moment later it may be otherwise.
+pub(crate) fn write_locked(mm: &Mm) -> bool {
+    // SAFETY: `mm` is valid, as it is a reference.
+    unsafe { glue::emm_mm_write_locked(mm.as_raw()) }
+}

@@ -137,6 +137,7 @@ void emm_hubs_exit(void);
 int emm_mm_lock(struct mm_struct *mm);
 int emm_mm_trylock(struct mm_struct *mm);
 void emm_mm_unlock(struct mm_struct *mm, bool locked);
+bool emm_mm_write_locked(struct mm_struct *mm);
 
 /* A frame as emm_look() gives it: its number above these flags. */
 enum emm_frame { EMM_FRAME_WRITABLE = 1, EMM_FRAME_SHIFT = 1 };

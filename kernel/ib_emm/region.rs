@@ -3,12 +3,13 @@
 //! A memory region: the core's state, and an EMM subscription on its range.
 
 use crate::{
+    ask,
     driver::Driver,
-    emm::{Geometry, Losses, PageRange, RegionState},
+    emm::{Geometry, LetPass, Losses, PageRange, RegionState},
     gate::{Gated, WriteGuard},
     glue,
     mem::{self, KernelNodes},
-    notifier::{EmmNotifier, Invalidation, Subscription},
+    notifier::{EmmNotifier, Invalidation, Kind, Subscription},
     parked::Cookie,
     sight::{self, Listed},
     wait,
@@ -260,15 +261,31 @@ impl Memory {
     }
 
     /// A fault that lost too often gets its turn before an invalidation of `range`. Bounded: the
-    /// fault may need a lock that the invalidation's caller holds. Sleeps.
-    fn let_pass(state: &mut WriteGuard<'_, State>, range: &PageRange) {
-        let mut waited = 0;
+    /// fault may need a lock that the invalidation's caller holds, and others wait for the caller.
+    /// Not at all where it can't help: where the memory goes for good, and while somebody has the
+    /// mmap_lock for writing, most often the caller. Sleeps.
+    fn let_pass(
+        state: &mut WriteGuard<'_, State>,
+        range: &PageRange,
+        event: &Invalidation<'_>,
+    ) {
+        if event.kind == Kind::Unmap {
+            return;
+        }
+        let (number, me) = (state.as_mut().come(), mem::thread());
+        let mut turn = LetPass::new(event.patience.left());
         loop {
-            let patience = u64::from(state.patience(range, mem::thread())) * PATIENCE_NS;
-            let Some(ns @ 1..) = patience.checked_sub(waited) else {
+            let patience = u64::from(state.patience(range, me, number)) * PATIENCE_NS;
+            let ns = turn.rest(patience);
+            if ns == 0 && patience > 0 && turn.has_waited() {
+                state.as_mut().turn_over();
+            }
+            if ns == 0 || ask::write_locked(event.mm) {
                 return;
-            };
-            waited += ns - state.wait_for(ns);
+            }
+            let waited = ns - state.wait_for(ns);
+            turn.waited(waited);
+            event.patience.spend(waited);
         }
     }
 
@@ -299,7 +316,7 @@ impl EmmNotifier for Memory {
         let range = self.geometry.clip(start, end);
         let mut state = self.state.write();
         if blockable {
-            Self::let_pass(&mut state, &range);
+            Self::let_pass(&mut state, &range, event);
         }
         state.as_mut().hold(range);
         if let Some(driver) = &self.driver {

@@ -41,7 +41,7 @@ pub use self::{
     parked::{Access, Asks, Before, Do, Job, Need, Parked, Queue},
     range::PageRange,
     region::{Geometry, RegionState, Stats},
-    starve::{Losses, MOST_LOSSES, MOST_PATIENCE},
+    starve::{LetPass, Losses, MOST_LOSSES, MOST_PATIENCE},
     table::Table,
     window::{Gate, Window},
 };

@@ -247,8 +247,10 @@ impl<M: NodeMem> RegionState<M> {
     /// it asks or waits for its page, longer the more often it lost, up to
     /// [`MOST_PATIENCE`](super::MOST_PATIENCE). What is long enough depends on the machine, and
     /// nobody knows it before.
+    ///
+    /// `number` is what [`come`](Self::come) gave the invalidation.
     #[must_use]
-    pub fn patience(&self, range: &PageRange, who: usize) -> u32 {
+    pub fn patience(&self, range: &PageRange, who: usize, number: u32) -> u32 {
         let page = self.starved.page();
         if page.is_empty() {
             return 0;
@@ -259,7 +261,24 @@ impl<M: NodeMem> RegionState<M> {
         if !matters {
             return 0;
         }
-        self.starved.patience(who, asks)
+        self.starved.patience(who, number, asks)
+    }
+
+    /// An invalidation comes that can sleep.
+    ///
+    /// # Returns
+    ///
+    /// Its number, for [`patience`](Self::patience).
+    #[must_use]
+    pub fn come(self: Pin<&mut Self>) -> u32 {
+        self.this().starved.come()
+    }
+
+    /// An invalidation waited for as long as its [`patience`](Self::patience). Those that wait with
+    /// it go with it: one after the other they would hold the page off for ever. They are to be
+    /// woken.
+    pub fn turn_over(self: Pin<&mut Self>) {
+        self.this().starved.turn_over();
     }
 
     /// An invalidation of `range` begins: nothing is established there until its end. The

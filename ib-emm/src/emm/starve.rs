@@ -17,13 +17,13 @@
 use super::{HoldOff, PageRange};
 
 /// The longest [`RegionState::patience`](super::RegionState::patience).
-pub const MOST_PATIENCE: u32 = 32;
+pub const MOST_PATIENCE: u32 = 16;
 /// After how many losses a fault starves.
 pub const STARVED_LOSSES: u32 = 8;
 /// Losses of a starved fault that double the patience with it.
 const LOSSES_TO_DOUBLE: u32 = 8;
 /// After how many losses a fault gives up. One whose invalidations can sleep, and are over within
-/// the longest patience, is served after 48: `STARVED_LOSSES + LOSSES_TO_DOUBLE *
+/// the longest patience, is served after 40: `STARVED_LOSSES + LOSSES_TO_DOUBLE *
 /// log2(MOST_PATIENCE)`.
 pub const MOST_LOSSES: u32 = 10_000;
 
@@ -87,6 +87,44 @@ impl Losses {
     }
 }
 
+/// How long one invalidation lets the fault of one region pass, in the environment's unit of time.
+/// All regions that it hits share what it has for that: each takes half of what those before it left
+/// at most, so that there is something for each, and an end.
+#[derive(Debug)]
+pub struct LetPass {
+    most: u64,
+    waited: u64,
+}
+
+impl LetPass {
+    /// Of an invalidation that has `left` for this region and all that follow.
+    #[must_use]
+    pub const fn new(left: u64) -> Self {
+        Self {
+            most: left / 2,
+            waited: 0,
+        }
+    }
+
+    /// How long to wait from now on, if the [patience](super::RegionState::patience) in all is
+    /// `patience`; 0 if it is over.
+    #[must_use]
+    pub fn rest(&self, patience: u64) -> u64 {
+        patience.min(self.most).saturating_sub(self.waited)
+    }
+
+    /// Whether it waited at all.
+    #[must_use]
+    pub const fn has_waited(&self) -> bool {
+        self.waited > 0
+    }
+
+    /// It waited so long.
+    pub fn waited(&mut self, time: u64) {
+        self.waited = self.waited.saturating_add(time);
+    }
+}
+
 /// The fault of a region that starves: one at a time.
 #[derive(Debug, Default)]
 pub(super) struct Starved {
@@ -98,6 +136,16 @@ pub(super) struct Starved {
     losses: u32,
     /// It waits for its page to be held off no more, or did a moment ago.
     held_off: bool,
+    turns: Turns,
+}
+
+/// Invalidations that let faults pass. Numbers wrap.
+#[derive(Clone, Copy, Debug, Default)]
+struct Turns {
+    /// How many came.
+    came: u32,
+    /// Those up to this number wait no more.
+    over: u32,
 }
 
 impl Starved {
@@ -120,6 +168,7 @@ impl Starved {
                 who,
                 losses: losses.all() - STARVED_LOSSES,
                 held_off: false,
+                turns: self.turns,
             };
             losses.starving = true;
         }
@@ -171,7 +220,10 @@ impl Starved {
     /// Whether it was the one.
     pub(super) fn sated(&mut self, losses: Losses) -> bool {
         if losses.starving {
-            *self = Self::default();
+            *self = Self {
+                turns: self.turns,
+                ..Self::default()
+            };
         }
         losses.starving
     }
@@ -181,10 +233,26 @@ impl Starved {
         self.page
     }
 
-    /// How long an invalidation of the fault's page by thread `who` lets the fault pass, which
-    /// `asks` the VM at this moment or not.
-    pub(super) fn patience(&self, who: usize, asks: bool) -> u32 {
-        if self.who == who {
+    /// An invalidation comes.
+    ///
+    /// # Returns
+    ///
+    /// Its number.
+    pub(super) fn come(&mut self) -> u32 {
+        self.turns.came = self.turns.came.wrapping_add(1);
+        self.turns.came
+    }
+
+    /// One of those that came has waited enough.
+    pub(super) fn turn_over(&mut self) {
+        self.turns.over = self.turns.came;
+    }
+
+    /// How long an invalidation of the fault's page by thread `who`, with this number, lets the
+    /// fault pass, which `asks` the VM at this moment or not.
+    pub(super) fn patience(&self, who: usize, number: u32, asks: bool) -> u32 {
+        let over = self.turns.over.wrapping_sub(number) < 1 << 31;
+        if self.who == who || over {
             return 0;
         }
         if !asks && !self.held_off {

@@ -483,11 +483,16 @@ impl Model {
         let patience = match &self.starved {
             None => 0,
             Some(s) if s.held_off || self.is_busy(&PageRange::one(s.page)) => {
-                (1 << (s.since / 8).min(5)).min(MOST_PATIENCE)
+                (1 << (s.since / 8).min(4)).min(MOST_PATIENCE)
             }
             Some(_) => 1,
         };
-        let given = self.gate.read().patience(&range, OTHER);
+        let before = self.gate.write(|state| state.come());
+        self.gate.write(|state| state.turn_over());
+        let now = self.gate.write(|state| state.come());
+        let given = self.gate.read().patience(&range, OTHER, now);
+        let over = self.gate.read().patience(&range, OTHER, before);
+        assert_eq!(over, 0, "those before it went with another");
         if self
             .starved
             .as_ref()
@@ -499,7 +504,7 @@ impl Model {
         } else {
             assert!(given == 0 || given == patience, "it may hold it off");
         }
-        assert_eq!(self.gate.read().patience(&range, FAULT), 0);
+        assert_eq!(self.gate.read().patience(&range, FAULT, now), 0);
         self.gate.write(|state| state.hold(range));
         for fault in &mut self.faults {
             fault.stale |= fault.range().overlaps(&range);

@@ -18,6 +18,7 @@ mod merge;
 mod pageout;
 mod parallel;
 pub mod parked;
+mod patience;
 mod progress;
 mod protection;
 mod rare;
@@ -79,6 +80,8 @@ pub enum Event {
     Disk,
     /// What an invalidation that takes long holds off
     Holdoff,
+    /// How long an invalidation lets faults pass
+    Patience,
     /// Reclaim of pages that only the device uses
     Aging,
     /// What invalidations cost beside many regions
@@ -91,7 +94,7 @@ pub enum Event {
     Rare,
 }
 
-const ALL: [Event; 27] = [
+const ALL: [Event; 28] = [
     Event::Pageout,
     Event::Fork,
     Event::Remap,
@@ -114,6 +117,7 @@ const ALL: [Event; 27] = [
     Event::Parked,
     Event::Disk,
     Event::Holdoff,
+    Event::Patience,
     Event::Aging,
     Event::Many,
     Event::Readahead,
@@ -185,6 +189,7 @@ pub fn run(env: &Env, kind: Kind, names: &[Event]) {
             Event::Parked => ("parked", parked::parked),
             Event::Disk => ("disk", disk::disk),
             Event::Holdoff => ("holdoff", holdoff::holdoff),
+            Event::Patience => ("patience", patience::patience),
             Event::Aging => ("aging", aging::aging),
             Event::Many => ("many", many::many),
             Event::Readahead => ("readahead", readahead::readahead),

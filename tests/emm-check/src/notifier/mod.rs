@@ -130,10 +130,21 @@ impl Client {
         self.await_told("a start", |t| matches!(t, Told::Start { .. }))
     }
 
+    /// Waits until it was told of the start of so many.
+    pub fn await_starts(&self, count: usize) -> Result<()> {
+        self.await_some(count, "that many starts", |t| {
+            matches!(t, Told::Start { .. })
+        })
+    }
+
     /// Waits until it was told something that `wanted` accepts.
     fn await_told(&self, what: &str, wanted: impl Fn(&Told) -> bool) -> Result<()> {
+        self.await_some(1, what, wanted)
+    }
+
+    fn await_some(&self, count: usize, what: &str, wanted: impl Fn(&Told) -> bool) -> Result<()> {
         let start = Instant::now();
-        while !self.told()?.iter().any(&wanted) {
+        while self.told()?.iter().filter(|told| wanted(told)).count() < count {
             if start.elapsed() > PATIENCE {
                 bail!("it was not told {what} within {} s", PATIENCE.as_secs());
             }
