@@ -4,10 +4,14 @@
  * of the symbols that main.rs defines. No decisions are made here.
  */
 
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
 #include <linux/export.h>
 #include <linux/gfp.h>
 #include <linux/memcontrol.h>
 #include <linux/mm.h>
+#include <linux/printk.h>
+#include <linux/ratelimit.h>
 #include <linux/sched.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
@@ -113,6 +117,8 @@ void emm_memcg_put(struct mem_cgroup *memcg)
 
 void *emm_pfn_address(u64 pfn)
 {
+	/* All memory is in the direct map. */
+	BUILD_BUG_ON(IS_ENABLED(CONFIG_HIGHMEM));
 	return page_address(pfn_to_page(pfn));
 }
 
@@ -123,6 +129,13 @@ void *emm_pfn_address(u64 pfn)
 void emm_pfn_mark_dirty(u64 pfn)
 {
 	folio_mark_dirty(page_folio(pfn_to_page(pfn)));
+}
+
+/* Whoever registers memory hears why it is refused. */
+void emm_not_in_user_space(u64 start, u64 length)
+{
+	pr_info_ratelimited("no region of %llu bytes at %#llx: they do not lie in user space; a tag in the upper bits of an address is to be taken off before it is registered\n",
+			    length, start);
 }
 
 unsigned long emm_task_size(void)

@@ -8,6 +8,7 @@
 
 #include <linux/list.h>
 #include <linux/mmu_notifier.h>
+#include <linux/pgtable.h>
 #include <linux/rwlock.h>
 #include <linux/types.h>
 #include <linux/spinlock_types.h>
@@ -162,6 +163,10 @@ void emm_memcg_put(struct mem_cgroup *memcg);
 void *emm_pfn_address(u64 pfn);
 void emm_pfn_mark_dirty(u64 pfn);
 unsigned long emm_task_size(void);
+void emm_not_in_user_space(u64 start, u64 length);
+
+/* What the core assumes, for mem.rs to compare. */
+enum emm_assumed { EMM_PAGE_SHIFT = PAGE_SHIFT, EMM_PMD_ORDER = PMD_ORDER };
 void emm_cond_resched(void);
 bool emm_killed(void);
 bool emm_may_look(void);

@@ -5,11 +5,20 @@
 //! C header: `glue.h`.
 
 use crate::{
-    emm::{Node, NodeMem},
+    emm::{Entry, Node, NodeMem, PAGE_SHIFT, PART_PAGES},
     glue,
 };
 use core::ptr::NonNull;
 use kernel::{bindings, mm::MmWithUser, prelude::*, task::Task};
+
+/// What the core takes for granted of the machine: pages of 4 KiB, and huge ones of a part's size.
+const _: () = {
+    assert!(glue::emm_assumed_EMM_PAGE_SHIFT == PAGE_SHIFT);
+    assert!(1_u64 << glue::emm_assumed_EMM_PMD_ORDER == PART_PAGES);
+    // An entry has a frame's number above its flags: all that 52 bits of physical address have.
+    assert!(52 - PAGE_SHIFT + Entry::FLAG_BITS <= u64::BITS);
+    assert!(size_of::<Node>() == bindings::PAGE_SIZE && size_of::<usize>() == size_of::<u64>());
+};
 
 /// Table nodes, charged to the memory cgroup of a region's owner. Faults run in the driver's
 /// threads, which have none of their own.
@@ -54,7 +63,6 @@ impl Drop for KernelNodes {
 // SAFETY: each node is a zeroed page of its own, freed only by `free`.
 unsafe impl NodeMem for KernelNodes {
     fn alloc(&self) -> Option<NonNull<Node>> {
-        const { assert!(size_of::<Node>() == bindings::PAGE_SIZE) };
         // SAFETY: the cgroup is alive, by the type's invariant; callers may sleep.
         NonNull::new(unsafe { glue::emm_node_alloc(self.0, true) }.cast())
     }
@@ -88,6 +96,12 @@ pub(crate) unsafe fn pfn_address(pfn: u64) -> *mut u8 {
 pub(crate) unsafe fn pfn_mark_dirty(pfn: u64) {
     // SAFETY: this function's contract.
     unsafe { glue::emm_pfn_mark_dirty(pfn) };
+}
+
+/// Says that no region is made there, and why. Not too often.
+pub(crate) fn not_in_user_space(start: u64, length: u64) {
+    // SAFETY: numbers only.
+    unsafe { glue::emm_not_in_user_space(start, length) };
 }
 
 /// The first address behind user space.

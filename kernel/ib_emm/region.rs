@@ -106,6 +106,7 @@ impl Region {
         };
         let geometry = Geometry::new(start, length).ok_or(EINVAL)?;
         if start + length > mem::task_size() {
+            mem::not_in_user_space(start, length);
             return Err(EINVAL);
         }
         let nodes = KernelNodes::new(mm);
@@ -264,11 +265,7 @@ impl Memory {
     /// fault may need a lock that the invalidation's caller holds, and others wait for the caller.
     /// Not at all where it can't help: where the memory goes for good, and while somebody has the
     /// mmap_lock for writing, most often the caller. Sleeps.
-    fn let_pass(
-        state: &mut WriteGuard<'_, State>,
-        range: &PageRange,
-        event: &Invalidation<'_>,
-    ) {
+    fn let_pass(state: &mut WriteGuard<'_, State>, range: &PageRange, event: &Invalidation<'_>) {
         if event.kind == Kind::Unmap {
             return;
         }

@@ -1,11 +1,12 @@
 //! Bad input, and regions that go while work is outstanding: an errno or a completion with error.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
 use super::{Ctx, ends_with, refused};
 use crate::ffi;
+use crate::kmsg::Journal;
 use crate::mem::{Map, PAGE};
 use crate::pair::{Pair, Work};
 use crate::qp::{OpError, Piece};
@@ -16,6 +17,10 @@ use crate::verbs::{ALL_ACCESS, Mr};
 const SIZE: usize = 16 * PAGE;
 /// Longest time until the handler hears of a fault.
 pub(super) const HEARD: Duration = Duration::from_secs(20);
+/// Longest time until the kernel's log says what it holds back.
+const SAID: Duration = Duration::from_secs(20);
+/// Between two registrations that are to be refused with a reason.
+const BEAT: Duration = Duration::from_millis(500);
 
 /// The cases.
 pub fn input(c: &Ctx<'_>) -> Result<()> {
@@ -85,11 +90,40 @@ fn registrations(c: &Ctx<'_>) -> Result<String> {
     let shifted = map.addr() as u64 + 4;
     let result = Mr::with_iova(&c.env.pd, map.addr(), SIZE, shifted, all);
     refused(result, &wrong, "an iova with another offset in the page")?;
+    tagged(c, &map, all)?;
     works(c)?;
     Ok(format!(
         "{} combinations; the device works on",
-        asked.len() + 1
+        asked.len() + 2
     ))
+}
+
+/// An address with a tag in its upper bits (LAM): refused on demand, and the kernel's log says why.
+fn tagged(c: &Ctx<'_>, map: &Map, access: u32) -> Result<()> {
+    if c.kind.resolve() != Kind::Emm {
+        return Ok(());
+    }
+    let mut journal = Journal::open(&c.env.device)?;
+    let address = map.addr() | 5 << 57;
+    refused(
+        Mr::new(&c.env.pd, address, SIZE, access),
+        &[libc::EINVAL],
+        "a tagged address",
+    )?;
+    let said = format!("{address:#x}: they do not lie in user space; a tag");
+    // The log holds lines back that come too often: the next registration says it, or one a little later.
+    let end = Instant::now() + SAID;
+    while !journal.find(BEAT, |text| text.contains(&said))? {
+        if Instant::now() > end {
+            bail!("the kernel's log does not say why a tagged address is refused");
+        }
+        refused(
+            Mr::new(&c.env.pd, address, SIZE, access),
+            &[libc::EINVAL],
+            "a tagged address",
+        )?;
+    }
+    Ok(())
 }
 
 /// Where there is no memory, and none at all: refused, or every access is.
