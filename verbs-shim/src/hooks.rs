@@ -236,3 +236,40 @@ pub unsafe extern "C" fn ibv_reg_dmabuf_mr(
     let call = || unsafe { real(pd, offset, length, iova, fd, access) };
     without_address(left_alone(Why::DmaBuf, length, outermost, call))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::NAMES;
+    use std::{collections::BTreeSet, fs, path::Path};
+
+    /// The functions of this crate that have a C name of their own, by the sources: those of libibverbs and its providers.
+    fn exported() -> BTreeSet<String> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        let mut names = BTreeSet::new();
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_none_or(|end| end != "rs") {
+                continue;
+            }
+            let text = fs::read_to_string(path).unwrap();
+            // The first piece is in front of all of them.
+            for piece in text.split("#[unsafe(no_mangle)]\n").skip(1) {
+                let name = piece.split_once(" fn ").unwrap().1;
+                names.insert(name.split('(').next().unwrap().to_owned());
+            }
+        }
+        names.retain(|name| name.starts_with("ibv_") || name.starts_with("mlx5dv_"));
+        names
+    }
+
+    /// What an audit redirects to is what there is.
+    #[test]
+    fn names_are_those_of_the_hooks() {
+        let names: BTreeSet<_> = NAMES
+            .iter()
+            .map(|name| name.to_str().unwrap().to_owned())
+            .collect();
+        assert_eq!(names.len(), NAMES.len(), "one is there twice");
+        assert_eq!(names, exported());
+    }
+}
