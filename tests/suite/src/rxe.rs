@@ -271,3 +271,77 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SERIES: [&str; 3] = ["emm", "fixes", "odp"];
+
+    fn repository() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+    }
+
+    /// The number that `text` begins with: four digits.
+    fn number(text: &str) -> Option<u32> {
+        let digits = text.get(..4)?;
+        digits
+            .parse()
+            .ok()
+            .filter(|_| digits.bytes().all(|c| c.is_ascii_digit()))
+    }
+
+    /// The patches of a series that `text` names: `emm/0002`, `fixes/0012 to 0017, 0031`.
+    fn named(text: &str, series: &str) -> Vec<u32> {
+        let mut named = Vec::new();
+        for (at, name) in text.match_indices(&format!("{series}/")) {
+            let mut rest = &text[at + name.len()..];
+            while let Some(first) = number(rest) {
+                rest = &rest[4..];
+                let last = rest.strip_prefix(" to ").and_then(number).unwrap_or(first);
+                named.extend(first..=last);
+                rest = if last > first { &rest[8..] } else { rest };
+                rest = rest.strip_prefix(", ").unwrap_or_default();
+            }
+        }
+        named
+    }
+
+    #[test]
+    fn patches_are_found_in_a_text() {
+        let text = "emm/0002, `fixes/0012 to 0014, 0031`, emm/files";
+        assert_eq!(named(text, "emm"), [2]);
+        assert_eq!(named(text, "fixes"), [12, 13, 14, 31]);
+    }
+
+    /// A patch that the documents name by its number is in its series.
+    #[test]
+    fn patches_that_documents_name_are_there() -> Result<()> {
+        let mut files = vec!["README.md".into(), "kernel/rxe/README.md".into()];
+        for entry in fs::read_dir(repository().join("docs"))? {
+            files.push(Path::new("docs").join(entry?.file_name()));
+        }
+        let texts = files
+            .iter()
+            .filter(|file| file.extension().is_some_and(|e| e == "md"));
+        let mut seen = 0;
+        for file in texts {
+            let text = fs::read_to_string(repository().join(file))?;
+            for of in SERIES {
+                let list = repository().join("kernel/rxe").join(of).join("series");
+                let list = fs::read_to_string(list)?;
+                let there: Vec<_> = list.lines().filter_map(number).collect();
+                for patch in named(&text, of) {
+                    let file = file.display();
+                    assert!(
+                        there.contains(&patch),
+                        "{file}: there is no {of}/{patch:04}"
+                    );
+                    seen += 1;
+                }
+            }
+        }
+        assert!(seen > 20, "only {seen} patches are named");
+        Ok(())
+    }
+}
