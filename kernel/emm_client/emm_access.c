@@ -4,14 +4,15 @@
  * often it is told to go on. The guest tests drive it, through /dev/emm_access (emm_access.h).
  */
 
-#include <linux/cred.h>
+#include <linux/completion.h>
 #include <linux/err.h>
 #include <linux/fs.h>
 #include <linux/miscdevice.h>
 #include <linux/module.h>
 #include <linux/rwsem.h>
-#include <linux/slab.h>
 #include <linux/sizes.h>
+#include <linux/slab.h>
+#include <linux/timer.h>
 #include <linux/uaccess.h>
 #include <linux/wait.h>
 
@@ -119,27 +120,72 @@ static long access_change(struct emm_access *access, unsigned int command, unsig
 	return ret;
 }
 
+/* A copy, in whatever context. */
+struct emm_access_copy {
+	struct timer_list timer;
+	struct completion over;
+	struct emm_region *region;
+	const struct emm_access_do *todo;
+	struct emm_fault *fault;
+	void *buf;
+	int ret;
+};
+
+static void access_run(struct emm_access_copy *copy)
+{
+	const struct emm_access_do *todo = copy->todo;
+
+	if ((todo->what & ~EMM_ACCESS_SOFTIRQ) == EMM_ACCESS_WRITE)
+		copy->ret = emm_region_write(copy->region, todo->offset, copy->buf, todo->length,
+					     todo->reach, copy->fault);
+	else
+		copy->ret = emm_region_read(copy->region, todo->offset, copy->buf, todo->length,
+					    todo->reach, copy->fault);
+}
+
+static void access_timer(struct timer_list *timer)
+{
+	struct emm_access_copy *copy = container_of(timer, struct emm_access_copy, timer);
+
+	access_run(copy);
+	complete(&copy->over);
+}
+
+static int access_run_in_softirq(struct emm_access_copy *copy)
+{
+	init_completion(&copy->over);
+	timer_setup_on_stack(&copy->timer, access_timer, 0);
+	mod_timer(&copy->timer, jiffies);
+	wait_for_completion(&copy->over);
+	timer_delete_sync(&copy->timer);
+	timer_destroy_on_stack(&copy->timer);
+	return copy->ret;
+}
+
 static long access_copy(struct emm_access *access, const struct emm_access_do *todo,
 			struct emm_fault *fault)
 {
+	struct emm_access_copy copy = { .region = access->region, .todo = todo, .fault = fault };
+	bool write = (todo->what & ~EMM_ACCESS_SOFTIRQ) == EMM_ACCESS_WRITE;
+	bool softirq = todo->what & EMM_ACCESS_SOFTIRQ;
 	void __user *user = u64_to_user_ptr(todo->buffer);
-	bool write = todo->what == EMM_ACCESS_WRITE;
 	void *buf;
 	long ret;
 
-	if (todo->length > SZ_1M)
+	if (todo->length > SZ_1M || (softirq && !fault))
 		return -EINVAL;
 	buf = kvmalloc(todo->length ?: 1, GFP_KERNEL);
 	if (!buf)
 		return -ENOMEM;
-	if (write && copy_from_user(buf, user, todo->length))
+	copy.buf = buf;
+	if (write && copy_from_user(buf, user, todo->length)) {
 		ret = -EFAULT;
-	else if (write)
-		ret = emm_region_write(access->region, todo->offset, buf, todo->length,
-				       todo->reach, fault);
-	else
-		ret = emm_region_read(access->region, todo->offset, buf, todo->length,
-				      todo->reach, fault);
+	} else if (softirq) {
+		ret = access_run_in_softirq(&copy);
+	} else {
+		access_run(&copy);
+		ret = copy.ret;
+	}
 	if (!ret && !write && copy_to_user(user, buf, todo->length))
 		ret = -EFAULT;
 	kvfree(buf);
@@ -164,6 +210,8 @@ static long access_do(struct emm_access *access, const void __user *from)
 	switch (todo.what) {
 	case EMM_ACCESS_READ:
 	case EMM_ACCESS_WRITE:
+	case EMM_ACCESS_READ | EMM_ACCESS_SOFTIRQ:
+	case EMM_ACCESS_WRITE | EMM_ACCESS_SOFTIRQ:
 		return access_copy(access, &todo, fault);
 	case EMM_ACCESS_ADVISE_READ:
 		what = EMM_PREFETCH_READ;

@@ -28,10 +28,12 @@ enum emm_access_what {
 	EMM_ACCESS_ADVISE_PRESENT,
 };
 
+#define EMM_ACCESS_SOFTIRQ	0x100
+
 /**
  * struct emm_access_do - one access
  * @cookie: which cookie; ~0: none, that is an access that sleeps
- * @what: enum emm_access_what
+ * @what: enum emm_access_what; with EMM_ACCESS_SOFTIRQ it is done in a timer's softirq
  * @offset: in the region
  * @length: bytes, 1 MiB at most but for advice
  * @reach: how far the whole operation goes from @offset

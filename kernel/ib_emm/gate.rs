@@ -57,6 +57,12 @@ impl<T> Gated<T> {
         }
     }
 
+    /// Wakes all who wait, in any context, without the lock: one who is about to sleep may miss it.
+    pub(crate) fn nudge(&self) {
+        // SAFETY: the gate is initialised, by the type's invariant.
+        unsafe { glue::emm_gate_nudge(self.gate.get()) };
+    }
+
     /// Takes it exclusively.
     pub(crate) fn write(&self) -> WriteGuard<'_, T> {
         // SAFETY: the gate is initialised, by the type's invariant.

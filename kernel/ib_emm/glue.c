@@ -24,6 +24,10 @@ void emm_gate_init(struct emm_gate *gate)
 	init_waitqueue_head(&gate->waiters);
 }
 
+/*
+ * Taken for reading in softirqs, too: whoever has it for writing keeps these away, and a reader that one
+ * interrupts does no harm, as one in an interrupt does not wait for writers that wait.
+ */
 void emm_gate_read_lock(struct emm_gate *gate)
 {
 	read_lock(&gate->lock);
@@ -36,12 +40,12 @@ void emm_gate_read_unlock(struct emm_gate *gate)
 
 void emm_gate_write_lock(struct emm_gate *gate)
 {
-	write_lock(&gate->lock);
+	write_lock_bh(&gate->lock);
 }
 
 void emm_gate_write_unlock(struct emm_gate *gate)
 {
-	write_unlock(&gate->lock);
+	write_unlock_bh(&gate->lock);
 }
 
 /*
@@ -54,11 +58,11 @@ bool emm_gate_wait(struct emm_gate *gate)
 	DEFINE_WAIT(wait);
 
 	prepare_to_wait(&gate->waiters, &wait, TASK_INTERRUPTIBLE);
-	write_unlock(&gate->lock);
+	write_unlock_bh(&gate->lock);
 	if (!signal_pending(current))
 		schedule();
 	finish_wait(&gate->waiters, &wait);
-	write_lock(&gate->lock);
+	write_lock_bh(&gate->lock);
 	return !signal_pending(current);
 }
 
@@ -69,10 +73,10 @@ u64 emm_gate_wait_for(struct emm_gate *gate, u64 ns)
 	DEFINE_WAIT(wait);
 
 	prepare_to_wait(&gate->waiters, &wait, TASK_IDLE);
-	write_unlock(&gate->lock);
+	write_unlock_bh(&gate->lock);
 	schedule_hrtimeout(&end, HRTIMER_MODE_ABS);
 	finish_wait(&gate->waiters, &wait);
-	write_lock(&gate->lock);
+	write_lock_bh(&gate->lock);
 	return max_t(s64, ktime_to_ns(ktime_sub(end, ktime_get())), 0);
 }
 
@@ -80,6 +84,13 @@ u64 emm_gate_wait_for(struct emm_gate *gate, u64 ns)
 void emm_gate_wake(struct emm_gate *gate)
 {
 	if (waitqueue_active(&gate->waiters))
+		wake_up_all(&gate->waiters);
+}
+
+/* Without the lock, for whoever sleeps for a limited time: one who is about to may miss it. */
+void emm_gate_nudge(struct emm_gate *gate)
+{
+	if (wq_has_sleeper(&gate->waiters))
 		wake_up_all(&gate->waiters);
 }
 

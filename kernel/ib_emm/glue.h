@@ -36,6 +36,7 @@ void emm_gate_write_unlock(struct emm_gate *gate);
 bool emm_gate_wait(struct emm_gate *gate);
 u64 emm_gate_wait_for(struct emm_gate *gate, u64 ns);
 void emm_gate_wake(struct emm_gate *gate);
+void emm_gate_nudge(struct emm_gate *gate);
 
 /* A wait that can be cancelled; wait.rs. */
 struct emm_wait {

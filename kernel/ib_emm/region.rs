@@ -199,7 +199,7 @@ impl Region {
     /// An access that others may wait for has been made.
     #[cold]
     pub(crate) fn used(&self) {
-        self.state().write().wake();
+        self.state().nudge();
     }
 
     /// Runs `f` on the state, held shared.

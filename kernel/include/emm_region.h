@@ -97,7 +97,7 @@ void emm_fault_destroy(struct emm_fault *fault);
  * fault may bring in all of that at once. Nothing else is ever allocated, copied, dirtied, or faulted
  * in for writing.
  *
- * With @fault it never sleeps: what would have to wait is parked. If the bytes lie in two pages at
+ * With @fault it never sleeps, and can be called in softirqs: what would have to wait is parked. If the bytes lie in two pages at
  * most, nothing was done before -EAGAIN; of longer ones first pieces may have been done. Without, it
  * sleeps until it is done.
  *

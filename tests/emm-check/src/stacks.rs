@@ -28,6 +28,13 @@ pub fn all() -> Vec<Stack> {
         .collect()
 }
 
+/// How many threads of the kernel that do work items are in this function.
+pub fn workers_in(function: &str) -> usize {
+    let Workers(dirs) = Workers::now();
+    let is_in = |dir: &&String| read(dir, "stack").contains(function);
+    dirs.iter().filter(is_in).count()
+}
+
 /// The kernel's threads that do work items on any CPU. One at a time works for the driver that is looked at.
 pub struct Workers(Vec<String>);
 

@@ -38,6 +38,7 @@ pub(super) const fn case(name: &'static str, seconds: u64, script: &'static str)
 pub const ON_EACH_KERNEL: &[&str] = &[
     "modules_are_loaded",
     "notifier_contract",
+    "parked_accesses",
     "verify_every_byte",
     EVENTS,
     "verbs_families",

@@ -38,6 +38,11 @@ const CASES: &[Case] = &[
         600,
         "insmod /emm/modules/emm_client.ko && emm-check notifier && rmmod emm_client",
     ),
+    case(
+        "parked_accesses",
+        600,
+        "insmod /emm/modules/emm_access.ko && emm-check access && rmmod emm_access",
+    ),
     // What is thrown away, and forks, are in the matrix.
     case(
         "vm_events",

@@ -58,6 +58,7 @@ pub enum What {
     Write = 1,
     AdviseRead = 2,
     AdviseWrite = 3,
+    WriteInSoftirq = 0x101,
 }
 
 /// How an access ended.
@@ -134,6 +135,12 @@ impl Driver {
     pub fn write(&self, cookie: u32, offset: usize, from: &[u8]) -> Ended {
         let (from, len) = (from.as_ptr().cast_mut(), from.len());
         self.access(cookie, What::Write, offset, from, len, len)
+    }
+
+    /// The same, in a softirq.
+    pub fn write_in_softirq(&self, cookie: u32, offset: usize, from: &[u8]) -> Ended {
+        let (from, len) = (from.as_ptr().cast_mut(), from.len());
+        self.access(cookie, What::WriteInSoftirq, offset, from, len, len)
     }
 
     /// Asks for pages.

@@ -3,18 +3,19 @@
 
 mod driver;
 mod fuse;
+mod stuck;
 
-use std::io::{BufRead as _, BufReader};
-use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::child::ends_within;
 use crate::mem::{Map, PAGE};
 use crate::report::Report;
 use crate::system;
 use crate::uffd::Uffd;
+
+pub use stuck::child;
 
 use driver::{Driver, Ended, What};
 use fuse::Silent;
@@ -26,17 +27,17 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const SOON: Duration = Duration::from_secs(2);
 /// Time in which something that must not happen would have happened.
 const SILENCE: Duration = Duration::from_millis(300);
-/// Cookies of the process whose faults never end.
-const STUCK: u32 = 3000;
 /// Threads that an owner's faults have at most (`WORKERS` of kernel/ib_emm/workers.rs).
 const WORKERS: u32 = 64;
 
 /// Runs all cases.
 pub fn access(report: &Report) {
     type Case = fn() -> Result<String>;
-    let cases: [(&str, Case); 14] = [
+    let cases: [(&str, Case); 16] = [
         ("what misses is parked, and done when tried again", again),
         ("two pages: all or nothing", two_pages),
+        ("what is mapped is not parked", in_place),
+        ("in a softirq", in_softirq),
         ("an error is returned once", error_once),
         ("without a cookie it sleeps", sleeping),
         ("advice", advice),
@@ -45,8 +46,8 @@ pub fn access(report: &Report) {
         ("destroyed while a worker is stuck", destroyed),
         ("many cookies, one page: one fault", one_page),
         ("more cookies than workers", beyond),
-        ("another process's faults go on", others),
-        ("a killed owner leaves nothing", killed),
+        ("another process's faults go on", stuck::others),
+        ("a killed owner leaves nothing", stuck::killed),
         ("a silent file server: cancel, stop, destroy", silent_server),
         ("pages that are taken away all the time", taken_away),
     ];
@@ -151,6 +152,71 @@ fn two_pages() -> Result<String> {
         bail!("the bytes are wrong");
     }
     Ok("nothing before the second page came".into())
+}
+
+fn in_place() -> Result<String> {
+    let map = fresh()?;
+    map.set(0, SIZE, 4);
+    let huge = Map::anon_huge_aligned(2 << 20)?;
+    huge.advise(0, huge.len(), libc::MADV_HUGEPAGE)?;
+    huge.set(0, huge.len(), 4);
+    for map in [&map, &huge] {
+        let driver = Driver::new(map, 1)?;
+        let mut bytes = [0; 100];
+        for page in 0..SIZE / PAGE - 1 {
+            let off = (page + 1) * PAGE - 50;
+            let ended = driver.read(0, off, &mut bytes);
+            expect("a read of what is mapped", ended, Ended::Well)?;
+            let ended = driver.write(0, off, &bytes);
+            expect("a write of what is mapped", ended, Ended::Well)?;
+        }
+        if bytes != [4; 100] || driver.told(0)? != 0 {
+            bail!("wrong bytes, or told {} times", driver.told(0)?);
+        }
+    }
+    Ok("small pages and a huge one, never parked".into())
+}
+
+/// Beside threads that take the same pages away: they hold the region's lock, which a softirq takes as well.
+fn in_softirq() -> Result<String> {
+    // Each comes too late until it starves: a timer fires with the next tick.
+    const WRITES: u32 = 20;
+    let map = fresh()?;
+    let driver = Driver::new(&map, 1)?;
+    let data = [6; 5000];
+    let taking = || map.advise(0, SIZE, libc::MADV_DONTNEED);
+    let over = AtomicBool::new(false);
+    let work = || -> Result<String> {
+        for _ in 0..WRITES {
+            let write = || driver.write_in_softirq(0, 50, &data);
+            expect(
+                "a write",
+                driver.until_done(0, PATIENCE, write)?,
+                Ended::Well,
+            )?;
+        }
+        Ok(format!("{WRITES} writes, told {} times", driver.told(0)?))
+    };
+    let said = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Relaxed) {
+                let _ = taking();
+            }
+        });
+        let said = work();
+        over.store(true, Relaxed);
+        said
+    })?;
+    let write = || driver.write_in_softirq(0, 50, &data);
+    expect(
+        "the last write",
+        driver.until_done(0, PATIENCE, write)?,
+        Ended::Well,
+    )?;
+    if map.check_byte(50, data.len(), 6).count != 0 {
+        bail!("the bytes are wrong");
+    }
+    Ok(said)
 }
 
 fn error_once() -> Result<String> {
@@ -332,111 +398,6 @@ fn beyond() -> Result<String> {
     Ok(format!("{PAGES} pages, {most} faults at once"))
 }
 
-/// A process of its own with `STUCK` accesses that wait for ever.
-fn stuck_process() -> Result<std::process::Child> {
-    let mut child = Command::new(std::env::current_exe()?)
-        .arg("access-child")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("starting a process")?;
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().context("its output")?).read_line(&mut line)?;
-    if line.trim() != "stuck" {
-        child.kill()?;
-        child.wait()?;
-        bail!("it said {line:?}");
-    }
-    Ok(child)
-}
-
-/// The process whose faults never end.
-pub fn child() -> Result<()> {
-    let (map, handler) = silent(STUCK as usize)?;
-    let driver = Driver::new(&map, STUCK)?;
-    park_all(&driver, &handler, STUCK)?;
-    println!("stuck");
-    let mut line = String::new();
-    std::io::stdin().read_line(&mut line)?;
-    Ok(())
-}
-
-/// Cold accesses in a second.
-fn rate(driver: &Driver, map: &Map) -> Result<f64> {
-    let start = Instant::now();
-    let mut done = 0;
-    while start.elapsed() < Duration::from_secs(1) {
-        map.advise(0, SIZE, libc::MADV_DONTNEED)?;
-        for page in (0..SIZE / PAGE).step_by(8) {
-            let access = || driver.write(0, page * PAGE + 1, &[1; 8]);
-            expect(
-                "a write",
-                driver.until_done(0, PATIENCE, access)?,
-                Ended::Well,
-            )?;
-            done += 1;
-        }
-    }
-    Ok(f64::from(done) / start.elapsed().as_secs_f64())
-}
-
-/// Share of the time that the CPUs had nothing to do, while this thread waits for `SILENCE` three times.
-fn idle(driver: &Driver) -> Result<f64> {
-    let read = || -> Result<(f64, f64)> {
-        let text = std::fs::read_to_string("/proc/stat")?;
-        let all: Vec<f64> = text
-            .lines()
-            .next()
-            .unwrap_or_default()
-            .split_whitespace()
-            .skip(1)
-            .filter_map(|n| n.parse().ok())
-            .collect();
-        let idle = all.get(3).zip(all.get(4)).map(|(a, b)| a + b);
-        Ok((idle.context("/proc/stat")?, all.iter().take(8).sum()))
-    };
-    let before = read()?;
-    driver.await_told(0, u64::MAX, SILENCE * 3)?;
-    let after = read()?;
-    Ok((after.0 - before.0) / (after.1 - before.1))
-}
-
-fn others() -> Result<String> {
-    let map = fresh()?;
-    let driver = Driver::new(&map, 1)?;
-    rate(&driver, &map)?;
-    let alone = rate(&driver, &map)?;
-    let mut child = stuck_process()?;
-    let measured = rate(&driver, &map).and_then(|beside| Ok((beside, idle(&driver)?)));
-    child.kill()?;
-    child.wait()?;
-    let (beside, idle) = measured?;
-    let said = format!(
-        "{alone:.0} cold writes/s alone, {beside:.0} beside {STUCK} parked; CPUs {:.0} % idle",
-        idle * 100.0
-    );
-    // On a host with other work a second of it may be half a second of another.
-    if beside < alone / 2.0 {
-        bail!("{said}");
-    }
-    if idle < 0.5 {
-        bail!("{said}: something spins");
-    }
-    Ok(said)
-}
-
-fn killed() -> Result<String> {
-    let mut child = stuck_process()?;
-    let start = Instant::now();
-    child.kill()?;
-    ends_within(&mut child, PATIENCE)?.context("it did not end")?;
-    let took = start.elapsed();
-    if took > SOON {
-        bail!("it took {took:?}");
-    }
-    Ok(format!("{} ms", took.as_millis()))
-}
-
 fn silent_server() -> Result<String> {
     let Some(server) = Silent::mount()? else {
         return Ok("not tried: the kernel has no FUSE".into());
@@ -470,18 +431,23 @@ fn silent_server() -> Result<String> {
 fn taken_away() -> Result<String> {
     let map = fresh()?;
     let driver = Driver::new(&map, 1)?;
-    let over = std::sync::atomic::AtomicBool::new(false);
+    let over = AtomicBool::new(false);
+    let thrown = AtomicU32::new(0);
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
-                while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                while !over.load(Relaxed) {
                     let _ = map.advise(0, PAGE, libc::MADV_DONTNEED);
+                    thrown.fetch_add(1, Relaxed);
                 }
             });
         }
         let work = || -> Result<String> {
             let mut longest = Duration::ZERO;
-            for _ in 0..200 {
+            for n in 0..200 {
+                while thrown.load(Relaxed) < n * 10 {
+                    std::thread::yield_now();
+                }
                 let start = Instant::now();
                 let ended = driver.until_done(0, PATIENCE, || driver.write(0, 5, &[1; 8]))?;
                 expect("a write", ended, Ended::Well)?;
@@ -494,7 +460,7 @@ fn taken_away() -> Result<String> {
             ))
         };
         let result = work();
-        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        over.store(true, Relaxed);
         result
     })
 }
