@@ -52,6 +52,7 @@ pub fn run(context: &Context, args: &DemoArgs) -> Result<ExitCode> {
         clock: Clock::Wall,
         cpu: Cpu::Max,
         smp: 2,
+        nodes: 1,
         mem: Size(3 << 30),
         shares: Vec::new(),
         disk: None,

@@ -60,6 +60,8 @@ pub struct Spec {
     pub cpu: Cpu,
     /// Number of its CPUs.
     pub smp: u32,
+    /// NUMA nodes that its CPUs and its memory are shared out to.
+    pub nodes: u32,
     /// Its memory.
     pub mem: Size,
     /// Directories of the host that it sees.
@@ -117,6 +119,7 @@ impl Guest {
             clock: spec.clock,
             cpu: spec.cpu,
             smp: spec.smp,
+            nodes: spec.nodes,
             mem: spec.mem,
             image: &kernel.image,
             initrd: scratch_file(&first_files(artifacts, &kernel, spec)?)?.into(),

@@ -139,6 +139,7 @@ fn spec(args: &GuestArgs, terminal: bool) -> Result<Spec> {
             (Clock::Icount, _) => 1,
             (Clock::Wall, smp) => smp.unwrap_or(CPUS),
         },
+        nodes: args.nodes,
         mem: args.mem,
         shares: args.share.clone(),
         disk: args.disk,

@@ -26,6 +26,9 @@ pub struct GuestArgs {
     /// Number of the guest's CPUs [default: 2, or 1 with --clock icount]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub smp: Option<u32>,
+    /// NUMA nodes that the guest's CPUs and memory are shared out to
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=8))]
+    pub nodes: u32,
     /// The guest's memory, for example 1536M or 2G
     #[arg(long, value_name = "SIZE", default_value = "2G")]
     pub mem: Size,

@@ -49,6 +49,7 @@ pub struct Machine<'a> {
     pub clock: Clock,
     pub cpu: Cpu,
     pub smp: u32,
+    pub nodes: u32,
     pub mem: Size,
     pub image: &'a Path,
     /// The archive with the first file system.
@@ -192,19 +193,67 @@ impl Machine<'_> {
         .args(NOTHING_IS_PLUGGED_IN)
         .args(self.accel.args(self.clock, self.cpu))
         .args(["-smp".to_owned(), self.topology()])
-        .args([
-            "-m".to_owned(),
-            format!("{}M", self.mem.0.div_ceil(1 << 20)),
-        ])
+        .args(["-m".to_owned(), format!("{}M", self.mib())])
+        .args(nodes(self.nodes, self.smp, self.mib()))
     }
 
-    /// The debug kernel knows no ACPI, and SeaBIOS's MP table has an entry for each socket, not for each core in it.
+    /// Its memory in MiB.
+    fn mib(&self) -> u64 {
+        self.mem.0.div_ceil(1 << 20)
+    }
+
+    /// The debug kernel knows no ACPI, and SeaBIOS's MP table has an entry for each socket, not for each core in it. Cores of a
+    /// socket share a cache, which a kernel does not believe of CPUs of different nodes.
     fn topology(&self) -> String {
         let cpus = self.smp;
-        if self.artifacts.kernel.debug {
+        if self.artifacts.kernel.debug || self.nodes > 1 {
             format!("{cpus},sockets={cpus}")
         } else {
             cpus.to_string()
         }
+    }
+}
+
+/// `nodes` NUMA nodes, with a share of `cpus` CPUs and of `mib` MiB each; nothing if it is one.
+fn nodes(nodes: u32, cpus: u32, mib: u64) -> Vec<String> {
+    let mut args = Vec::new();
+    if nodes < 2 {
+        return args;
+    }
+    let share = mib / u64::from(nodes);
+    for node in 0..nodes {
+        let rest = if node == 0 { mib % u64::from(nodes) } else { 0 };
+        let (first, end) = (node * cpus / nodes, (node + 1) * cpus / nodes);
+        let has = match end - first {
+            0 => String::new(),
+            _ => format!(",cpus={first}-{}", end - 1),
+        };
+        args.extend([
+            "-object".to_owned(),
+            format!("memory-backend-ram,id=node{node},size={}M", share + rest),
+            "-numa".to_owned(),
+            format!("node,nodeid={node},memdev=node{node}{has}"),
+        ]);
+    }
+    args
+}
+
+#[cfg(test)]
+mod tests {
+    use super::nodes;
+
+    #[test]
+    fn nodes_share_cpus_and_memory() {
+        assert!(nodes(1, 4, 2048).is_empty());
+        let args = nodes(2, 3, 1025).join(" ");
+        assert_eq!(
+            args,
+            "-object memory-backend-ram,id=node0,size=513M -numa node,nodeid=0,memdev=node0,cpus=0-0 \
+             -object memory-backend-ram,id=node1,size=512M -numa node,nodeid=1,memdev=node1,cpus=1-2"
+        );
+        assert!(
+            nodes(2, 1, 64).join(" ").contains("memdev=node0 "),
+            "no CPU for the first"
+        );
     }
 }

@@ -25,6 +25,7 @@ pub(super) fn spec() -> Spec {
         clock: Clock::Wall,
         cpu: Cpu::PlainCopies,
         smp: 2,
+        nodes: 1,
         mem: Size(2 << 30),
         shares: Vec::new(),
         disk: Some(Size(512 << 20)),

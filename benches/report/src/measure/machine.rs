@@ -43,6 +43,7 @@ impl Machine {
             clock: self.clock,
             cpu: Cpu::Max,
             smp: self.smp,
+            nodes: 1,
             mem: MEMORY,
             shares: Vec::new(),
             disk: None,

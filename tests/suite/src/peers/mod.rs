@@ -209,6 +209,7 @@ impl<'a> Guests<'a> {
                 clock: Clock::Wall,
                 cpu: Cpu::Max,
                 smp: 2,
+                nodes: 1,
                 mem: Size(if debug { 3 << 30 } else { 2 << 30 }),
                 shares,
                 disk: None,
