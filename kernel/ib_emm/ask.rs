@@ -8,6 +8,7 @@
 use crate::{
     emm::{Frame, PART_PAGES},
     glue,
+    owner::Owner,
 };
 use kernel::{alloc::Flags, error::to_result, mm::Mm, prelude::*, types::NotThreadSafe};
 
@@ -139,7 +140,8 @@ impl<'a> MmLock<'a> {
 
     /// Has the VM bring in `pages` pages at user address `address`, which an operation named. The
     /// first one is not there, or not to be accessed in this way. Sleeps; lets go of the lock while
-    /// it waits for somebody. `frames` is used meanwhile, and has nothing afterwards.
+    /// it waits for somebody. `frames` is used meanwhile, and has nothing afterwards. The thread
+    /// faults as `owner`, which it has entered.
     ///
     /// # Errors
     ///
@@ -152,6 +154,7 @@ impl<'a> MmLock<'a> {
         write: bool,
         how: How,
         frames: &mut Frames,
+        owner: &Owner,
     ) -> Result {
         frames.clear();
         if !self.locked || frames.words.capacity() < pages as usize {
@@ -159,11 +162,19 @@ impl<'a> MmLock<'a> {
         }
         let (mm, to) = (self.mm.as_raw(), frames.words.as_mut_ptr());
         let (address, pages) = (address as usize, pages as usize);
+        let by_hand = owner.needs_hand(address as u64);
         // INVARIANT: C says whether the lock is held.
         let locked = &raw mut self.locked;
-        // SAFETY: the lock is held, by the type's invariant, and the vector has room for `pages`.
-        to_result(unsafe {
-            glue::emm_fault_in(mm, address, pages, write, how as u32, to, locked)
+        to_result(if by_hand {
+            let owner = owner.as_raw();
+            // SAFETY: the lock is held, by the type's invariant, and so is a reference on the mm,
+            // which is the owner's: a region has one. The vector has room for `pages`.
+            unsafe {
+                glue::emm_hand_fault_in(owner, address, pages, write, how as u32, to, locked)
+            }
+        } else {
+            // SAFETY: the lock is held, by the type's invariant, and the vector has room for `pages`.
+            unsafe { glue::emm_fault_in(mm, address, pages, write, how as u32, to, locked) }
         })
     }
 

@@ -14,6 +14,7 @@ use crate::{
     emm::{self, Asks, Begin, Finish, Losses, PageRange, Pool},
     gate::{Gated, WriteGuard},
     mem::{self, KernelNodes},
+    owner::AsOwner,
     region::{Region, State},
     sight,
     wait::Wait,
@@ -285,7 +286,8 @@ impl<'a> Fault<'a> {
     }
 
     /// Has the VM bring `range` in; only its first page if that takes waiting for somebody, who may
-    /// never answer: the other pages are left to others then.
+    /// never answer: the other pages are left to others then. What is brought in is charged to the
+    /// owner, and lies where it wants.
     fn bring_in(
         &self,
         mm: &mut MmLock<'_>,
@@ -295,7 +297,9 @@ impl<'a> Fault<'a> {
     ) -> Result {
         let write = self.asks.writes();
         let address = self.region.geometry().address(range.start);
-        match mm.fault_in(address, range.len(), write, How::AtOnce, frames) {
+        let env = pin!(AsOwner::new(self.region.owner()));
+        let owner = env.as_ref().enter()?;
+        match mm.fault_in(address, range.len(), write, How::AtOnce, frames, owner) {
             Err(error) if error == EAGAIN => (),
             answer => return answer,
         }
@@ -312,7 +316,7 @@ impl<'a> Fault<'a> {
         state.narrow_fault();
         state.wake();
         drop(state);
-        mm.fault_in(address, 1, write, How::Waiting, frames)
+        mm.fault_in(address, 1, write, How::Waiting, frames, owner)
     }
 
     fn look(&self, mm: &MmLock<'_>, range: &PageRange, frames: &mut Frames) {

@@ -6,8 +6,10 @@
 #ifndef _IB_EMM_GLUE_H
 #define _IB_EMM_GLUE_H
 
+#include <linux/atomic.h>
 #include <linux/list.h>
 #include <linux/mmu_notifier.h>
+#include <linux/nodemask.h>
 #include <linux/pgtable.h>
 #include <linux/rwlock.h>
 #include <linux/types.h>
@@ -19,7 +21,9 @@
 #include "emm_frames.h"
 #include "emm_region.h"
 
+struct cred;
 struct mem_cgroup;
+struct mempolicy;
 struct task_struct;
 
 /* A reader-writer spinlock that its write side can sleep on; gate.rs. */
@@ -155,6 +159,44 @@ enum emm_how { EMM_AT_ONCE, EMM_WAITING };
 
 int emm_fault_in(struct mm_struct *mm, unsigned long address, unsigned long nr, bool write,
 		 enum emm_how how, u64 *frames, bool *locked);
+
+/* The process that an address space belongs to; owner.rs. */
+struct emm_owner {
+	/* Outlives this. */
+	struct mm_struct *mm;
+	/* Pages that its faults have charged above memory.high and not paid for yet. */
+	atomic_t over_high;
+	/* Where interleaving without an address goes on; for current->il_prev and il_weight. */
+	short il_prev;
+	u8 il_weight;
+};
+
+/* What a kernel thread that faults as the owner had before, and has meanwhile. */
+struct emm_owner_env {
+	/* NULL if nothing was changed. */
+	struct task_struct *task;
+	struct mem_cgroup *memcg, *old_memcg;
+	const struct cred *cred, *old_cred;
+	struct mempolicy *old_policy;
+	nodemask_t mems, old_mems;
+	/* A struct mempolicy, whose size bindgen does not know. */
+	u64 policy[(2 * sizeof(nodemask_t) + 64) / sizeof(u64)];
+	unsigned int over_high;
+	short il_prev;
+	u8 il_weight;
+};
+
+void emm_owner_init(struct emm_owner *owner, struct mm_struct *mm);
+struct task_struct *emm_owner_task(const struct emm_owner *owner);
+int emm_owner_enter(struct emm_owner_env *env, struct emm_owner *owner);
+void emm_owner_leave(struct emm_owner_env *env, struct emm_owner *owner);
+
+/* Pages that a kernel thread can't bring in for the owner; hand.c. */
+bool emm_hand_needed(const struct emm_owner *owner, unsigned long address);
+int emm_hand_fault_in(struct emm_owner *owner, unsigned long address, unsigned long nr, bool write,
+		      enum emm_how how, u64 *frames, bool *locked);
+void emm_hands_gone(const struct emm_owner *owner);
+void emm_hands_exit(void);
 
 void *emm_node_alloc(struct mem_cgroup *memcg, bool may_sleep);
 void emm_node_free(void *node);

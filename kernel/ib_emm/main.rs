@@ -13,13 +13,14 @@
 //! - `workers`, `serve`: each owner's threads, which do the faults for what is parked.
 //! - `fault`: one fault, from the missing translation to the entry in the table.
 //! - `ask`: how the VM is asked for pages.
+//! - `owner`: whose memory it is that a fault brings in.
 //! - `gate`, `lock`, `mem`, `wait`: the core's environment: locks, memory, page frames, waiting.
 //! - `glue`: what of this is C, and what C sees of it, by bindgen.
 //! - `sight`: trace events and debugfs.
 //!
 //! What a file uses lies below it: `abi_frames`; `abi`, `abi_notifier`; `frames`, `serve`; `access`;
-//! `fault`; `region`; `driver`; `notifier`, `parked`; `workers`; `ask`, `gate`, `lock`, `mem`, `wait`,
-//! `sight`; `emm` and `glue`. No two of them use each other.
+//! `fault`; `region`; `driver`; `notifier`, `parked`; `workers`; `ask`; `gate`, `lock`, `mem`, `owner`,
+//! `wait`, `sight`; `emm` and `glue`. No two of them use each other.
 
 use kernel::prelude::*;
 
@@ -42,6 +43,7 @@ mod glue;
 mod lock;
 mod mem;
 mod notifier;
+mod owner;
 mod parked;
 mod region;
 mod serve;
@@ -59,14 +61,17 @@ module! {
 
 struct IbEmm {
     _folder: sight::Folder,
-    // Goes last: workers use all of the module.
+    // Goes almost last: workers use all of the module.
     _crews: workers::Crews,
+    // Workers leave them behind.
+    _hands: owner::Hands,
 }
 
 impl kernel::Module for IbEmm {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         Ok(Self {
             _crews: workers::Crews::new()?,
+            _hands: owner::Hands::new(),
             _folder: sight::Folder::new(),
         })
     }

@@ -10,6 +10,7 @@ use crate::{
     glue,
     mem::{self, KernelNodes},
     notifier::{EmmNotifier, Invalidation, Kind, Subscription},
+    owner::Owner,
     parked::Cookie,
     sight::{self, Listed},
     wait,
@@ -45,6 +46,8 @@ pub(crate) struct Region {
     /// Nothing is parked for it any more. Set before its owner's lock is taken to end what is, and
     /// looked at under that lock.
     stopped: Atomic<bool>,
+    // Its address space is the subscription's.
+    owner: Owner,
     #[pin]
     subscription: Subscription<Memory>,
     nodes: KernelNodes,
@@ -115,6 +118,8 @@ impl Region {
         let region = try_pin_init!(&this in Self {
             nodes,
             stopped: Atomic::new(false),
+            // SAFETY: the subscription keeps `mm`, and the owner goes before it.
+            owner: unsafe { Owner::new(mm) },
             subscription <- Subscription::with(refuses, mm, start, start + (length - 1), memory),
             // SAFETY: all other fields are initialised, and this one goes before the others do.
             listed <- unsafe { Listed::new(to_c(this)) },
@@ -139,6 +144,11 @@ impl Region {
     /// Nodes for its table.
     pub(crate) fn nodes(&self) -> &KernelNodes {
         &self.nodes
+    }
+
+    /// Whose memory it is.
+    pub(crate) fn owner(&self) -> &Owner {
+        &self.owner
     }
 
     /// The owner's address space.

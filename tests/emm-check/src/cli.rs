@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::events::Event;
 use crate::matrix;
+use crate::owner::Part;
 use crate::system::Kind;
 use crate::verbs_cases::Family;
 use crate::verify::Verb;
@@ -147,6 +148,23 @@ pub enum Cmd {
         /// Kinds of region
         #[arg(long, value_delimiter = ',', default_value = "ondemand")]
         mr: Vec<Kind>,
+    },
+    /// That what RDMA brings in belongs to the owner of the region: cgroups, NUMA nodes, reserves
+    Owner {
+        /// Parts; none: all
+        parts: Vec<Part>,
+        /// Kinds of region
+        #[arg(long, value_delimiter = ',', default_value = "ondemand")]
+        mr: Vec<Kind>,
+    },
+    #[command(hide = true)]
+    OwnerChild {
+        #[arg(long)]
+        mr: Kind,
+        #[arg(long, conflicts_with = "hole")]
+        node: Option<u32>,
+        #[arg(long)]
+        hole: Option<PathBuf>,
     },
     /// The EMM notifier by itself, through the driver emm_client
     Notifier,

@@ -14,6 +14,7 @@ mod leaks;
 mod leftover;
 mod matrix;
 mod notifier;
+mod owner;
 mod pair;
 mod programs;
 mod reg;
@@ -176,6 +177,9 @@ fn run(cli: Cli) -> Result<bool> {
         Cmd::LeftoverChild { at, mr } => return leftover::child(&env, *mr, *at).map(|()| true),
         Cmd::ParkedChild { mr } => return events::parked::child(&env, *mr).map(|()| true),
         Cmd::CrowdChild { qps, mr } => return crowd::child(&env, *mr, *qps).map(|()| true),
+        Cmd::OwnerChild { mr, node, hole } => {
+            return owner::child(&env, *mr, *node, hole.as_deref()).map(|()| true);
+        }
         Cmd::ReapChild { mr } => return events::reap::child(&env, *mr).map(|()| true),
         Cmd::ForkChild { mr } => return events::fork::parent_exits_first(&env, *mr).map(|()| true),
         _ => {}
@@ -244,6 +248,10 @@ fn run(cli: Cli) -> Result<bool> {
         Cmd::Crowd { qps, seconds, mr } => each(&env.report, stock, &[mr], |kind| {
             crowd::crowd(&env, kind, qps, seconds)
         }),
+        Cmd::Owner { parts, mr } => each(&env.report, stock, &mr, |kind| {
+            owner::run(&env, kind, &parts);
+            Ok(())
+        }),
         Cmd::Kill { rounds, qps, mr } => each(&env.report, stock, &[mr], |kind| {
             kill::kill(&env, kind, rounds, qps)
         }),
@@ -294,6 +302,7 @@ fn run(cli: Cli) -> Result<bool> {
         | Cmd::ParkedChild { .. }
         | Cmd::CrowdChild { .. }
         | Cmd::AdviseChild { .. }
+        | Cmd::OwnerChild { .. }
         | Cmd::ReapChild { .. } => {}
     }
     Ok(env.report.verdict())

@@ -244,13 +244,19 @@ pub struct Cgroup(PathBuf);
 impl Cgroup {
     const ROOT: &str = "/sys/fs/cgroup";
 
-    /// Makes one.
+    /// Makes one of memory alone.
     pub fn new(name: &str) -> Result<Self> {
+        Self::with(name, "+memory")
+    }
+
+    /// Makes one of these controllers, as `cgroup.subtree_control` takes them.
+    pub fn with(name: &str, controllers: &str) -> Result<Self> {
         let control = Path::new(Self::ROOT).join("cgroup.subtree_control");
         if !control.exists() {
             run("mount", &["-t", "cgroup2", "none", Self::ROOT])?;
         }
-        fs::write(&control, "+memory").with_context(|| format!("writing {}", control.display()))?;
+        fs::write(&control, controllers)
+            .with_context(|| format!("writing {controllers} to {}", control.display()))?;
         let path = Path::new(Self::ROOT).join(name);
         fs::create_dir_all(&path).with_context(|| format!("creating {}", path.display()))?;
         Ok(Self(path))

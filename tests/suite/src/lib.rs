@@ -20,6 +20,7 @@ mod host;
 mod inner;
 mod names;
 mod odp;
+mod owner;
 mod packages;
 mod peers;
 mod planted;
@@ -185,6 +186,7 @@ fn groups<'a>(
         let asked = asked.on(series, at == 0);
         groups.extend(guest::group(asked)?);
         groups.extend(odp::group(asked)?);
+        groups.extend(owner::group(asked)?);
         groups.extend(rxe::group(asked)?);
         if args.long {
             groups.extend(peers::group(asked)?);

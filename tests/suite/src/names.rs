@@ -9,7 +9,8 @@ use soft_roce_setup::exit;
 use soft_roce_setup::ui::Ui;
 
 use super::{
-    Tally, TestArgs, bench, debug, guest, host, inner, odp, peers, planted, programs, rxe, tool,
+    Tally, TestArgs, bench, debug, guest, host, inner, odp, owner, peers, planted, programs, rxe,
+    tool,
 };
 
 /// The names of the tests that the arguments let run, without their filters, in the order of their groups. What is below a name that
@@ -20,6 +21,7 @@ pub fn all(args: &TestArgs, series: &[&str], long: bool) -> Result<Vec<String>> 
     for (at, series) in series.iter().enumerate() {
         names.extend(guest::names(series, at == 0, long));
         names.extend(odp::names(series, at == 0, long));
+        names.extend(owner::names(series));
         names.extend(rxe::names(series, at == 0, long));
         if long {
             names.extend(peers::names(series, &tally));

@@ -138,6 +138,13 @@ const PLANTED: &[Planted] = &[
         harms: false,
         debug: false,
     },
+    Planted {
+        name: "fault-as-nobody",
+        script: "emm-check owner charge --mr emm",
+        catcher: "emm    charge: page tables: ",
+        harms: false,
+        debug: false,
+    },
 ];
 
 /// Where a guest has the spoilt modules.
