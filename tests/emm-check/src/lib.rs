@@ -11,6 +11,7 @@ mod hang;
 pub mod kmsg;
 pub mod mem;
 pub mod nbd;
+pub mod pmem;
 pub mod private;
 pub mod qp;
 pub mod stacks;

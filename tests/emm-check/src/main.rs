@@ -36,7 +36,8 @@ use clap::Parser;
 use serde_json::json;
 
 use emm_check::{
-    child, counters, cpu, cq, ffi, kmsg, mem, nbd, private, qp, stacks, swap, system, trace, verbs,
+    child, counters, cpu, cq, ffi, kmsg, mem, nbd, pmem, private, qp, stacks, swap, system, trace,
+    verbs,
 };
 
 use cli::{Cli, Cmd, Common};

@@ -13,6 +13,7 @@ mod cargo;
 mod cases;
 #[cfg(test)]
 mod circles;
+mod dax;
 mod debug;
 mod group;
 mod guest;
@@ -185,6 +186,7 @@ fn groups<'a>(
     for (at, series) in series.iter().enumerate() {
         let asked = asked.on(series, at == 0);
         groups.extend(guest::group(asked)?);
+        groups.extend(dax::group(asked)?);
         groups.extend(odp::group(asked)?);
         groups.extend(owner::group(asked)?);
         groups.extend(rxe::group(asked)?);

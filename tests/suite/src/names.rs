@@ -9,8 +9,8 @@ use soft_roce_setup::exit;
 use soft_roce_setup::ui::Ui;
 
 use super::{
-    Tally, TestArgs, bench, debug, guest, host, inner, odp, owner, peers, planted, programs, rxe,
-    tool,
+    Tally, TestArgs, bench, dax, debug, guest, host, inner, odp, owner, peers, planted, programs,
+    rxe, tool,
 };
 
 /// The names of the tests that the arguments let run, without their filters, in the order of their groups. What is below a name that
@@ -20,6 +20,7 @@ pub fn all(args: &TestArgs, series: &[&str], long: bool) -> Result<Vec<String>> 
     let mut names = host::names()?;
     for (at, series) in series.iter().enumerate() {
         names.extend(guest::names(series, at == 0, long));
+        names.extend(dax::names(series));
         names.extend(odp::names(series, at == 0, long));
         names.extend(owner::names(series));
         names.extend(rxe::names(series, at == 0, long));

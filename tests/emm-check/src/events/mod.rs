@@ -5,6 +5,7 @@ mod advice;
 mod again;
 mod aging;
 mod bounds;
+mod dax;
 mod disk;
 mod files;
 pub mod fork;
@@ -12,6 +13,7 @@ mod holdoff;
 mod hugepages;
 mod implicit;
 mod khugepaged;
+mod kinds;
 mod many;
 mod mapping;
 mod merge;
@@ -78,6 +80,8 @@ pub enum Event {
     Parked,
     /// Pages of a disk that does not answer
     Disk,
+    /// Files of persistent memory, punched and cut beside traffic
+    Dax,
     /// What an invalidation that takes long holds off
     Holdoff,
     /// How long an invalidation lets faults pass
@@ -90,11 +94,13 @@ pub enum Event {
     Readahead,
     /// The memory of a killed process, taken before its end
     Reap,
+    /// Stacks, write-only memory, protection keys, tagged addresses, registers
+    Kinds,
     /// Guard pages, UFFDIO_MOVE, poison and other calls that few programs make
     Rare,
 }
 
-const ALL: [Event; 28] = [
+const ALL: [Event; 30] = [
     Event::Pageout,
     Event::Fork,
     Event::Remap,
@@ -116,12 +122,14 @@ const ALL: [Event; 28] = [
     Event::Uffd,
     Event::Parked,
     Event::Disk,
+    Event::Dax,
     Event::Holdoff,
     Event::Patience,
     Event::Aging,
     Event::Many,
     Event::Readahead,
     Event::Reap,
+    Event::Kinds,
     Event::Rare,
 ];
 
@@ -188,12 +196,14 @@ pub fn run(env: &Env, kind: Kind, names: &[Event]) {
             Event::Uffd => ("uffd", uffd::uffd),
             Event::Parked => ("parked", parked::parked),
             Event::Disk => ("disk", disk::disk),
+            Event::Dax => ("dax", dax::dax),
             Event::Holdoff => ("holdoff", holdoff::holdoff),
             Event::Patience => ("patience", patience::patience),
             Event::Aging => ("aging", aging::aging),
             Event::Many => ("many", many::many),
             Event::Readahead => ("readahead", readahead::readahead),
             Event::Reap => ("reap", reap::reaped),
+            Event::Kinds => ("kinds", kinds::kinds),
             Event::Rare => ("rare", rare::rare),
         };
         if kind == Kind::Pinned && on_demand_only {
