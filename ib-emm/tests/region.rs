@@ -97,6 +97,38 @@ fn a_cold_sequential_message_takes_few_faults() {
     assert!(faults <= 16, "{faults} faults for 4 MiB");
 }
 
+/// A fault for one page, of which the VM has as many as `most` from there on.
+fn ask_where(page: u16, most: u16) -> Op {
+    Op::Ask {
+        page,
+        len: 0,
+        write: false,
+        prefetch: false,
+        ahead: true,
+        most,
+    }
+}
+
+#[test]
+fn a_guess_grows_with_what_is_there() {
+    let mut model = Model::default();
+    let mut looked = Vec::new();
+    for (page, most) in [(0, 1), (1, 1), (2, 1), (3, 9), (5, 9), (9, 9), (17, 9)] {
+        model.step(ask_where(page, most));
+        looked.push(model.asked().unwrap().len());
+        model.step(INSTALL);
+    }
+    // One page at a time is there first, and few are looked at; then more.
+    assert_eq!(looked, [1, 2, 2, 2, 4, 8, 16]);
+    model.step(ask_where(26, 9));
+    assert_eq!(
+        model.asked().unwrap().len(),
+        18,
+        "twice what the last one found"
+    );
+    model.finish();
+}
+
 #[test]
 fn random_reads_bring_in_what_they_need() {
     let mut model = Model::default();

@@ -280,9 +280,13 @@ impl<'a> Fault<'a> {
         Ok(frames)
     }
 
-    /// How many of the first pages of `range` the VM is to bring in.
+    /// How many of the first pages of `range` an operation named. What is behind them is a guess,
+    /// and taken only as far as it is there.
     fn named(&self, range: &PageRange) -> u64 {
-        range.len()
+        match self.asks {
+            Asks::Present => range.len(),
+            Asks::Access { .. } | Asks::Prefetch { .. } => range.intersect(&self.want).len(),
+        }
     }
 
     /// Has the VM bring `range` in; only its first page if that takes waiting for somebody, who may

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! How many pages a fault asks for.
+//! How far a fault looks.
 //!
-//! A fault that continues where an earlier one ended asks for twice as many pages, so that a cold
-//! message of n pages costs about log n faults; a fault anywhere else asks for what it needs. Few
-//! streams are remembered, so that several queue pairs may stream through one region.
+//! A fault asks the VM for what an operation named, and for nothing else. What lies behind may be
+//! there nevertheless, and wanted next: a fault that continues where an earlier one ended looks at
+//! twice as many pages as that one found, so that n pages that are there cost about log n faults,
+//! however small the operations; a fault anywhere else looks at what it needs. Few streams are
+//! remembered, so that several queue pairs may stream through one region.
 
 use super::{PART_PAGES, PageRange};
 
@@ -15,7 +17,7 @@ const STREAMS: usize = 8;
 struct Stream {
     /// Where the stream's next fault is expected. 0 with `len` 0: unused.
     next: u64,
-    /// Pages that its last fault brought.
+    /// Pages that its last fault found.
     len: u64,
 }
 
@@ -36,7 +38,7 @@ impl ReadAhead {
         }
     }
 
-    /// The pages to ask for when `want` is needed.
+    /// The pages to look at when `want` is needed.
     ///
     /// # Preconditions
     ///
@@ -55,8 +57,8 @@ impl ReadAhead {
         PageRange::new(want.start, end)
     }
 
-    /// Learns that a fault for `want` brought in `got`.
-    pub fn learn(&mut self, want: &PageRange, got: &PageRange) {
+    /// Learns that a fault for `want`, which looked at `range`, found `got`.
+    pub fn learn(&mut self, want: &PageRange, range: &PageRange, got: &PageRange) {
         let at = self.find(want).unwrap_or_else(|| {
             let at = self.oldest;
             self.oldest = (at + 1) % STREAMS;
@@ -64,8 +66,13 @@ impl ReadAhead {
             at
         });
         let stream = &mut self.streams[at];
-        // A window cut short by the end of its part must not shrink the stream.
-        stream.len = stream.len.max(got.len()).min(PART_PAGES);
+        // The end of a part must not shrink the stream; what is not there does, as it is not worth a
+        // look either.
+        stream.len = if got.end < range.end {
+            got.len()
+        } else {
+            stream.len.max(got.len()).min(PART_PAGES)
+        };
         stream.next = got.end;
     }
 

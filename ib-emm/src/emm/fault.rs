@@ -257,7 +257,7 @@ impl<'w, G: Gate> Held<'w, G> {
         state.brought(got.len(), prefetch);
         if !prefetch {
             let want = PageRange::new(range.start, want.end.max(range.start));
-            state.ahead.learn(&want, &got);
+            state.ahead.learn(&want, &range, &got);
         }
         Finish::Installed
     }

@@ -52,7 +52,7 @@ const EVENTS: &str = "vm_events";
 /// The same on a further kernel without `--long`: without those that look at what ib_emm does by itself (who is right, how many
 /// pages it asks for, what regions cost each other, and 24 seconds of operations against threads that throw pages away).
 const EVENTS_OF_THE_VM: &str = "insmod /emm/modules/emm_client.ko && emm-check event pageout fork remap hole dontneed mprotect mremap \
-     thp ksm madvfree migrate readonly hugetlb files uffd disk holdoff aging reap kinds rare --mr emm && rmmod emm_client";
+     thp ksm madvfree migrate readonly hugetlb files uffd disk holdoff aging reach reap kinds rare --mr emm && rmmod emm_client";
 
 /// What is run of a case: less on a kernel that is not the `first`, but for `--long`.
 pub fn text(case: &Case, first: bool, long: bool) -> &'static str {

@@ -24,6 +24,7 @@ mod patience;
 mod progress;
 mod protection;
 mod rare;
+mod reach;
 mod readahead;
 pub mod reap;
 pub mod uffd;
@@ -92,6 +93,8 @@ pub enum Event {
     Many,
     /// How many pages a fault brings in
     Readahead,
+    /// Which pages are taken: those that were named
+    Reach,
     /// The memory of a killed process, taken before its end
     Reap,
     /// Stacks, write-only memory, protection keys, tagged addresses, registers
@@ -100,7 +103,7 @@ pub enum Event {
     Rare,
 }
 
-const ALL: [Event; 30] = [
+const ALL: [Event; 31] = [
     Event::Pageout,
     Event::Fork,
     Event::Remap,
@@ -128,6 +131,7 @@ const ALL: [Event; 30] = [
     Event::Aging,
     Event::Many,
     Event::Readahead,
+    Event::Reach,
     Event::Reap,
     Event::Kinds,
     Event::Rare,
@@ -202,6 +206,7 @@ pub fn run(env: &Env, kind: Kind, names: &[Event]) {
             Event::Aging => ("aging", aging::aging),
             Event::Many => ("many", many::many),
             Event::Readahead => ("readahead", readahead::readahead),
+            Event::Reach => ("reach", reach::reach),
             Event::Reap => ("reap", reap::reaped),
             Event::Kinds => ("kinds", kinds::kinds),
             Event::Rare => ("rare", rare::rare),

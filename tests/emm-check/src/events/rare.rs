@@ -302,14 +302,14 @@ fn secret(c: &Ctx<'_>, file: &File) -> Result<String> {
 }
 
 /// Whether the kernel keeps soft-dirty marks. Without them they can be cleared all the same.
-fn has_marks() -> Result<bool> {
+pub(super) fn has_marks() -> Result<bool> {
     let map = Map::anon(SIZE)?;
     clear_marks()?;
     map.set(0, 1, 1);
     Ok(marked(&map)? == [0])
 }
 
-fn clear_marks() -> Result<()> {
+pub(super) fn clear_marks() -> Result<()> {
     fs::write("/proc/self/clear_refs", "4").context("writing to /proc/self/clear_refs")
 }
 
@@ -336,7 +336,7 @@ fn soft_dirty(c: &Ctx<'_>) -> Result<String> {
 }
 
 /// The pages of `map` with a soft-dirty mark.
-fn marked(map: &Map) -> Result<Vec<usize>> {
+pub(super) fn marked(map: &Map) -> Result<Vec<usize>> {
     let entries = map.entries().context("reading /proc/self/pagemap")?;
     Ok(entries
         .into_iter()
