@@ -294,10 +294,9 @@ struct rxe_emm_atomic {
 	u64 *orig_val;
 };
 
-static void rxe_emm_do_atomic_op(void *kaddr, size_t bytes, void *arg)
+static void rxe_emm_do_atomic_op(u64 *va, void *arg)
 {
 	struct rxe_emm_atomic *op = arg;
-	u64 *va = kaddr;
 	u64 value;
 
 	spin_lock_bh(&atomic_ops_lock);
@@ -333,17 +332,35 @@ static enum resp_states rxe_emm_check_atomic(struct rxe_mr *mr, u64 iova)
 	return RESPST_NONE;
 }
 
+/* What is done to eight bytes that lie in one page. */
+struct rxe_emm_word {
+	void (*fn)(u64 *va, void *arg);
+	void *arg;
+	bool split;
+};
+
+static void rxe_emm_do_word(void *kaddr, size_t bytes, void *arg)
+{
+	struct rxe_emm_word *word = arg;
+
+	if (bytes == sizeof(u64))
+		word->fn(kaddr, word->arg);
+	else
+		word->split = true;
+}
+
 /* An access of eight bytes. Returns a state, or -EAGAIN if it is parked. */
 static int rxe_emm_apply_u64(struct rxe_mr *mr, u64 iova,
-			     void (*fn)(void *kaddr, size_t bytes, void *arg), void *arg,
-			     struct emm_fault *fault)
+			     void (*fn)(u64 *va, void *arg), void *arg, struct emm_fault *fault)
 {
+	struct rxe_emm_word word = { .fn = fn, .arg = arg };
 	int err = emm_region_apply(mr->emm, iova - mr->ibmr.iova, sizeof(u64), sizeof(u64), true,
-				   fn, arg, fault);
+				   rxe_emm_do_word, &word, fault);
 
 	switch (rxe_emm_errno(err)) {
 	case 0:
-		return RESPST_NONE;
+		/* uverbs refuses an iova with another offset in its page than the address has */
+		return word.split ? RESPST_ERR_MISALIGNED_ATOMIC : RESPST_NONE;
 	case -EAGAIN:
 		return err;
 	case -ENOMEM:
@@ -369,10 +386,8 @@ int rxe_emm_atomic_op(struct rxe_mr *mr, u64 iova, int opcode, u64 compare, u64 
 	return rxe_emm_apply_u64(mr, iova, rxe_emm_do_atomic_op, &op, fault);
 }
 
-static void rxe_emm_store(void *kaddr, size_t bytes, void *arg)
+static void rxe_emm_store(u64 *va, void *arg)
 {
-	u64 *va = kaddr;
-
 	/* Do atomic write after all prior operations have completed */
 	smp_store_release(va, *(u64 *)arg);
 }
