@@ -25,6 +25,11 @@ use crate::{
 };
 
 /// What the crate calls in tests.
+///
+/// # Safety
+///
+/// Its functions are to be called as those of libibverbs: with objects that this fake made and that were not given back,
+/// from any thread, and with pointers that are valid for what the manual page of that name says.
 pub(crate) static VERBS: Verbs = Verbs::new(
     Devices {
         get_list,
@@ -181,41 +186,57 @@ unsafe fn device(context: *mut Context) -> &'static Device {
     unsafe { &*(*front.cast::<Whole>()).device }
 }
 
+/// # Safety
+/// That of [`VERBS`].
 unsafe extern "C" fn get_list(_: *mut c_int) -> *mut *mut c_void {
     Box::into_raw(Box::new(ptr::null_mut()))
 }
 
+/// # Safety
+/// That of [`VERBS`].
 unsafe extern "C" fn free_list(list: *mut *mut c_void) {
     // SAFETY: made by `get_list`.
     drop(unsafe { Box::from_raw(list) });
 }
 
+/// # Safety
+/// That of [`VERBS`].
 unsafe extern "C" fn name(_: *mut c_void) -> *const c_char {
     c"fake0".as_ptr()
 }
 
+/// # Safety
+/// That of [`VERBS`].
 unsafe extern "C" fn open(_: *mut c_void) -> *mut Context {
     ptr::null_mut()
 }
 
+/// # Safety
+/// That of [`VERBS`].
 unsafe extern "C" fn close(context: *mut Context) -> c_int {
     // SAFETY: called with the fake's contexts.
     unsafe { device(context) }.contexts.fetch_sub(1, SeqCst);
     0
 }
 
+/// # Safety
+/// That of [`VERBS`].
 unsafe extern "C" fn query_gid(_: *mut Context, _: u8, _: c_int, gid: *mut Gid) -> c_int {
     // SAFETY: there is room.
     unsafe { *gid = [7; 16] };
     0
 }
 
+/// # Safety
+/// That of [`VERBS`].
 unsafe extern "C" fn alloc_pd(context: *mut Context) -> *mut Pd {
     // SAFETY: called with the fake's contexts.
     unsafe { device(context) }.domains.fetch_add(1, SeqCst);
     Box::into_raw(Box::new(Domain { pd: Pd { context } })).cast()
 }
 
+/// # Safety
+/// That of [`VERBS`].
 unsafe extern "C" fn dealloc_pd(pd: *mut Pd) -> c_int {
     // SAFETY: made by `alloc_pd`.
     let device = unsafe { device((*pd).context) };
@@ -228,6 +249,8 @@ unsafe extern "C" fn dealloc_pd(pd: *mut Pd) -> c_int {
     0
 }
 
+/// # Safety
+/// That of [`VERBS`].
 unsafe extern "C" fn reg_mr(
     pd: *mut Pd,
     addr: *mut c_void,
@@ -256,6 +279,8 @@ unsafe extern "C" fn reg_mr(
     }))
 }
 
+/// # Safety
+/// That of [`VERBS`].
 unsafe extern "C" fn dereg_mr(mr: *mut Mr) -> c_int {
     // SAFETY: made by `reg_mr`.
     let device = unsafe { device((*mr).context) };
@@ -268,6 +293,8 @@ unsafe extern "C" fn dereg_mr(mr: *mut Mr) -> c_int {
     bound
 }
 
+/// # Safety
+/// That of [`VERBS`].
 unsafe extern "C" fn advise_mr(pd: *mut Pd, _: c_uint, _: u32, sge: *mut Sge, _: u32) -> c_int {
     // SAFETY: made by `alloc_pd`.
     let device = unsafe { device((*pd).context) };
@@ -277,6 +304,8 @@ unsafe extern "C" fn advise_mr(pd: *mut Pd, _: c_uint, _: u32, sge: *mut Sge, _:
     0
 }
 
+/// # Safety
+/// That of [`VERBS`].
 unsafe extern "C" fn create_channel(context: *mut Context) -> *mut CompChannel {
     let mut ends = [0; 2];
     // SAFETY: room for two descriptors.
@@ -296,6 +325,8 @@ unsafe extern "C" fn create_channel(context: *mut Context) -> *mut CompChannel {
     .cast()
 }
 
+/// # Safety
+/// That of [`VERBS`].
 unsafe extern "C" fn destroy_channel(channel: *mut CompChannel) -> c_int {
     // SAFETY: made by `create_channel`.
     if unsafe { (*channel).refcnt } != 0 {
@@ -314,6 +345,8 @@ unsafe extern "C" fn destroy_channel(channel: *mut CompChannel) -> c_int {
     0
 }
 
+/// # Safety
+/// That of [`VERBS`].
 unsafe extern "C" fn get_cq_event(
     channel: *mut CompChannel,
     cq: *mut *mut Cq,
@@ -335,6 +368,8 @@ unsafe extern "C" fn get_cq_event(
     0
 }
 
+/// # Safety
+/// That of [`VERBS`].
 unsafe extern "C" fn ack_cq_events(cq: *mut Cq, n: c_uint) {
     // SAFETY: made by `create_cq`.
     unsafe { &*cq.cast::<Queue>() }
@@ -344,6 +379,8 @@ unsafe extern "C" fn ack_cq_events(cq: *mut Cq, n: c_uint) {
         .acknowledged += n;
 }
 
+/// # Safety
+/// That of [`VERBS`].
 unsafe extern "C" fn create_cq(
     context: *mut Context,
     cqe: c_int,
@@ -370,6 +407,8 @@ unsafe extern "C" fn create_cq(
     .cast()
 }
 
+/// # Safety
+/// That of [`VERBS`].
 unsafe extern "C" fn destroy_cq(cq: *mut Cq) -> c_int {
     // SAFETY: made by `create_cq`.
     let queue = unsafe { Box::from_raw(cq.cast::<Queue>()) };
@@ -391,6 +430,8 @@ unsafe extern "C" fn destroy_cq(cq: *mut Cq) -> c_int {
     0
 }
 
+/// # Safety
+/// That of [`VERBS`].
 unsafe extern "C" fn create_qp(pd: *mut Pd, attr: *mut QpInitAttr) -> *mut Qp {
     // SAFETY: made by `alloc_pd`.
     let context = unsafe { (*pd).context };
@@ -415,10 +456,14 @@ unsafe extern "C" fn create_qp(pd: *mut Pd, attr: *mut QpInitAttr) -> *mut Qp {
     .cast()
 }
 
+/// # Safety
+/// That of [`VERBS`].
 unsafe extern "C" fn modify_qp(_: *mut Qp, _: *mut QpAttr, _: c_int) -> c_int {
     0
 }
 
+/// # Safety
+/// That of [`VERBS`].
 unsafe extern "C" fn destroy_qp(qp: *mut Qp) -> c_int {
     // SAFETY: made by `create_qp`.
     drop(unsafe { Box::from_raw(qp.cast::<Pair>()) });
@@ -461,16 +506,22 @@ unsafe fn post(qp: *mut Qp, way: usize, id: u64) -> c_int {
     0
 }
 
+/// # Safety
+/// That of [`VERBS`].
 unsafe extern "C" fn post_send(qp: *mut Qp, wr: *mut SendWr, _: *mut *mut SendWr) -> c_int {
     // SAFETY: the caller's request.
     unsafe { post(qp, 0, (*wr).wr_id) }
 }
 
+/// # Safety
+/// That of [`VERBS`].
 unsafe extern "C" fn post_recv(qp: *mut Qp, wr: *mut RecvWr, _: *mut *mut RecvWr) -> c_int {
     // SAFETY: the caller's request.
     unsafe { post(qp, 1, (*wr).wr_id) }
 }
 
+/// # Safety
+/// That of [`VERBS`].
 unsafe extern "C" fn poll_cq(cq: *mut Cq, _: c_int, wc: *mut Wc) -> c_int {
     // SAFETY: made by `create_cq`.
     let mut state = unsafe { &*cq.cast::<Queue>() }.state.lock().unwrap();
@@ -485,6 +536,8 @@ unsafe extern "C" fn poll_cq(cq: *mut Cq, _: c_int, wc: *mut Wc) -> c_int {
     1
 }
 
+/// # Safety
+/// That of [`VERBS`].
 unsafe extern "C" fn req_notify_cq(cq: *mut Cq, _: c_int) -> c_int {
     // SAFETY: made by `create_cq`.
     unsafe { &*cq.cast::<Queue>() }.state.lock().unwrap().armed = true;
