@@ -362,11 +362,14 @@ mod tests {
             faults: Some(Faults {
                 again: again.to_vec(),
                 late,
+                asked: 20,
             }),
         };
         assert!(seen(&[1, 1], 0).narrow().is_ok() && seen(&[8, 1], 1).narrow().is_ok());
         assert!(seen(&[8, 1], 0).narrow().is_err());
         assert!(seen(&[], 0).never_lost().is_ok() && seen(&[1], 1).never_lost().is_ok());
-        assert!(seen(&[1], 0).never_lost().is_err());
+        // Two, and one of each twenty, may meet a fork between their end and the access.
+        assert!(seen(&[1; 3], 0).never_lost().is_ok());
+        assert!(seen(&[1; 4], 0).never_lost().is_err());
     }
 }
