@@ -53,18 +53,18 @@ bool emm_wait_begin(struct emm_wait *wait, const void *region)
 	if (current->flags & PF_KTHREAD)
 		allow_kernel_signal(SIGKILL);
 
-	spin_lock(&emm_waits_lock);
+	spin_lock_bh(&emm_waits_lock);
 	list_add(&wait->node, &emm_waits);
 	cancelled = emm_wait_cancelled(wait);
-	spin_unlock(&emm_waits_lock);
+	spin_unlock_bh(&emm_waits_lock);
 	return !cancelled;
 }
 
 void emm_wait_end(struct emm_wait *wait)
 {
-	spin_lock(&emm_waits_lock);
+	spin_lock_bh(&emm_waits_lock);
 	list_del(&wait->node);
-	spin_unlock(&emm_waits_lock);
+	spin_unlock_bh(&emm_waits_lock);
 
 	/* Nobody signals us any more: what is pending goes with the permission. */
 	if (current->flags & PF_KTHREAD)
@@ -76,12 +76,12 @@ void emm_wait_cancel_region(const void *region)
 {
 	struct emm_wait *wait;
 
-	spin_lock(&emm_waits_lock);
+	spin_lock_bh(&emm_waits_lock);
 	list_for_each_entry(wait, &emm_waits, node) {
 		if (wait->region == region)
 			emm_wait_kill(wait);
 	}
-	spin_unlock(&emm_waits_lock);
+	spin_unlock_bh(&emm_waits_lock);
 }
 
 void emm_cancel_begin(struct emm_cancel *cancel, struct work_struct *work)
@@ -89,20 +89,20 @@ void emm_cancel_begin(struct emm_cancel *cancel, struct work_struct *work)
 	struct emm_wait *wait;
 
 	cancel->work = work;
-	spin_lock(&emm_waits_lock);
+	spin_lock_bh(&emm_waits_lock);
 	list_add(&cancel->node, &emm_cancels);
 	list_for_each_entry(wait, &emm_waits, node) {
 		if (wait->work == work)
 			emm_wait_kill(wait);
 	}
-	spin_unlock(&emm_waits_lock);
+	spin_unlock_bh(&emm_waits_lock);
 }
 EXPORT_SYMBOL_GPL(emm_cancel_begin);
 
 void emm_cancel_end(struct emm_cancel *cancel)
 {
-	spin_lock(&emm_waits_lock);
+	spin_lock_bh(&emm_waits_lock);
 	list_del(&cancel->node);
-	spin_unlock(&emm_waits_lock);
+	spin_unlock_bh(&emm_waits_lock);
 }
 EXPORT_SYMBOL_GPL(emm_cancel_end);
