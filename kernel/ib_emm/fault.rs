@@ -134,7 +134,6 @@ impl<'a> Fault<'a> {
         if there < named {
             frames.truncate(there);
         }
-        self.trace(&range, &frames, Ok(()));
         let mut state = window.lock();
         if frames.huge() && !is_part(&range) {
             let part = state.begin_huge(range.start);
@@ -151,11 +150,22 @@ impl<'a> Fault<'a> {
             let mut state = window.lock();
             let finish = state.finish_huge(frame, self.is_prefetch(), &mut self.pool);
             state.wake();
-            return finish == Finish::Installed;
+            drop(state);
+            return self.entered(finish, &range, &frames);
         }
         let finish = self.finish(&mut state, &frames);
         state.wake();
-        finish == Finish::Installed && range.start == self.want.start
+        drop(state);
+        self.entered(finish, &range, &frames) && range.start == self.want.start
+    }
+
+    /// Whether a look that nobody waited for was of use. One that was not is no fault: a worker does that.
+    fn entered(&self, finish: Finish, range: &PageRange, frames: &Frames) -> bool {
+        let entered = finish == Finish::Installed;
+        if entered {
+            self.trace(range, frames, Ok(()));
+        }
+        entered
     }
 
     fn try_often(&mut self, wait: Pin<&Wait>) -> Result<WriteGuard<'a, State>> {
