@@ -115,14 +115,6 @@ const PLANTED: &[Planted] = &[
         harms: false,
         debug: false,
     },
-    // Its worker never ends, nor does ib_emm's unloading.
-    Planted {
-        name: "keep-the-worker",
-        script: "insmod /emm/modules/emm_access.ko; emm-check access",
-        catcher: "       access: a killed owner",
-        harms: true,
-        debug: false,
-    },
     // It must end, with an error.
     Planted {
         name: "lose-every-race",

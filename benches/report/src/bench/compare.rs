@@ -327,8 +327,8 @@ mod tests {
     #[test]
     fn a_target_that_is_lost_is_told() {
         let (good, bad) = (
-            [("odp", &[10.0][..]), ("emm", &[6.0])],
-            [("odp", &[10.0][..]), ("emm", &[9.0])],
+            [("none", &[10.0][..]), ("emm", &[10.0])],
+            [("none", &[10.0][..]), ("emm", &[14.0])],
         );
         let (one, other) = (report(vec![case(&good)]), report(vec![case(&bad)]));
         assert_eq!(missed(&one, &other), ["cold, untouched, ms added"]);

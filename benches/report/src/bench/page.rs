@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn the_page_needs_nothing_else() {
-        let report = report(vec![case(&[("odp", &[10.0]), ("emm", &[5.0])])]);
+        let report = report(vec![case(&[("none", &[10.0]), ("emm", &[5.0])])]);
         let plots = super::super::plot::plots(&report.families[0]).unwrap();
         let page = html(&report, &[plots]);
         for outside in ["<script", "<link", "src=", "@import", "url("] {

@@ -447,6 +447,7 @@ pub mod tests {
     fn each_kind_has_its_own_noise() {
         let case = case(&[
             ("pinned", &[0.0, 4.0, 0.0, 4.0]),
+            ("none", &[7.0, 7.0, 7.0, 7.0]),
             ("odp", &[11.0, 11.0, 11.0, 11.0]),
             ("emm", &[7.0, 7.0, 7.0, 7.0]),
         ]);
@@ -460,7 +461,7 @@ pub mod tests {
 
     #[test]
     fn json_is_read_back_as_it_was_written() {
-        let report = report(vec![case(&[("odp", &[1.0, 2.0]), ("emm", &[0.5, 0.25])])]);
+        let report = report(vec![case(&[("none", &[1.0, 2.0]), ("emm", &[0.5, 0.25])])]);
         let text = report.json().unwrap();
         assert_eq!(serde_json::from_str::<Report>(&text).unwrap(), report);
         assert_eq!(text.lines().count(), 1 + report.families.len());
