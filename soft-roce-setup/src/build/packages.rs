@@ -140,8 +140,10 @@ fn make(context: &Context, packages: &[Package], dir: &Path, step: &Step) -> Res
             .args(["-o", "Dpkg::Options::=--force-unsafe-io"])
             .arg("--")
             .args(names(packages))
-            .hint("look at the package's name (https://packages.debian.org): those of trixie and trixie-backports can be had; \
-                   or check the network and the archive's address (--mirror URL chooses another)")
+            .hint(
+                "look at the package's name: those of trixie and trixie-backports can be had; \
+                   or check the network and the archive's address (--mirror URL chooses another)",
+            )
             .run(&log, step)
     };
     // The lists may be old, and what they name gone.
