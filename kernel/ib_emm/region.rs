@@ -184,7 +184,9 @@ impl Region {
 
     /// Its driver has no more use for it, and is told nothing more when this returns. Sleeps.
     pub(crate) fn retire(&self) {
-        self.stop();
+        if !self.is_stopped() {
+            self.stop();
+        }
         self.subscription.end();
         self.listed.remove();
     }
@@ -221,8 +223,11 @@ impl Region {
 #[pinned_drop]
 impl PinnedDrop for Region {
     fn drop(self: Pin<&mut Self>) {
-        // What was written is passed on while the VM still tells us of every page that goes.
-        self.memory().kill();
+        // What was written is passed on while the VM still tells us of every page that goes. Who
+        // stopped it has done so.
+        if !self.is_stopped() {
+            self.memory().kill();
+        }
     }
 }
 

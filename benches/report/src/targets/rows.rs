@@ -194,32 +194,7 @@ pub const ROWS: &[Row] = &[
         rounds: 5,
         // Among ten, what the first one of an address space costs is nearly all.
         checks: &[Check::new("", "µs", AtMostTimes(1.1, "odp")).except(&["of 10 of"])],
-        known: &[
-            Known {
-                case: "deregister, each of 100 of 4 KiB",
-                unit: "µs",
-                times: 1.22,
-                why: "0.9 µs of 6 more than before 2026-11-29: who parked an access of the region and the owner's thread for hugetlb are looked for, and the region is counted",
-            },
-            Known {
-                case: "deregister, each of 1000 of 4 KiB",
-                unit: "µs",
-                times: 1.22,
-                why: "0.9 µs of 6 more than before 2026-11-29: who parked an access of the region and the owner's thread for hugetlb are looked for, and the region is counted",
-            },
-            Known {
-                case: "deregister, each of 10000 of 4 KiB",
-                unit: "µs",
-                times: 1.22,
-                why: "0.9 µs of 6 more than before 2026-11-29: who parked an access of the region and the owner's thread for hugetlb are looked for, and the region is counted",
-            },
-            Known {
-                case: "deregister, each of 100000 of 4 KiB",
-                unit: "µs",
-                times: 1.22,
-                why: "0.9 µs of 6 more than before 2026-11-29: who parked an access of the region and the owner's thread for hugetlb are looked for, and the region is counted",
-            },
-        ],
+        known: &[],
     },
     Row {
         name: "sharing",
