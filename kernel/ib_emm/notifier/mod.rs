@@ -24,7 +24,6 @@
 // Those of rxe (kernel/rxe) are outside of these: `modify_lock`, which sleeps, over a QP's
 // `state_lock`, over a task's lock; and `rxe_emm_awaited_lock` over the list of waits.
 
-#[allow(dead_code, reason = "what of an invalidation no client reads yet: its patience")]
 mod contract;
 mod hub;
 mod subscription;
