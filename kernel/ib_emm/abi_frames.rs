@@ -47,6 +47,8 @@ pub(crate) unsafe extern "C" fn emm_region_create_for(
     }
 }
 
+// SAFETY: to be called with a page that is held off from invalidation meanwhile, and the argument
+// that the driver gave with it.
 /// What C is given a frame by.
 type Each = unsafe extern "C" fn(*const glue::emm_page, *mut ffi::c_void) -> ffi::c_int;
 

@@ -176,6 +176,7 @@ pub type ReregMr =
 pub type DeregMr = unsafe extern "C" fn(*mut Mr) -> c_int;
 /// `ibv_dealloc_pd`
 pub type DeallocPd = unsafe extern "C" fn(*mut Pd) -> c_int;
+// SAFETY: to be called with an object that the program ends itself.
 /// `ibv_unimport_pd`
 pub type UnimportPd = unsafe extern "C" fn(*mut Pd);
 /// `ibv_close_device`
@@ -185,6 +186,7 @@ pub type CloseDevice = unsafe extern "C" fn(*mut Context) -> c_int;
 pub type DeviceName = unsafe extern "C" fn(*const c_void) -> *const c_char;
 /// `ibv_advise_mr`
 pub type AdviseMr = unsafe extern "C" fn(*mut Pd, c_uint, u32, *mut Sge, u32) -> c_int;
+// SAFETY: to be called with a live context, a null input, and room for as many bytes as it is told.
 type QueryDeviceEx =
     unsafe extern "C" fn(*mut Context, *const c_void, *mut DeviceAttrEx, usize) -> c_int;
 
