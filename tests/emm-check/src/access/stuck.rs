@@ -114,8 +114,8 @@ pub(super) fn others() -> Result<String> {
         "{alone:.0} and {after:.0} cold writes/s alone, {beside:.0} beside {STUCK} parked; CPUs {:.0} % idle",
         idle * 100.0
     );
-    // On a host with other work a second of it may be a third of another.
-    if beside < alone.min(after) / 3.0 {
+    // On a host with other work one second is not as good as another.
+    if beside < alone.min(after) / 2.0 {
         bail!("{said}");
     }
     if idle < 0.5 {
