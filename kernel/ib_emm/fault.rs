@@ -202,13 +202,18 @@ impl<'a> Fault<'a> {
             .as_mut()
             .contend(&mut self.losses, first.start, mem::thread());
         let (write, ahead) = (self.asks.writes(), self.losses.stale() == 0);
-        match state.begin_fault(self.want, write, ahead) {
+        let mut begun = state.begin_fault(self.want, write, ahead);
+        if matches!(begun, Begin::HeldOff | Begin::Wait) && self.want != first {
+            // For the sake of later pages: the first one will do. If it is the first one itself, the
+            // others are still wanted afterwards.
+            begun = state.begin_fault(first, write, ahead);
+            if !matches!(begun, Begin::HeldOff | Begin::Wait) {
+                self.want = first;
+            }
+        }
+        match begun {
             Begin::Ready => Ok(Some(state.release())),
             Begin::Dead => Err(ESRCH),
-            Begin::HeldOff | Begin::Wait if self.want != first => {
-                self.want = first;
-                Ok(None)
-            }
             Begin::HeldOff | Begin::Wait if self.asks == Asks::Present => Err(EFAULT),
             begun @ (Begin::HeldOff | Begin::Wait) => {
                 drop(mm);
