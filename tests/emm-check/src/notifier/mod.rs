@@ -10,8 +10,9 @@ mod hubs;
 pub use ends::reap;
 
 use std::fs::{self, File};
-use std::io::{self, Read as _, Seek as _, Write as _};
+use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -113,11 +114,19 @@ impl Client {
     }
 
     /// All that it was told since the last `clear`.
+    ///
+    /// By offsets of its own: a child that shares the open file may read at the same time.
     fn told(&self) -> Result<Vec<Told>> {
-        let mut text = String::new();
-        (&self.0).rewind()?;
-        (&self.0).read_to_string(&mut text)?;
-        text.lines().map(parse).collect()
+        let (mut text, mut piece) = (Vec::new(), [0; 64 * 1024]);
+        loop {
+            match self.0.read_at(&mut piece, text.len() as u64) {
+                Ok(0) => break,
+                Ok(n) => text.extend_from_slice(&piece[..n]),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e).context("reading what the driver was told"),
+            }
+        }
+        std::str::from_utf8(&text)?.lines().map(parse).collect()
     }
 
     /// The same without questions whether pages are young: reclaim asks of its own accord, at any time.
