@@ -247,15 +247,26 @@ fn soft(c: &Ctx<'_>) -> Result<String> {
 /// Pages that MADV_FREE gave to the VM stay so until they are written.
 fn lazy(c: &Ctx<'_>) -> Result<String> {
     let t = resident(c)?;
-    t.map.advise(0, SIZE, libc::MADV_FREE)?;
-    let before = smaps_kib(t.map.addr(), SIZE, "LazyFree") as usize * 1024 / PAGE;
-    write_some(&t)?;
-    let after = smaps_kib(t.map.addr(), SIZE, "LazyFree") as usize * 1024 / PAGE;
-    if before == 0 {
-        bail!("MADV_FREE left no page to the VM");
+    let may_go = || smaps_kib(t.map.addr(), SIZE, "LazyFree") as usize * 1024 / PAGE;
+    // The VM keeps some of them for each CPU before it marks them, and marks those of the CPU where it is asked again.
+    for _ in 0..5 {
+        t.map.advise(0, SIZE, libc::MADV_FREE)?;
+        if may_go() == SIZE / PAGE {
+            break;
+        }
     }
-    // A page that was written by the device only counts as one when its translation goes.
-    if before - after > SOME {
+    let before = may_go();
+    write_some(&t)?;
+    let after = may_go();
+    if before < SIZE / PAGE * 9 / 10 {
+        bail!(
+            "of {} pages, MADV_FREE left {before} to the VM",
+            SIZE / PAGE
+        );
+    }
+    // A page that was written by the device only counts as one when its translation goes. Some of another CPU's may be marked
+    // in between.
+    if before.saturating_sub(after) > SOME {
         bail!("{before} pages may go, {after} after WRITEs to {SOME}");
     }
     Ok(format!("{before} pages may go before, {after} afterwards"))
