@@ -110,7 +110,7 @@ pub fn run(context: &Context, args: &DemoArgs) -> Result<ExitCode> {
     ui::say(format_args!("Not all held."));
     Ok(match end {
         End::Report(_) => exit::KERNEL.into(),
-        End::Timeout(_) => exit::TIMEOUT.into(),
+        End::Timeout(..) => exit::TIMEOUT.into(),
         _ => exit::NOT_HELD.into(),
     })
 }

@@ -1,7 +1,8 @@
 # Runs in the guest as process 1 and does what the host asks for on the channel "ctl" (3), one line
 # each. Output of a command goes to the channels "out" (4) and "err" (5), its input comes from "in" (6).
 # The answer to `run` is `exit STATUS OUT ERR`, with the bytes written, so that the host can wait for them;
-# `lost …` comes first if they could not be counted.
+# `lost …` comes first if they could not be counted. `look` may be asked while a command runs, and is
+# answered by a line for each task and `looked`.
 bb=/emm/boot/busybox
 dir=/emm/boot
 mkfifo $dir/out $dir/err $dir/in
@@ -47,6 +48,25 @@ wait_for() {
 	done
 }
 
+# What each task of a program waits for, and each of the kernel's that is in the modules.
+look() {
+	for task in /proc/[0-9]*/task/[0-9]*; do
+		read -r stat 2> /dev/null < "$task/stat" || continue
+		comm=${stat#*\(}
+		comm=${comm%\)*}
+		state=${stat##*\) }
+		stack=$($bb sed -n 's/^\[<0>\] \([^+]*\)+[^ ]*/\1/p' "$task/stack" 2> /dev/null | $bb head -n 12 | $bb tr '\n' ' ')
+		if [ -z "$($bb head -c 1 "${task%/task/*}/cmdline" | $bb tr '\0' x)" ]; then
+			case $stack in
+			*"[ib_emm]"* | *"[rdma_rxe]"* | *"[ib_uverbs]"* | *"[ib_core]"*) ;;
+			*) continue ;;
+			esac
+		fi
+		echo "task ${task##*/} $comm ${state%% *} ${stack:-in user space}" >&3
+	done
+	echo "looked" >&3
+}
+
 run() {
 	number=$1
 	echo "$3" | $bb base64 -d > $dir/command
@@ -62,6 +82,8 @@ run() {
 		$bb dd bs=65536 <&6 > $dir/in 2> /dev/null 3>&- 4>&- 5>&- &
 		feeder=$!
 	fi
+	# While it runs there is one thing to ask for.
+	while read -r verb <&3 && [ "$verb" = look ]; do look; done 4>&- 5>&- 6>&- &
 	$bb setsid /bin/sh $dir/command < $input > $dir/out 2> $dir/err 3>&- 4>&- 5>&- 6>&-
 	status=$?
 	kill_others $out $err

@@ -14,8 +14,8 @@ pub enum End {
     Exited(u8),
     /// The kernel reported a problem; the guest is gone.
     Report(Vec<String>),
-    /// No progress for so long; the guest is gone.
-    Timeout(Duration),
+    /// No progress for so long; the guest is gone. Each of its tasks: number, name, state, and where in the kernel it waits.
+    Timeout(Duration, Vec<String>),
     /// The guest ended without a status: it was switched off or QEMU died, in these words.
     Gone(String),
     /// Nobody reads the output any more; the guest is gone.
@@ -32,11 +32,17 @@ impl End {
                 indent(lines),
                 log.display()
             ),
-            Self::Timeout(time) => format!(
-                "the guest made no progress within {} s and was ended{}",
-                time.as_secs(),
-                last_lines(log)
-            ),
+            Self::Timeout(time, tasks) => {
+                let waiting = match &tasks[..] {
+                    [] => "\n  it did not say what its tasks wait for".to_owned(),
+                    tasks => format!("\n  its tasks, and what they wait for:\n{}", indent(tasks)),
+                };
+                format!(
+                    "the guest made no progress within {} s and was ended{waiting}{}",
+                    time.as_secs(),
+                    last_lines(log)
+                )
+            }
             Self::Gone(how) => format!(
                 "the guest ended before the command did: {how}{}",
                 last_lines(log)

@@ -89,7 +89,7 @@ fn leave(guest: &Guest, end: &End) -> ExitCode {
     let status = match end {
         End::Exited(status) => return (*status).into(),
         End::Report(_) => exit::KERNEL,
-        End::Timeout(_) => exit::TIMEOUT,
+        End::Timeout(..) => exit::TIMEOUT,
         End::Gone(_) => exit::SETUP,
         End::OutputClosed => return exit::PIPE.into(),
     };

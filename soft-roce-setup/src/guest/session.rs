@@ -25,6 +25,8 @@ const SETTLE: Duration = Duration::from_secs(3);
 pub(super) const QUIET: Duration = Duration::from_millis(300);
 /// How long output that the guest has written may take to arrive.
 const DRAIN: Duration = Duration::from_secs(10);
+/// How long a guest that makes no progress may take to say the next thing that it waits for.
+const LOOK: Duration = Duration::from_secs(10);
 /// What the guest is asked to run.
 #[derive(Debug, Clone)]
 pub struct Job {
@@ -239,8 +241,9 @@ impl Guest {
             let over = job.limit.is_some_and(|limit| begin.elapsed() > limit);
             if silent || over {
                 let waited = if silent { job.silence } else { begin.elapsed() };
+                let tasks = self.look();
                 self.end();
-                return Ok(End::Timeout(waited));
+                return Ok(End::Timeout(waited, tasks));
             }
         }
     }
@@ -300,6 +303,27 @@ impl Guest {
         self.end();
         let out_of_memory = ended_for_memory() > self.memory_ends;
         death(status, out_of_memory, &self.complaints)
+    }
+
+    /// Asks who waits for what, while a job runs. A guest that hangs as a whole says nothing.
+    fn look(&mut self) -> Vec<String> {
+        let mut tasks = Vec::new();
+        let mut last = Instant::now();
+        if self.ctl.write_all(b"look\n").is_err() {
+            return tasks;
+        }
+        while last.elapsed() < LOOK && !self.closed && !signal::interrupted() {
+            let Ok(event) = self.events.recv_timeout(Duration::from_millis(20)) else {
+                continue;
+            };
+            last = Instant::now();
+            match self.take(event) {
+                Some(line) if line == "looked" => break,
+                Some(line) => tasks.extend(line.strip_prefix("task ").map(str::to_owned)),
+                None => {}
+            }
+        }
+        tasks
     }
 
     /// Ends the guest.

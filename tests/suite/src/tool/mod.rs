@@ -55,7 +55,7 @@ const CASES: &[Case] = &[
         script: "sleep 1000",
         status: exit::TIMEOUT,
         out: "",
-        err: "5 s",
+        err: "sleep S hrtimer_nanosleep",
     },
     Case {
         name: "tool::disk_icount_and_kernel_arguments",
