@@ -114,49 +114,56 @@ impl<'a> Fault<'a> {
         let Ok(mm) = MmLock::try_take(self.region.mm()) else {
             return false;
         };
+        self.enter_at_once(&mm, window).unwrap_or_else(|| {
+            // Part of a huge page that has no entry as a whole.
+            self.small = true;
+            self.enter_at_once(&mm, window) == Some(true)
+        })
+    }
+
+    /// # Returns
+    ///
+    /// What [`run_at_once`](Self::run_at_once) says; `None` if a huge page is in the way.
+    fn enter_at_once(&mut self, mm: &MmLock<'_>, window: Pin<&Window<'a>>) -> Option<bool> {
         let mut state = window.lock();
         let begun = state.begin_fault(self.want, self.asks.writes(), true);
         drop(state);
         let (range, nodes) = match begun {
             Begin::Go(range, nodes) => (range, nodes),
-            begun => return begun == Begin::Ready,
+            begun => return Some(begun == Begin::Ready),
         };
         let Ok(mut frames) = Frames::new(range.len(), GFP_NOWAIT | __GFP_NOWARN) else {
-            return false;
+            return Some(false);
         };
         let address = self.region.geometry().address(range.start);
         mm.look_at_once(address, range.len(), &mut frames);
         let named = self.named(&range);
         let there = frames.allowing(self.asks.writes(), named);
         if there == 0 || !self.pool.fill_at_once(nodes) {
-            return false;
+            return Some(false);
         }
         if there < named {
             frames.truncate(there);
         }
         let mut state = window.lock();
-        if frames.huge() && !is_part(&range) {
+        if frames.huge() && !self.small && !is_part(&range) {
             let part = state.begin_huge(range.start);
             drop(state);
-            let Some((_, nodes)) = part else {
-                return false;
-            };
+            let (_, nodes) = part?;
             mm.look_at_once(address, 1, &mut frames);
             let frame = frames.of_part(range.start);
             let frame = frame.filter(|frame| frame.writable || !self.asks.writes());
             if frame.is_none() || !self.pool.fill_at_once(nodes) {
-                return false;
+                return None;
             }
             let mut state = window.lock();
             let finish = state.finish_huge(frame, self.is_prefetch(), &mut self.pool);
-            state.wake();
             drop(state);
-            return self.entered(finish, &range, &frames);
+            return Some(self.entered(finish, &range, &frames));
         }
         let finish = self.finish(&mut state, &frames);
-        state.wake();
         drop(state);
-        self.entered(finish, &range, &frames) && range.start == self.want.start
+        Some(self.entered(finish, &range, &frames) && range.start == self.want.start)
     }
 
     /// Whether a look that nobody waited for was of use. One that was not is no fault: a worker does that.
@@ -333,7 +340,6 @@ impl<'a> Fault<'a> {
             return Err(ESRCH);
         }
         state.narrow_fault();
-        state.wake();
         drop(state);
         mm.fault_in(address, 1, write, How::Waiting, frames, owner)
     }
@@ -364,7 +370,6 @@ impl<'a> Fault<'a> {
         let first = state.range().start;
         let Some((part, nodes)) = state.begin_huge(first) else {
             self.small = true;
-            state.wake();
             return Ok(None);
         };
         drop(state);
@@ -397,13 +402,12 @@ impl<'a> Fault<'a> {
         state.finish_fault(self.want, frames.iter(), prefetch, &mut self.pool)
     }
 
-    /// Wakes who waited for this fault, and says whether it is over.
+    /// Says whether this fault is over.
     fn judge(
         &mut self,
         mut state: WriteGuard<'a, State>,
         finish: Finish,
     ) -> Result<Option<WriteGuard<'a, State>>> {
-        state.wake();
         let first = self.want.start;
         match finish {
             // Present from `first` on, or from a later page if the first ones were there already.
@@ -411,6 +415,8 @@ impl<'a> Fault<'a> {
             Finish::Dead => Err(ESRCH),
             Finish::Installed | Finish::Stale => {
                 state.as_mut().lost(&mut self.losses);
+                let address = self.region.geometry().address(first);
+                sight::trace_fault_lost(address, self.losses.stale());
                 self.want = PageRange::one(first);
                 self.small |= self.losses.stale() >= HUGE_TRIES;
                 Ok(None)

@@ -104,6 +104,7 @@ void emm_sight_exit(void);
 
 void emm_trace_register(u64 start, u64 length, int error);
 void emm_trace_fault(u64 address, u64 pages, bool write, bool huge, int error);
+void emm_trace_fault_lost(u64 address, u32 losses);
 void emm_trace_invalidate(u64 start, u64 end, u64 pages, bool blockable);
 void emm_trace_release(u64 start, u64 length);
 

@@ -108,6 +108,11 @@ void emm_trace_fault(u64 address, u64 pages, bool write, bool huge, int error)
 	trace_emm_fault(address, pages, write, huge, error);
 }
 
+void emm_trace_fault_lost(u64 address, u32 losses)
+{
+	trace_emm_fault_lost(address, losses);
+}
+
 void emm_trace_invalidate(u64 start, u64 end, u64 pages, bool blockable)
 {
 	trace_emm_invalidate(start, end, pages, blockable);

@@ -88,6 +88,13 @@ pub(crate) fn trace_fault(address: u64, pages: u64, write: bool, huge: bool, err
     unsafe { glue::emm_trace_fault(address, pages, write, huge, error) };
 }
 
+/// The VM's answer for the page at `address` was stale before it could be entered: that fault lost
+/// so often by now, and begins again.
+pub(crate) fn trace_fault_lost(address: u64, losses: u32) {
+    // SAFETY: records numbers, in any context.
+    unsafe { glue::emm_trace_fault_lost(address, losses) };
+}
+
 /// An invalidation of user addresses [`start`, `end`) took `pages` translations.
 pub(crate) fn trace_invalidate(start: u64, end: u64, pages: u64, blockable: bool) {
     // SAFETY: records numbers, in any context.

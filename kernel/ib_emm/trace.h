@@ -47,6 +47,20 @@ TRACE_EVENT(emm_fault,
 		  __entry->error)
 );
 
+TRACE_EVENT(emm_fault_lost,
+	TP_PROTO(u64 address, u32 losses),
+	TP_ARGS(address, losses),
+	TP_STRUCT__entry(
+		__field(u64, address)
+		__field(u32, losses)
+	),
+	TP_fast_assign(
+		__entry->address = address;
+		__entry->losses = losses;
+	),
+	TP_printk("address=%#llx losses=%u", __entry->address, __entry->losses)
+);
+
 TRACE_EVENT(emm_invalidate,
 	TP_PROTO(u64 start, u64 end, u64 pages, bool blockable),
 	TP_ARGS(start, end, pages, blockable),

@@ -5,20 +5,27 @@
 use super::HostNodes;
 use ib_emm::emm::{Gate, Geometry, RegionState};
 use std::{
-    cell::{Ref, RefCell, RefMut},
+    cell::{Cell, Ref, RefCell, RefMut},
     pin::Pin,
     rc::Rc,
 };
 
-/// A state that is locked for one call at a time.
+/// A state that is locked for one call at a time, and how often who waits for it was woken.
 #[derive(Clone, Debug)]
-pub struct HostGate(Rc<RefCell<RegionState<HostNodes>>>);
+pub struct HostGate(Rc<RefCell<RegionState<HostNodes>>>, Rc<Cell<u64>>);
 
 impl HostGate {
     /// Nothing translated.
     #[must_use]
     pub fn new(geometry: Geometry, mem: HostNodes) -> Self {
-        Self(Rc::new(RefCell::new(RegionState::new(geometry, mem))))
+        let state = RefCell::new(RegionState::new(geometry, mem));
+        Self(Rc::new(state), Rc::default())
+    }
+
+    /// How often who waits was woken.
+    #[must_use]
+    pub fn woken(&self) -> u64 {
+        self.1.get()
     }
 
     /// The state, held shared.
@@ -48,5 +55,7 @@ unsafe impl Gate for HostGate {
         unsafe { Pin::new_unchecked(guard) }
     }
 
-    fn wake(&self, _guard: &Self::Guard<'_>) {}
+    fn wake(&self, _guard: &Self::Guard<'_>) {
+        self.1.set(self.1.get() + 1);
+    }
 }

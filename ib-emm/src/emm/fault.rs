@@ -74,11 +74,11 @@ impl<'w, G: Gate> Held<'w, G> {
     }
 
     /// Wakes all who wait for a change of the state.
-    pub fn wake(&self) {
+    fn wake(&self) {
         self.window.gate().wake(&self.guard);
     }
 
-    /// Closes the window if it is open, and keeps the state.
+    /// Closes the window if it is open, wakes who waits for it, and keeps the state.
     #[must_use]
     pub fn release(mut self) -> G::Guard<'w> {
         self.abandon();
@@ -95,10 +95,17 @@ impl<'w, G: Gate> Held<'w, G> {
         unsafe { window.open(&mut self.state().windows, range) };
     }
 
+    /// Closes the window, and wakes who waits for the faults of its pages. Whether it was open and
+    /// stayed fresh.
     fn close(&mut self) -> bool {
         let window = self.window;
+        let was_open = window.is_open();
         // SAFETY: the state is that of the window's gate, by the type's invariant.
-        unsafe { window.close(&mut self.state().windows) }
+        let fresh = unsafe { window.close(&mut self.state().windows) };
+        if was_open {
+            self.wake();
+        }
+        fresh
     }
 
     /// The pages that the window was opened for.
@@ -149,10 +156,11 @@ impl<'w, G: Gate> Held<'w, G> {
     }
 
     /// The fault is going to wait for somebody, and asks for its window's first page only: other
-    /// faults need not wait with it for the rest.
+    /// faults need not wait with it for the rest, and are woken.
     pub fn narrow_fault(&mut self) {
         // SAFETY: its region's state is held exclusively, by the type's invariant.
         unsafe { self.window.shorten(1) };
+        self.wake();
     }
 
     /// The VM has brought in what was named: its page tables are looked at from now on, and what
@@ -262,7 +270,8 @@ impl<'w, G: Gate> Held<'w, G> {
         Finish::Installed
     }
 
-    /// Ends a fault that the VM could not serve, if one has begun. The window is closed.
+    /// Ends a fault that the VM could not serve, if one has begun. The window is closed, and who waits
+    /// for it is woken.
     pub fn abandon(&mut self) {
         let _fresh = self.close();
     }

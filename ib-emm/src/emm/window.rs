@@ -79,6 +79,11 @@ impl<G: Gate> Window<G> {
         &self.gate
     }
 
+    /// Whether it is open.
+    pub(super) fn is_open(&self) -> bool {
+        self.open.get()
+    }
+
     /// Opens it for `range`. It is closed first, if it is open.
     ///
     /// # Safety

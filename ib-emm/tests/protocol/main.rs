@@ -345,12 +345,12 @@ mod catches {
 
     #[test]
     fn a_fault_that_wakes_nobody() {
-        catches(Bug::FinishWithoutWake, &MESSAGES, FOR_EVER);
+        catches(Bug::CloseWithoutWake, &MESSAGES, FOR_EVER);
     }
 
     #[test]
     fn a_fault_without_an_answer_that_wakes_nobody() {
-        catches(Bug::AbandonWithoutWake, &HOLE, FOR_EVER);
+        catches(Bug::CloseWithoutWake, &HOLE, FOR_EVER);
     }
 
     #[test]

@@ -42,10 +42,8 @@ pub enum Bug {
     OnePart,
     /// The end of an invalidation wakes nobody.
     EndWithoutWake,
-    /// The end of a fault wakes nobody.
-    FinishWithoutWake,
-    /// The end of a fault without an answer wakes nobody.
-    AbandonWithoutWake,
+    /// The end of a fault wakes nobody, with an answer or without.
+    CloseWithoutWake,
     /// A waiter lets the gate go before it is known as one.
     LateWaiter,
     /// The owner's exit takes the translations and does not kill the region.
@@ -71,6 +69,7 @@ type State = RegionState<HostNodes>;
 struct Gate {
     state: RwLock<State>,
     waiters: Mutex<Vec<Thread>>,
+    bug: Option<Bug>,
 }
 
 /// The state, held exclusively.
@@ -93,7 +92,9 @@ unsafe impl<'g> ib_emm::emm::Gate for &'g Gate {
     }
 
     fn wake(&self, _held: &Guard<'_>) {
-        Gate::wake(self);
+        if self.bug != Some(Bug::CloseWithoutWake) {
+            Gate::wake(self);
+        }
     }
 }
 
@@ -149,6 +150,7 @@ impl Region {
             gate: Gate {
                 state: RwLock::new(State::new(geometry, mem.clone())),
                 waiters: Mutex::new(Vec::new()),
+                bug,
             },
             mem,
             vm: Vm::new(),
@@ -234,9 +236,6 @@ impl Region {
             let mut state = window.lock();
             let Some(frames) = answer else {
                 state.abandon();
-                if !self.has(Bug::AbandonWithoutWake) {
-                    self.gate.wake();
-                }
                 return Err(if state.is_dead() {
                     Failed::Dead
                 } else {
@@ -251,9 +250,6 @@ impl Region {
                 ..*frame
             });
             let finish = state.finish_fault(want, frames_found, false, &mut pool);
-            if !self.has(Bug::FinishWithoutWake) {
-                self.gate.wake();
-            }
             let entry = state.access(first.start, write);
             let state = state.release();
             match finish {

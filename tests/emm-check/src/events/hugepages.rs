@@ -11,6 +11,7 @@ use crate::ffi;
 use crate::mem::{Map, PAGE};
 use crate::system::{Kind, region, smaps_kib, vmstat};
 use crate::target::Target;
+use crate::trace::Counter;
 use crate::verbs::{ALL_ACCESS, Mr};
 
 const SIZE: usize = 8 << 20;
@@ -68,7 +69,42 @@ pub fn thp(c: &Ctx<'_>) -> Result<()> {
         ))
     };
     c.case("collapse", work());
+    if c.kind.resolve() == Kind::Emm {
+        c.case("a region in part of a huge page", part_of_one(c, &t));
+    }
     Ok(())
+}
+
+/// Cold messages to a region that no entry for a huge page fits in: it is entered page by page, at once, and nobody waits for long.
+fn part_of_one(c: &Ctx<'_>, t: &Target) -> Result<String> {
+    const AT: usize = 2 * HUGE + 100 * PAGE;
+    const LEN: usize = 200 * PAGE;
+    const ROUNDS: u64 = 20;
+    if t.map.advise(0, SIZE, MADV_COLLAPSE).is_err() {
+        bail!("no huge page to lie in");
+    }
+    let faults = Counter::new("emm_fault")?;
+    for round in 0..ROUNDS {
+        let access = ALL_ACCESS | c.kind.flags();
+        let mr = Mr::new(&c.env.pd, t.map.addr() + AT, LEN, access).context("ibv_reg_mr")?;
+        let part = Target::sharing(c.env, t.map.clone(), Arc::new(mr))?;
+        t.map.set(AT - 1, 1, 1);
+        t.map.set(AT + LEN, 1, 1);
+        part.write_one(AT + 3, LEN - 4, c.seed(round))?;
+        part.cpu_check(AT + 3, LEN - 4, c.seed(round))?;
+        let around = t.map.check_byte(AT - 1, 1, 1);
+        around.ok("the byte in front of the region")?;
+        t.map
+            .check_byte(AT + LEN, 1, 1)
+            .ok("the byte behind the region")?;
+    }
+    let calls = faults.count()?;
+    if calls > 2 * ROUNDS {
+        bail!("{calls} fault calls for {ROUNDS} messages");
+    }
+    Ok(format!(
+        "{ROUNDS} cold messages, {calls} fault calls, 0 wrong bytes"
+    ))
 }
 
 /// Compaction moves pages while WRITEs run.
