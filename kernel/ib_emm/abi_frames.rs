@@ -10,6 +10,7 @@ use kernel::{bindings, error::to_result, ffi, mm::MmWithUser, prelude::*, sync::
 as_declared!(
     emm_region_create_for,
     emm_region_frame,
+    emm_region_frame_at_hand,
     emm_region_get,
     emm_region_mark,
     emm_region_put,
@@ -74,16 +75,46 @@ pub(crate) unsafe extern "C" fn emm_region_frame(
     let region = unsafe { from_c(region) };
     // SAFETY: by this function's contract.
     let cookie = unsafe { cookie(fault) };
-    let result = region.frame(offset, write, cookie, |Found { entry, order }| {
-        let frame = glue::emm_page {
-            pfn: entry.pfn(),
-            order,
-            writable: entry.writable(),
-        };
+    let result = region.frame(offset, write, cookie, |found| {
+        let frame = to_c(&found);
         // SAFETY: by this function's contract.
         to_result(unsafe { each(&raw const frame, arg) })
     });
     result.map_or_else(|error| error.to_errno(), |()| 0)
+}
+
+/// See `include/emm_frames.h`.
+///
+/// # Safety
+///
+/// `region` is alive; `each`, if any, can be called with `arg` as declared there.
+#[no_mangle]
+pub(crate) unsafe extern "C" fn emm_region_frame_at_hand(
+    region: *mut glue::emm_region,
+    offset: u64,
+    write: bool,
+    each: Option<Each>,
+    arg: *mut ffi::c_void,
+) -> ffi::c_int {
+    let Some(each) = each else {
+        return EINVAL.to_errno();
+    };
+    // SAFETY: by this function's contract.
+    let region = unsafe { from_c(region) };
+    let result = region.frame_at_hand(offset, write, |found| {
+        let frame = to_c(&found);
+        // SAFETY: by this function's contract.
+        to_result(unsafe { each(&raw const frame, arg) })
+    });
+    result.map_or_else(|error| error.to_errno(), |()| 0)
+}
+
+fn to_c(found: &Found) -> glue::emm_page {
+    glue::emm_page {
+        pfn: found.entry.pfn(),
+        order: found.order,
+        writable: found.entry.writable(),
+    }
 }
 
 /// See `include/emm_frames.h`.

@@ -48,16 +48,36 @@ impl Region {
             if state.is_held(&PageRange::one(page)) {
                 return;
             }
-            let order = if state.table().is_huge(page) {
-                PART_PAGES.ilog2()
-            } else {
-                0
-            };
             if let Some(each) = each.take() {
-                result = each(Found { entry, order });
+                result = each(found(state, page, entry));
             }
         })?;
         result
+    }
+
+    /// The same of what is translated already, without a fault and without a wait: for drivers that
+    /// hold locks of the VM.
+    ///
+    /// # Errors
+    ///
+    /// `EAGAIN` if it is not, or not for this access, or an invalidation of it begins; `EINVAL`. Else
+    /// those of `each`.
+    pub(crate) fn frame_at_hand(
+        &self,
+        offset: u64,
+        write: bool,
+        each: impl FnOnce(Found) -> Result,
+    ) -> Result {
+        if !self.geometry().holds(offset, 1) {
+            return Err(EINVAL);
+        }
+        let page = self.geometry().locate(offset).0;
+        let state = self.state().read();
+        if state.is_held(&PageRange::one(page)) {
+            return Err(EAGAIN);
+        }
+        let entry = state.access(page, write).ok_or(EAGAIN)?;
+        each(found(&state, page, entry))
     }
 
     /// Each translated page of `length` bytes at `offset` was used, and written if `dirty`.
@@ -76,6 +96,16 @@ impl Region {
             page = part.end;
         }
     }
+}
+
+/// `entry` of `page`, with its size.
+fn found(state: &State, page: u64, entry: Entry) -> Found {
+    let order = if state.table().is_huge(page) {
+        PART_PAGES.ilog2()
+    } else {
+        0
+    };
+    Found { entry, order }
 }
 
 fn mark_part(state: &State, pages: core::ops::Range<u64>, dirty: bool) {

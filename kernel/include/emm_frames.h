@@ -5,7 +5,8 @@
  *
  * What holds between the region and such a driver:
  *
- * - The driver enters a frame in its own tables only in the function that emm_region_frame() calls.
+ * - The driver enters a frame in its own tables only in the function that emm_region_frame() or
+ *   emm_region_frame_at_hand() calls.
  *   The region's translation stands meanwhile, and no invalidation of it has begun.
  * - Its invalidate_start takes out of its tables what lies in the range. The page is still the owner's,
  *   and the region's translation still stands, but no frame of the range is given out any more until
@@ -66,6 +67,16 @@ struct emm_page {
 int emm_region_frame(struct emm_region *region, u64 offset, bool write,
 		     int (*fn)(const struct emm_page *frame, void *arg), void *arg,
 		     struct emm_fault *fault);
+
+/*
+ * The same of what the region has translated already. It asks nobody and waits for nobody, and may be
+ * called with locks of page tables held: a driver that enters frames under such a lock asks here, and
+ * if there is nothing lets go of the lock, has the page brought in by emm_region_frame(), and tries
+ * again. Returns what @fn returns, -EAGAIN (not translated, or not for this access, or an invalidation
+ * of the page begins), or -EINVAL.
+ */
+int emm_region_frame_at_hand(struct emm_region *region, u64 offset, bool write,
+			     int (*fn)(const struct emm_page *frame, void *arg), void *arg);
 
 /*
  * What the driver's own tables know: of the @length bytes at @offset each translated page was used
