@@ -32,6 +32,6 @@ pub struct KernelArtifacts {
     pub vmlinuz: PathBuf,
     /// The stock modules: the folder `usr/lib/modules/VERSION`, with `modules.dep`.
     pub modules: PathBuf,
-    /// Directory with `rdma_rxe.ko` and, unless the driver is one without it, `ib_emm.ko`, `emm_client.ko` and `emm_access.ko`.
+    /// Directory with `rdma_rxe.ko` and, unless the driver is one without it, `ib_emm.ko`, `emm_xpmem.ko`, `emm_client.ko` and `emm_access.ko`.
     pub emm: PathBuf,
 }

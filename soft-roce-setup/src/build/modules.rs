@@ -1,4 +1,4 @@
-//! The modules: `ib_emm.ko`, its C client for tests, and `rdma_rxe.ko` as `kernel/rxe` makes it.
+//! The modules: `ib_emm.ko`, XPMEM on it, its C client for tests, and `rdma_rxe.ko` as `kernel/rxe` makes it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,6 +21,9 @@ pub(super) const BUILD_INSIDE: &str = "/mnt/build";
 /// The driver's folder beside them.
 pub(super) const DRIVER: &str = "rxe";
 const DRIVER_INSIDE: &str = "/mnt/build/rxe";
+
+/// XPMEM on `ib_emm`.
+const XPMEM: &str = "emm_xpmem.ko";
 
 /// Drivers that use `ib_emm` by itself, for tests.
 const CLIENTS: [&str; 2] = ["emm_client.ko", "emm_access.ko"];
@@ -97,7 +100,7 @@ pub fn ensure(context: &Context, kernel: &Prepared, variant: &Variant) -> Result
         ensure(context, kernel, &Variant::Emm)?;
     }
     let title = match variant {
-        Variant::Emm => format!("modules for {release}: ib_emm, rdma_rxe"),
+        Variant::Emm => format!("modules for {release}: ib_emm, emm_xpmem, rdma_rxe"),
         Variant::Planted(plant) => format!("ib_emm for {release} with a planted fault: {plant}"),
         Variant::Driver(rxe) => format!("rdma_rxe for {release}: {} alone", rxe.name()),
     };
@@ -137,10 +140,18 @@ fn make_planted(
         .run(&log, step)?;
     bench.make("kernel/ib_emm").arg("modules").run(&log, step)?;
     take(&bench.build.join("kernel/ib_emm/ib_emm.ko"), dir)?;
+    let patch =
+        fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    let spoils_xpmem = patch.contains("kernel/emm_xpmem/");
+    if spoils_xpmem {
+        bench.make_xpmem(&log, step)?;
+        take(&bench.build.join("kernel/emm_xpmem").join(XPMEM), dir)?;
+    }
     let sound = context
         .cache
         .path(Variant::Emm.place(&kernel.chosen.release));
-    for module in CLIENTS.into_iter().chain(["rdma_rxe.ko"]) {
+    let others = CLIENTS.into_iter().chain(["rdma_rxe.ko"]);
+    for module in others.chain((!spoils_xpmem).then_some(XPMEM)) {
         fs::copy(sound.join(module), dir.join(module))
             .with_context(|| format!("cannot copy {module}"))?;
     }
@@ -179,6 +190,18 @@ impl<'a> Bench<'a> {
         )
     }
 
+    /// What a module that uses `ib_emm` finds there, which is built.
+    fn symvers() -> String {
+        format!("KBUILD_EXTRA_SYMBOLS={BUILD_INSIDE}/kernel/ib_emm/Module.symvers")
+    }
+
+    fn make_xpmem(&self, log: &Path, step: &Step) -> Result<()> {
+        self.make("kernel/emm_xpmem")
+            .arg(Self::symvers())
+            .arg("modules")
+            .run(log, step)
+    }
+
     /// Where the driver's source is changed.
     pub(super) fn workbench(&self) -> Workbench<'_> {
         Workbench {
@@ -200,10 +223,12 @@ fn make(context: &Context, kernel: &Prepared, dir: &Path, step: &Step) -> Result
         .cache
         .fresh_log(&format!("modules-{}", kernel.chosen.release));
     let bench = Bench::set(context, kernel, dir)?;
-    let symvers = format!("KBUILD_EXTRA_SYMBOLS={BUILD_INSIDE}/kernel/ib_emm/Module.symvers");
+    let symvers = Bench::symvers();
 
     bench.make("kernel/ib_emm").arg("modules").run(&log, step)?;
     take(&bench.build.join("kernel/ib_emm/ib_emm.ko"), dir)?;
+    bench.make_xpmem(&log, step)?;
+    take(&bench.build.join("kernel/emm_xpmem").join(XPMEM), dir)?;
     bench
         .make("kernel/emm_client")
         .arg(&symvers)

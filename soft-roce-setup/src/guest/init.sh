@@ -77,6 +77,7 @@ backend=odp
 if [ -e emm/modules/ib_emm.ko ]; then
 	backend=$want_backend
 	must insmod emm/modules/ib_emm.ko
+	must insmod emm/modules/emm_xpmem.ko
 	must insmod emm/modules/rdma_rxe.ko "mr_backend=$backend"
 elif [ -e emm/modules/rdma_rxe.ko ]; then
 	must insmod emm/modules/rdma_rxe.ko

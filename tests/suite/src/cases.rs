@@ -213,8 +213,8 @@ pub const CASES: &[Case] = &[
     case(
         "modules_unload_and_load_20_times",
         200,
-        "set -e; for i in $(seq 20); do rdma link delete rxe0; rmmod rdma_rxe; rmmod ib_emm\n\
-         insmod /emm/modules/ib_emm.ko; insmod /emm/modules/rdma_rxe.ko mr_backend=emm\n\
+        "set -e; for i in $(seq 20); do rdma link delete rxe0; rmmod rdma_rxe emm_xpmem ib_emm\n\
+         insmod /emm/modules/ib_emm.ko; insmod /emm/modules/emm_xpmem.ko; insmod /emm/modules/rdma_rxe.ko mr_backend=emm\n\
          rdma link add rxe0 type rxe netdev eth9; done; echo $i; rdma link show rxe0/1",
     ),
     // Processes that subscribe are told to `dd`, which makes no file where there is no device.
@@ -222,7 +222,7 @@ pub const CASES: &[Case] = &[
         name: "module_unloads_beside_registrations",
         script: "set -e; subscribe() { echo register | dd of=/dev/emm_client conv=notrunc,nocreat status=none 2>/dev/null; }\n\
                  come_and_go() { exec 3>/dev/emm_client; echo register >&3; echo unregister >&3; exec 3>&-; echo >&5; read x <&4; }\n\
-                 rdma link delete rxe0; rmmod rdma_rxe; mkfifo /tmp/go /tmp/ready; exec 4<>/tmp/go 5<>/tmp/ready; lingered=0\n\
+                 rdma link delete rxe0; rmmod rdma_rxe emm_xpmem; mkfifo /tmp/go /tmp/ready; exec 4<>/tmp/go 5<>/tmp/ready; lingered=0\n\
                  for i in $(seq 10); do insmod /emm/modules/emm_client.ko\n\
                  for j in 1 2 3 4; do come_and_go & done; for j in 1 2 3 4; do read x <&5; done\n\
                  for j in 1 2; do (until [ -e /tmp/over ]; do subscribe || :; done) & done\n\
@@ -230,7 +230,8 @@ pub const CASES: &[Case] = &[
                  until rmmod emm_client 2>/dev/null; do :; done; rmmod ib_emm\n\
                  touch /tmp/over; for j in 1 2 3 4; do echo >&4; done; wait; rm /tmp/over\n\
                  insmod /emm/modules/ib_emm.ko; done; echo unloaded $i times, some lingered: $((lingered > 0))\n\
-                 insmod /emm/modules/rdma_rxe.ko mr_backend=emm; rdma link add rxe0 type rxe netdev eth9",
+                 insmod /emm/modules/emm_xpmem.ko; insmod /emm/modules/rdma_rxe.ko mr_backend=emm\n\
+                 rdma link add rxe0 type rxe netdev eth9",
         seconds: 200,
         wants: &["unloaded 10 times, some lingered: 1"],
         long: false,

@@ -101,8 +101,8 @@ const CASES: &[Case] = &[
     case(
         "modules_unload_and_load_4_times",
         900,
-        "set -e; for i in $(seq 4); do rdma link delete rxe0; rmmod rdma_rxe; rmmod ib_emm\n\
-         insmod /emm/modules/ib_emm.ko; insmod /emm/modules/rdma_rxe.ko mr_backend=emm\n\
+        "set -e; for i in $(seq 4); do rdma link delete rxe0; rmmod rdma_rxe emm_xpmem ib_emm\n\
+         insmod /emm/modules/ib_emm.ko; insmod /emm/modules/emm_xpmem.ko; insmod /emm/modules/rdma_rxe.ko mr_backend=emm\n\
          rdma link add rxe0 type rxe netdev eth9; done; echo $i; rdma link show rxe0/1",
     ),
 ];
@@ -200,7 +200,7 @@ mod tests {
         assert_eq!(last, LEAKS.name);
         // What unloads the modules comes behind.
         assert_eq!(before + 2, all.len());
-        assert!(all.last().unwrap().script.contains("rmmod ib_emm"));
+        assert!(all.last().unwrap().script.contains("emm_xpmem ib_emm"));
         assert!(names(&all[..3]).is_empty(), "each for itself");
     }
 

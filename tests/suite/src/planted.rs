@@ -274,8 +274,8 @@ impl<'a> Bed<'a> {
 fn plant(guest: &mut Guest, planted: &Planted) -> Result<Option<String>> {
     let folder = format!("{PLANTED_INSIDE}/{}.patch", planted.name);
     let text = format!(
-        "set -e; rdma link delete rxe0; rmmod rdma_rxe; rmmod ib_emm\n\
-         insmod {folder}/ib_emm.ko; insmod {folder}/rdma_rxe.ko mr_backend=emm\n\
+        "set -e; rdma link delete rxe0; rmmod rdma_rxe emm_xpmem ib_emm\n\
+         insmod {folder}/ib_emm.ko; insmod {folder}/emm_xpmem.ko; insmod {folder}/rdma_rxe.ko mr_backend=emm\n\
          rdma link add rxe0 type rxe netdev eth9"
     );
     let (outcome, _) = script(guest, &text, LIMIT.as_secs(), &[])?;
