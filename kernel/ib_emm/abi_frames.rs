@@ -11,6 +11,7 @@ as_declared!(
     emm_region_create_for,
     emm_region_frame,
     emm_region_frame_at_hand,
+    emm_region_frame_beside,
     emm_region_get,
     emm_region_mark,
     emm_region_put,
@@ -102,6 +103,31 @@ pub(crate) unsafe extern "C" fn emm_region_frame_at_hand(
     // SAFETY: by this function's contract.
     let region = unsafe { from_c(region) };
     let result = region.frame_at_hand(offset, write, |found| {
+        let frame = to_c(&found);
+        // SAFETY: by this function's contract.
+        to_result(unsafe { each(&raw const frame, arg) })
+    });
+    result.map_or_else(|error| error.to_errno(), |()| 0)
+}
+
+/// See `include/emm_frames.h`.
+///
+/// # Safety
+///
+/// `region` is alive; `each`, if any, can be called with `arg` as declared there.
+#[no_mangle]
+pub(crate) unsafe extern "C" fn emm_region_frame_beside(
+    region: *mut glue::emm_region,
+    offset: u64,
+    each: Option<Each>,
+    arg: *mut ffi::c_void,
+) -> ffi::c_int {
+    let Some(each) = each else {
+        return EINVAL.to_errno();
+    };
+    // SAFETY: by this function's contract.
+    let region = unsafe { from_c(region) };
+    let result = region.frame_beside(offset, |found| {
         let frame = to_c(&found);
         // SAFETY: by this function's contract.
         to_result(unsafe { each(&raw const frame, arg) })

@@ -80,6 +80,24 @@ impl Region {
         each(found(&state, page, entry))
     }
 
+    /// The same to be read, and of a page that nobody uses now: it is not noted as used.
+    ///
+    /// # Errors
+    ///
+    /// As [`frame_at_hand`](Self::frame_at_hand).
+    pub(crate) fn frame_beside(&self, offset: u64, each: impl FnOnce(Found) -> Result) -> Result {
+        if !self.geometry().holds(offset, 1) {
+            return Err(EINVAL);
+        }
+        let page = self.geometry().locate(offset).0;
+        let state = self.state().read();
+        if state.is_held(&PageRange::one(page)) {
+            return Err(EAGAIN);
+        }
+        let entry = state.table().get(page).ok_or(EAGAIN)?;
+        each(found(&state, page, entry))
+    }
+
     /// Each translated page of `length` bytes at `offset` was used, and written if `dirty`.
     pub(crate) fn mark(&self, offset: u64, length: u64, dirty: bool) {
         if length == 0 || !self.geometry().holds(offset, length) {

@@ -187,6 +187,7 @@ EXPORT_SYMBOL_GPL(emm_region_get_stats);
 EXPORT_SYMBOL_GPL(emm_region_create_for);
 EXPORT_SYMBOL_GPL(emm_region_frame);
 EXPORT_SYMBOL_GPL(emm_region_frame_at_hand);
+EXPORT_SYMBOL_GPL(emm_region_frame_beside);
 EXPORT_SYMBOL_GPL(emm_region_mark);
 EXPORT_SYMBOL_GPL(emm_region_get);
 EXPORT_SYMBOL_GPL(emm_region_put);

@@ -5,8 +5,8 @@
  *
  * What holds between the region and such a driver:
  *
- * - The driver enters a frame in its own tables only in the function that emm_region_frame() or
- *   emm_region_frame_at_hand() calls.
+ * - The driver enters a frame in its own tables only in the function that emm_region_frame(),
+ *   emm_region_frame_at_hand() or emm_region_frame_beside() calls.
  *   The region's translation stands meanwhile, and no invalidation of it has begun.
  * - Its invalidate_start takes out of its tables what lies in the range. The page is still the owner's,
  *   and the region's translation still stands, but no frame of the range is given out any more until
@@ -77,6 +77,13 @@ int emm_region_frame(struct emm_region *region, u64 offset, bool write,
  */
 int emm_region_frame_at_hand(struct emm_region *region, u64 offset, bool write,
 			     int (*fn)(const struct emm_page *frame, void *arg), void *arg);
+
+/*
+ * The same for a page that nobody uses now, to be read: to fill the driver's tables around one that
+ * was asked for. The region does not note it as used; the driver's own table says when it is.
+ */
+int emm_region_frame_beside(struct emm_region *region, u64 offset,
+			    int (*fn)(const struct emm_page *frame, void *arg), void *arg);
 
 /*
  * What the driver's own tables know: of the @length bytes at @offset each translated page was used
