@@ -88,9 +88,13 @@ static int emm_xpmem_set_pte(const struct emm_page *frame, void *arg)
 static int emm_xpmem_ask_for_pte(pte_t *pte, unsigned long address, void *arg)
 {
 	struct vm_fault *vmf = arg;
+	int err;
 
 	vmf->pte = pte;
-	return emm_xpmem_at_hand(vmf, emm_xpmem_set_pte);
+	err = emm_xpmem_at_hand(vmf, emm_xpmem_set_pte);
+	/* It is the VM's, and the lock is given back. */
+	vmf->pte = NULL;
+	return err;
 }
 
 /* Enters what the region has. Returns 0, -EAGAIN if it has not, -ENOMEM, -EINVAL. */
@@ -324,10 +328,55 @@ static vm_fault_t emm_xpmem_huge_fault(struct vm_fault *vmf, unsigned int order)
 	return VM_FAULT_FALLBACK;
 }
 
-/* Nothing is mapped around a fault; but without this the VM takes the mmap_lock for each. */
+/* An entry beside the one that is needed. */
+struct emm_xpmem_beside {
+	struct vm_area_struct *vma;
+	unsigned long address;
+	pte_t *pte;
+};
+
+/* As emm_xpmem_set_pte(), where there is none, of a page that nobody uses yet. */
+static int emm_xpmem_set_pte_beside(const struct emm_page *frame, void *arg)
+{
+	struct emm_xpmem_beside *beside = arg;
+	pte_t new = pte_mkspecial(pfn_pte(frame->pfn, beside->vma->vm_page_prot));
+
+	set_pte_at(beside->vma->vm_mm, beside->address, beside->pte, pte_mkold(new));
+	return 0;
+}
+
+/*
+ * Before a fault for reading: what the region has from page @first to @last of the file, all in one page
+ * table, is entered. Must not sleep. What is not there is left to the fault.
+ */
 static vm_fault_t emm_xpmem_map_pages(struct vm_fault *vmf, pgoff_t first, pgoff_t last)
 {
-	return 0;
+	struct emm_xpmem_grant *grant = emm_xpmem_grant_of(vmf);
+	struct emm_xpmem_segment *segment = grant->segment;
+	struct emm_xpmem_beside beside = { .vma = vmf->vma };
+	pmd_t table = pmdp_get_lockless(vmf->pmd);
+	vm_fault_t ret = 0;
+	spinlock_t *lock;
+	pgoff_t page;
+
+	/* A table stays while its mapping is locked. */
+	if (READ_ONCE(grant->released) || !pmd_present(table) || pmd_leaf(table))
+		return 0;
+	lock = pte_lockptr(vmf->vma->vm_mm, &table);
+	spin_lock(lock);
+	for (page = first; page <= last; page++) {
+		beside.address = vmf->address + ((page - vmf->pgoff) << PAGE_SHIFT);
+		beside.pte = pte_offset_kernel(&table, beside.address);
+		if (page == vmf->pgoff) {
+			ret = emm_xpmem_ask_for_pte(beside.pte, vmf->address, vmf) ?
+			      0 : VM_FAULT_NOPAGE;
+		} else if (pte_none(ptep_get(beside.pte))) {
+			emm_region_frame_beside(segment->region, ((u64)page << PAGE_SHIFT) -
+						segment->start, emm_xpmem_set_pte_beside, &beside);
+		}
+	}
+	spin_unlock(lock);
+	return ret;
 }
 
 const struct vm_operations_struct emm_xpmem_vm_ops = {
