@@ -83,7 +83,7 @@ pub struct RxeArg {
 }
 
 /// What to build.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BuildOptions {
     /// A kernel series, a full version or [`debug::NAME`]; the newest complete series if not given.
     pub kernel: Option<String>,
@@ -132,6 +132,23 @@ pub fn ensure(context: &Context, options: &BuildOptions) -> Result<Artifacts> {
         },
     )
     .inspect(|_| root::offer(context))
+}
+
+/// [`ensure`] for guests that run at the same time and are made of different things.
+pub fn ensure_each(context: &Context, options: &[BuildOptions]) -> Result<Vec<Artifacts>> {
+    loop {
+        // Each by itself at first: what is used keeps the cache locked, and what has to be built takes it alone.
+        for options in options {
+            drop(ensure(context, options)?);
+        }
+        let found = options.iter().map(|options| {
+            let lock = context.cache.lock_shared(&context.ui)?;
+            fresh(context, options.kernel.as_deref(), &options.modules, lock)
+        });
+        if let Some(all) = found.collect::<Result<Option<Vec<_>>>>()? {
+            return Ok(all);
+        }
+    }
 }
 
 /// Builds what several kernels lack at once, for those who will ask for each of them. [`ensure`] says where everything is.

@@ -39,7 +39,7 @@ pub enum Variant {
     Emm,
     /// The same with a fault in `ib_emm`, for tests of the tests: a file of `tests/planted`.
     Planted(String),
-    /// A driver that needs no `ib_emm`, by itself.
+    /// A driver that needs no `ib_emm`, by itself; no file of ours if it is the distribution's.
     Driver(Rxe),
 }
 
@@ -48,7 +48,7 @@ impl Variant {
     pub fn of(rxe: Rxe) -> Self {
         match rxe {
             Rxe::Emm => Self::Emm,
-            Rxe::Fixes | Rxe::Odp => Self::Driver(rxe),
+            Rxe::Fixes | Rxe::Odp | Rxe::Stock => Self::Driver(rxe),
         }
     }
 
@@ -102,6 +102,7 @@ pub fn ensure(context: &Context, kernel: &Prepared, variant: &Variant) -> Result
     let title = match variant {
         Variant::Emm => format!("modules for {release}: ib_emm, emm_xpmem, rdma_rxe"),
         Variant::Planted(plant) => format!("ib_emm for {release} with a planted fault: {plant}"),
+        Variant::Driver(Rxe::Stock) => format!("rdma_rxe for {release}: the distribution's own"),
         Variant::Driver(rxe) => format!("rdma_rxe for {release}: {} alone", rxe.name()),
     };
     context.cache.ensure(
@@ -110,6 +111,8 @@ pub fn ensure(context: &Context, kernel: &Prepared, variant: &Variant) -> Result
         &variant.key(&kernel::key(context, &kernel.chosen))?,
         &title,
         |dir, step| match variant {
+            // A guest that finds no driver of ours loads the distribution's.
+            Variant::Driver(Rxe::Stock) => Ok(()),
             Variant::Emm => make(context, kernel, dir, step),
             Variant::Planted(plant) => make_planted(context, kernel, plant, dir, step),
             Variant::Driver(rxe) => make_driver(context, kernel, *rxe, dir, step),

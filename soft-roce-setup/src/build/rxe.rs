@@ -28,11 +28,14 @@ const STRIP: &str = "-p5";
 pub enum Rxe {
     /// On-demand MRs by ib_emm, and the faults of the tree mended: what is used
     #[default]
+    #[value(alias = "ours")]
     Emm,
     /// The faults of the tree mended, without ib_emm
     Fixes,
     /// The tree's own on-demand paging repaired, without ib_emm
     Odp,
+    /// The distribution's own module as it is, without ib_emm
+    Stock,
 }
 
 impl Rxe {
@@ -42,6 +45,7 @@ impl Rxe {
             Self::Emm => "emm",
             Self::Fixes => "fixes",
             Self::Odp => "odp",
+            Self::Stock => "stock",
         }
     }
 
@@ -51,6 +55,7 @@ impl Rxe {
             Self::Emm => &["fixes", "emm"],
             Self::Fixes => &["fixes"],
             Self::Odp => &["odp"],
+            Self::Stock => &[],
         }
     }
 

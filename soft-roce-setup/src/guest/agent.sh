@@ -6,6 +6,8 @@
 bb=/emm/boot/busybox
 dir=/emm/boot
 mkfifo $dir/out $dir/err $dir/in
+# On one of two hosts: who carries requests to the tool, and its answers back.
+carriers=
 
 # Says a line in the kernel's log, where the host sees what came before it.
 mark() {
@@ -41,6 +43,22 @@ bytes_of() {
 	bytes=0
 }
 
+# What commands ask of the tool (see emm-host) goes to the channel "host" (7), and the tool's answers come back, each to the pipe of
+# who asked.
+carry() {
+	mkdir /run/emm-host
+	mkfifo /run/emm-host/ask
+	# A command may be of any user.
+	chmod 1777 /run/emm-host
+	chmod 666 /run/emm-host/ask
+	$bb cat <> /run/emm-host/ask >&7 3>&- 4>&- 5>&- 6>&- 7>&- &
+	carriers=$!
+	while read -r id answer <&7; do
+		[ -p "/run/emm-host/$id" ] && echo "$answer" 1<> "/run/emm-host/$id"
+	done 3>&- 4>&- 5>&- 6>&- &
+	carriers="$carriers $!"
+}
+
 # Waits for a child also if a signal ends the wait.
 wait_for() {
 	while kill -0 "$1" 2> /dev/null; do
@@ -69,24 +87,25 @@ look() {
 
 run() {
 	number=$1
+	[ -n "$carriers" ] && echo "$number" > /run/emm-host/job
 	echo "$3" | $bb base64 -d > $dir/command
 	mark "run $number begins"
-	copy < $dir/out >&4 2> $dir/out.bytes 3>&- 5>&- 6>&- &
+	copy < $dir/out >&4 2> $dir/out.bytes 3>&- 5>&- 6>&- 7>&- &
 	out=$!
-	copy < $dir/err >&5 2> $dir/err.bytes 3>&- 4>&- 6>&- &
+	copy < $dir/err >&5 2> $dir/err.bytes 3>&- 4>&- 6>&- 7>&- &
 	err=$!
 	input=/dev/null
 	feeder=
 	if [ "$2" = stdin ]; then
 		input=$dir/in
-		$bb dd bs=65536 <&6 > $dir/in 2> /dev/null 3>&- 4>&- 5>&- &
+		$bb dd bs=65536 <&6 > $dir/in 2> /dev/null 3>&- 4>&- 5>&- 7>&- &
 		feeder=$!
 	fi
 	# While it runs there is one thing to ask for.
-	while read -r verb <&3 && [ "$verb" = look ]; do look; done 4>&- 5>&- 6>&- &
-	$bb setsid /bin/sh $dir/command < $input > $dir/out 2> $dir/err 3>&- 4>&- 5>&- 6>&-
+	while read -r verb <&3 && [ "$verb" = look ]; do look; done 4>&- 5>&- 6>&- 7>&- &
+	$bb setsid /bin/sh $dir/command < $input > $dir/out 2> $dir/err 3>&- 4>&- 5>&- 6>&- 7>&-
 	status=$?
-	kill_others $out $err
+	kill_others $out $err $carriers
 	wait_for $out
 	wait_for $err
 	bytes_of $dir/out.bytes
@@ -98,15 +117,17 @@ run() {
 
 shell() {
 	export TERM="$3"
+	[ -n "$carriers" ] && echo 1 > /run/emm-host/job
 	[ -n "$4" ] && export LD_PRELOAD="$4"
 	# The terminal forgets its size when nobody has it open, so the session itself sets it.
 	$bb setsid -c /bin/sh -c "$bb stty sane rows $1 cols $2; cd; exec /bin/bash -l" \
-		< /dev/hvc0 > /dev/hvc0 2>&1 3>&- 4>&- 5>&- 6>&-
+		< /dev/hvc0 > /dev/hvc0 2>&1 3>&- 4>&- 5>&- 6>&- 7>&-
 	status=$?
 	mark "run 1 ends"
 	echo "exit $status 0 0" >&3
 }
 
+[ -n "$HOST" ] && carry
 echo "ready $EMM_MR_BACKEND" >&3
 while read -r verb rest <&3; do
 	# The words of a request hold no character that a shell would expand.

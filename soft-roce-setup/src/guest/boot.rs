@@ -12,12 +12,14 @@ use anyhow::{Context as _, Result};
 
 use super::accel::{self, Cpu};
 use super::ending::{End, ended_for_memory};
+use super::exchange::Seat;
 use super::initramfs::{self, Settings};
 use super::options::{Backend, Clock, Share, Size};
-use super::prepare::{self, GuestKernel};
+use super::prepare;
 use super::qemu::{self, Machine};
 use super::scratch::{scratch_disk, scratch_file};
 use super::session::{Channels, Guest, Logs, QUIET};
+use super::wire::Shape;
 use crate::artifacts::Artifacts;
 use crate::context::Context;
 use crate::exit::{KERNEL, SETUP, TIMEOUT, coded};
@@ -74,6 +76,31 @@ pub struct Spec {
     pub terminal: bool,
 }
 
+/// What makes a guest one of two hosts.
+#[derive(Debug)]
+pub(super) struct Place {
+    /// Which it is, and what both have in common.
+    pub seat: Seat,
+    /// Its end of the wire.
+    pub wire: OwnedFd,
+    /// What it does to packets that it sends.
+    pub shape: Shape,
+    /// How often this host has been booted, this time included.
+    pub boot: u32,
+}
+
+/// Why a guest does not come up that could have: the other host has ended both.
+#[derive(Debug)]
+pub(super) struct EndedWithTheOther;
+
+impl std::fmt::Display for EndedWithTheOther {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the guest was ended before it was up, as the other host was")
+    }
+}
+
+impl std::error::Error for EndedWithTheOther {}
+
 impl Guest {
     /// Boots a guest until it waits for a command.
     ///
@@ -81,7 +108,17 @@ impl Guest {
     /// One that says what failed in the guest or on the host, with the log's place; [`KERNEL`] if the
     /// kernel reported a problem on the way, [`TIMEOUT`] if the guest did not come up.
     pub fn boot(context: &Context, artifacts: &Artifacts, spec: &Spec) -> Result<Self> {
-        host::guest_memory(spec.mem.0)?;
+        Self::boot_at(context, artifacts, spec, None)
+    }
+
+    /// The same of one of two hosts, if it has a place.
+    pub(super) fn boot_at(
+        context: &Context,
+        artifacts: &Artifacts,
+        spec: &Spec,
+        place: Option<Place>,
+    ) -> Result<Self> {
+        host::guest_memory(spec.mem.0, 1)?;
         let (kernel, accel) = {
             let _one = PREPARING.lock().unwrap_or_else(PoisonError::into_inner);
             let kernel = prepare::kernel(context, artifacts)?;
@@ -90,7 +127,11 @@ impl Guest {
         };
         let how = accel.describe(spec.clock);
         context.ui.note_once(&how);
-        let (log, log_file) = open_log(context)?;
+        let name = match &place {
+            Some(place) => format!("host{}", place.seat.index + 1),
+            None => "guest".to_owned(),
+        };
+        let (log, log_file) = open_log(context, &name)?;
         let complaints = log.with_extension("qemu.log");
         let complaints_file = File::create(&complaints)
             .with_context(|| format!("cannot write {}", complaints.display()))?;
@@ -105,7 +146,21 @@ impl Guest {
         let (err, err_guest) = pair()?;
         let (input, input_guest) = pair()?;
         let (terminal, terminal_guest) = spec.terminal.then(pair).transpose()?.unzip();
+        let settings = settings(artifacts, spec, place.as_ref());
+        let (host, host_guest) = match place {
+            Some(place) => {
+                let (requests, requests_guest) = pair()?;
+                let guest = qemu::Host {
+                    index: place.seat.index,
+                    wire: place.wire,
+                    requests: requests_guest,
+                };
+                (Some((requests, place.seat)), Some(guest))
+            }
+            None => (None, None),
+        };
         let ours = Channels {
+            host,
             console,
             ctl,
             out,
@@ -122,7 +177,7 @@ impl Guest {
             nodes: spec.nodes,
             mem: spec.mem,
             image: &kernel.image,
-            initrd: scratch_file(&first_files(artifacts, &kernel, spec)?)?.into(),
+            initrd: scratch_file(&initramfs::build(&kernel, &settings)?)?.into(),
             shares: &spec.shares,
             disk: spec
                 .disk
@@ -137,6 +192,7 @@ impl Guest {
                 input: input_guest,
             },
             terminal: terminal_guest,
+            host: host_guest,
         };
         let memory_ends = ended_for_memory();
         let running = machine.start(Stdio::from(complaints_file))?;
@@ -174,6 +230,10 @@ impl Guest {
                     ));
                 }
             }
+            if self.is_over() {
+                self.end();
+                return Err(EndedWithTheOther.into());
+            }
             if self.collector.found() {
                 let report = self.take_report();
                 return Err(coded(KERNEL, self.describe(&End::Report(report))));
@@ -202,7 +262,8 @@ impl Guest {
     }
 }
 
-fn first_files(artifacts: &Artifacts, kernel: &GuestKernel, spec: &Spec) -> Result<Vec<u8>> {
+/// What the guest's init is told.
+fn settings(artifacts: &Artifacts, spec: &Spec, place: Option<&Place>) -> Settings {
     let mut settings = Settings::default();
     settings.set("series", &artifacts.kernel.series);
     settings.set("want_backend", spec.backend.as_str());
@@ -221,15 +282,21 @@ fn first_files(artifacts: &Artifacts, kernel: &GuestKernel, spec: &Spec) -> Resu
         tags.push(tag);
     }
     settings.set("shares", tags.join(" "));
-    initramfs::build(kernel, &settings)
+    if let Some(place) = place {
+        settings.set("host", (place.seat.index + 1).to_string());
+        settings.set("mtu", place.shape.mtu.to_string());
+        settings.set("netem", place.shape.netem());
+        settings.set("boot", place.boot.to_string());
+    }
+    settings
 }
 
-/// The first log that no other guest uses.
-fn open_log(context: &Context) -> Result<(PathBuf, File)> {
+/// The first log of a guest of this name that no other one uses.
+fn open_log(context: &Context, name: &str) -> Result<(PathBuf, File)> {
     for number in 1.. {
         let name = match number {
-            1 => "guest".to_owned(),
-            _ => format!("guest-{number}"),
+            1 => name.to_owned(),
+            _ => format!("{name}-{number}"),
         };
         let log = context.cache.log(&name);
         let file = File::options()

@@ -44,6 +44,8 @@ pub fn lock(sink: &Mutex<Sink>) -> MutexGuard<'_, Sink> {
 pub enum Event {
     /// A line of the control channel.
     Ctl(String),
+    /// A line of the channel on which commands ask what concerns both hosts.
+    Host(String),
     /// A line of the kernel's log.
     Console(String),
     /// The machine is gone.

@@ -20,6 +20,10 @@ pub enum End {
     Gone(String),
     /// Nobody reads the output any more; the guest is gone.
     OutputClosed,
+    /// The other host has ended both; the guest is gone.
+    WithTheOther,
+    /// A command wanted its power to be cut (`emm-host power off`); the guest is gone.
+    SwitchedOff,
 }
 
 impl End {
@@ -48,6 +52,8 @@ impl End {
                 last_lines(log)
             ),
             Self::OutputClosed => "nobody reads the command's output any more".to_owned(),
+            Self::WithTheOther => "the guest was ended, as the other host was".to_owned(),
+            Self::SwitchedOff => "the guest was switched off, as a command wanted".to_owned(),
         }
     }
 }

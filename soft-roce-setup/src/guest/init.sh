@@ -18,6 +18,7 @@ for port in /sys/class/virtio-ports/*; do
 	eval "port_$name=/dev/${port##*/}"
 done
 exec 3<> "$port_ctl" 4> "$port_out" 5> "$port_err" 6< "$port_in"
+[ -n "$host" ] && exec 7<> "$port_host"
 
 fail() {
 	echo "fail $*" >&3
@@ -45,6 +46,7 @@ mkdir emm/boot emm/bin emm/lib emm/modules
 [ -d /host/userland ] && mount --bind /host/userland emm/bin && mount --bind /host/userland emm/lib
 [ -d /host/emm ] && mount --bind /host/emm emm/modules
 cp /bin/busybox /agent emm/boot/
+cp /emm-host usr/local/bin/
 mount -t tmpfs -o mode=755 run run
 mount -t tmpfs -o mode=1777 tmp tmp
 mkdir -p /dev/shm /dev/pts
@@ -67,12 +69,7 @@ echo 8 > /proc/sys/kernel/printk
 echo "$hung_task" > /proc/sys/kernel/hung_task_timeout_secs
 # RFC 6335's own: from Linux' usual ones a connection may be given the port that a server listens on, fi_pingpong's 47592.
 echo 49152 65535 > /proc/sys/net/ipv4/ip_local_port_range
-hostname guest
 ip link set lo up
-must ip link add eth9 type dummy
-must ip link set eth9 mtu 9000
-must ip link set eth9 up
-must ip addr add 10.9.0.1/24 dev eth9
 backend=odp
 if [ -e emm/modules/ib_emm.ko ]; then
 	backend=$want_backend
@@ -85,9 +82,27 @@ fi
 mount --move /proc proc
 mount --move /sys sys
 mount --move /dev dev
+if [ -n "$host" ]; then
+	# A card at the wire to the other host.
+	hostname "host$host"
+	must chroot /root /usr/sbin/modprobe virtio_net
+	must ip link set eth0 name eth9
+	printf '%s\n' "10.9.0.1 host1" "10.9.0.2 host2" >> etc/hosts
+else
+	hostname guest
+	must ip link add eth9 type dummy
+fi
+must ip link set eth9 mtu "${mtu:-9000}"
+must ip link set eth9 up
+must ip addr add "10.9.0.${host:-1}/24" dev eth9
+if [ -n "$netem" ]; then
+	must chroot /root /usr/sbin/modprobe sch_netem
+	must chroot /root /usr/sbin/tc qdisc add dev eth9 root netem $netem
+fi
 must chroot /root /usr/bin/rdma link add rxe0 type rxe netdev eth9
 
 export PATH=/emm/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export HOME=/root USER=root SHELL=/bin/bash LANG=C.UTF-8 TERM=dumb
 export EMM_MR_BACKEND=$backend EMM_KERNEL_SERIES=$series
+[ -n "$host" ] && export HOST=$host BOOT=$boot SELF=10.9.0.$host PEER=10.9.0.$((3 - host))
 exec switch_root /root /emm/boot/busybox sh /emm/boot/agent

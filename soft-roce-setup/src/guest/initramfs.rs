@@ -10,6 +10,7 @@ use crate::proc::quote;
 
 const INIT: &str = include_str!("init.sh");
 const AGENT: &str = include_str!("agent.sh");
+const EMM_HOST: &str = include_str!("emm-host.sh");
 
 /// What init reads from `/conf`.
 #[derive(Debug, Clone, Default)]
@@ -36,6 +37,7 @@ pub fn build(kernel: &GuestKernel, settings: &Settings) -> Result<Vec<u8>> {
     let mut archive = bare(kernel, INIT)?;
     archive.file("conf", 0o644, settings.text().as_bytes());
     archive.file("agent", 0o644, AGENT.as_bytes());
+    archive.file("emm-host", 0o755, EMM_HOST.as_bytes());
     for dir in ["host", "rw", "root", "modules"] {
         archive.dir(dir);
     }

@@ -5,24 +5,36 @@ use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
 
+use super::each::{self, Each};
+use super::wire::Shape;
 use crate::build::packages::Package;
-use crate::build::{KernelArg, RxeArg};
+use crate::build::rxe::Rxe;
 
-/// How the guest is made: common to `run` and `shell`.
+/// How the guest is made: common to `run` and `shell`. Options that may differ between two hosts take a pair, as in `--mr
+/// unpinned,pinned`: host 1's first.
 #[derive(Debug, Clone, Args)]
 pub struct GuestArgs {
-    /// Which kernel.
-    #[command(flatten)]
-    pub kernel: KernelArg,
-    /// Which driver.
-    #[command(flatten)]
-    pub rxe: RxeArg,
-    /// What rxe does with on-demand memory regions
-    #[arg(long, value_enum, default_value_t = Backend::Emm)]
-    pub backend: Backend,
-    /// Whether the command's memory regions are pinned, or made on-demand by the shim
-    #[arg(long, value_enum, default_value_t = MrMode::Unpinned)]
-    pub mr: MrMode,
+    /// Guests: 2 are two hosts, on one wire between them. A command runs in both, with HOST (1 or 2), SELF and PEER (addresses) in its
+    /// environment; its lines are shown behind `1: ` and `2: `, and host 1's reads what the tool is given
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = hosts)]
+    pub hosts: u8,
+    /// What the wire between two hosts does to packets, as in mtu=1500,loss=1%,delay=5ms,reorder=5%,duplicate=1%,corrupt=0.1%
+    /// [default: mtu=9000]
+    #[arg(long, value_name = "SHAPE")]
+    pub wire: Option<Shape>,
+    /// Kernel series (7.3, 7.2), a full version, or `debug`: one built here with KASAN, lockdep, kmemleak and fault injection; or a
+    /// pair [default: the newest series that is complete]
+    #[arg(long, value_name = "SERIES", value_parser = each::words)]
+    pub kernel: Option<Each<String>>,
+    /// Which series of kernel/rxe make the driver rdma_rxe, or a pair; `ours` is emm
+    #[arg(long, value_name = "SERIES", value_parser = each::of::<Rxe>(), default_value = "emm")]
+    pub rxe: Each<Rxe>,
+    /// What rxe does with on-demand memory regions, or a pair
+    #[arg(long, value_parser = each::of::<Backend>(), default_value = "emm")]
+    pub backend: Each<Backend>,
+    /// Whether the command's memory regions are pinned, or made on-demand by the shim, or a pair
+    #[arg(long, value_parser = each::of::<MrMode>(), default_value = "unpinned")]
+    pub mr: Each<MrMode>,
     /// Number of the guest's CPUs [default: 2, or 1 with --clock icount]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub smp: Option<u32>,
@@ -51,13 +63,22 @@ pub struct GuestArgs {
     pub append: Option<String>,
 }
 
+/// Reads how many hosts there are to be.
+fn hosts(text: &str) -> Result<u8, String> {
+    match text {
+        "1" => Ok(1),
+        "2" => Ok(2),
+        _ => Err("there can be 1 or 2".to_owned()),
+    }
+}
+
 /// `run`
 #[derive(Debug, Clone, Args)]
 pub struct RunArgs {
     /// How the guest is made.
     #[command(flatten)]
     pub guest: GuestArgs,
-    /// End a guest that shows no progress for so many seconds
+    /// End a guest, or both, if there is no progress for so many seconds
     #[arg(long, value_name = "S", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
     pub timeout: u64,
     /// Give the command nothing to read, as `ssh -n`: in a `while read` loop it would take the loop's lines

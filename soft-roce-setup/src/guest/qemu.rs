@@ -62,6 +62,19 @@ pub struct Machine<'a> {
     pub channels: Channels,
     /// Whether the guest gets a terminal on the channel `terminal`.
     pub terminal: Option<OwnedFd>,
+    /// What one of two hosts has besides.
+    pub host: Option<Host>,
+}
+
+/// What makes a guest one of two hosts.
+#[derive(Debug)]
+pub struct Host {
+    /// Which, from 0.
+    pub index: usize,
+    /// Its end of the wire.
+    pub wire: OwnedFd,
+    /// QEMU's end of the channel for requests that concern both.
+    pub requests: OwnedFd,
 }
 
 /// QEMU's ends of the channels between host and guest.
@@ -132,13 +145,28 @@ impl Machine<'_> {
             "-serial".to_owned(),
             "chardev:console".to_owned(),
         ]);
+        let mut ports = Vec::new();
+        if let Some(host) = self.host {
+            let wire = cmd.pass(host.wire);
+            cmd = cmd.args([
+                "-netdev".to_owned(),
+                format!("dgram,id=wire,local.type=fd,local.str={wire}"),
+                "-device".to_owned(),
+                format!(
+                    "virtio-net-pci,netdev=wire,mac={},romfile=",
+                    mac(host.index)
+                ),
+            ]);
+            ports.push((6, "host", host.requests));
+        }
         // The guest's init waits for port 5, so all of them are there when it looks.
-        for (number, name, fd) in [
+        ports.extend([
             (2, "ctl", self.channels.ctl),
             (3, "out", self.channels.out),
             (4, "err", self.channels.err),
             (5, "in", self.channels.input),
-        ] {
+        ]);
+        for (number, name, fd) in ports {
             let fd = cmd.pass(fd);
             cmd = cmd.args([
                 "-chardev".to_owned(),
@@ -212,6 +240,11 @@ impl Machine<'_> {
             cpus.to_string()
         }
     }
+}
+
+/// The address of a host's network card: one of those that QEMU's cards have.
+fn mac(index: usize) -> String {
+    format!("52:54:00:0a:09:{:02x}", index + 1)
 }
 
 /// `nodes` NUMA nodes, with a share of `cpus` CPUs and of `mib` MiB each; nothing if it is one.

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -14,6 +14,7 @@ use base64::prelude::{BASE64_STANDARD, Engine as _};
 
 use super::channels::{Event, Sink, Writer, copy_to, follow_lines, lock};
 use super::ending::{Answer, End, death, ended_for_memory, last_lines};
+use super::exchange::Seat;
 use super::report::{self, Collector};
 use crate::exit::{SETUP, coded};
 use crate::proc::Running;
@@ -64,6 +65,8 @@ pub struct Guest {
     pub(super) closed: bool,
     pub(super) last_console: Instant,
     slice: Vec<String>,
+    /// If it is one of two hosts.
+    pub(super) seat: Option<Seat>,
 }
 
 /// The host's ends of a guest's channels.
@@ -75,6 +78,8 @@ pub(super) struct Channels {
     pub input: UnixStream,
     /// For `shell`.
     pub terminal: Option<UnixStream>,
+    /// For one of two hosts: where it asks what concerns both, and its seat.
+    pub host: Option<(UnixStream, Seat)>,
 }
 
 /// Where a guest's words are kept.
@@ -101,7 +106,21 @@ impl Guest {
         let reader = channels.ctl.try_clone();
         let reader = reader.context("cannot duplicate a socket")?;
         follow_lines(reader, None, send.clone(), Event::Ctl);
-        follow_lines(channels.console, Some(logs.file), send, Event::Console);
+        follow_lines(
+            channels.console,
+            Some(logs.file),
+            send.clone(),
+            Event::Console,
+        );
+        let seat = match channels.host {
+            Some((requests, seat)) => {
+                let answers = requests.try_clone();
+                seat.connect(answers.context("cannot duplicate a socket")?);
+                follow_lines(requests, None, send, Event::Host);
+                Some(seat)
+            }
+            None => None,
+        };
         let (out, err) = (Sink::new(), Sink::new());
         copy_to(channels.out, Arc::clone(&out));
         copy_to(channels.err, Arc::clone(&err));
@@ -123,7 +142,13 @@ impl Guest {
             closed: false,
             last_console: Instant::now(),
             slice: Vec::new(),
+            seat,
         })
+    }
+
+    /// Its kernel's log.
+    pub(super) fn log(&self) -> &Path {
+        &self.log
     }
 
     /// Whether it can take another job.
@@ -144,6 +169,9 @@ impl Guest {
         }
         self.jobs += 1;
         self.slice.clear();
+        if let Some(seat) = &self.seat {
+            seat.runs(self.jobs);
+        }
         let input = if job.stdin { "stdin" } else { "none" };
         let request = format!(
             "run {} {input} {}\n",
@@ -154,6 +182,14 @@ impl Guest {
             self.feed();
         }
         let end = self.finish(&request, job);
+        if let Some(seat) = &self.seat {
+            match &end {
+                Ok(End::Exited(status)) => seat.ended(format!("left with status {status}")),
+                // It may come back.
+                Ok(End::SwitchedOff) => {}
+                _ => seat.end_both(),
+            }
+        }
         // Whoever gave the writers may want back what is behind them.
         for sink in [&self.out, &self.err] {
             lock(sink).writer = Box::new(std::io::sink());
@@ -190,6 +226,14 @@ impl Guest {
         let mut status = None;
         loop {
             let answer = self.step()?;
+            if self.is_over() {
+                self.end();
+                return Ok(End::WithTheOther);
+            }
+            if self.seat.as_ref().is_some_and(Seat::is_cut) {
+                self.end();
+                return Ok(End::SwitchedOff);
+            }
             if let Some(what) = answer.as_deref().and_then(|a| a.strip_prefix("lost ")) {
                 return Err(coded(
                     SETUP,
@@ -217,6 +261,9 @@ impl Guest {
                 return Err(coded(SETUP, why));
             }
             last = last.max(self.last_console);
+            if let Some(seat) = &self.seat {
+                last = seat.heard(last);
+            }
             if let Some((answer, when)) = &status {
                 let arrived = lock(&self.out).bytes >= answer.out
                     && lock(&self.err).bytes >= answer.err
@@ -248,6 +295,11 @@ impl Guest {
         }
     }
 
+    /// Whether the other host has ended both, or nobody wants them any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.seat.as_ref().is_some_and(Seat::is_over)
+    }
+
     /// Takes the next event, or waits a moment. Returns the guest's answer if it gave one.
     pub(super) fn step(&mut self) -> Result<Option<String>> {
         signal::check()?;
@@ -264,6 +316,11 @@ impl Guest {
     fn take(&mut self, event: Event) -> Option<String> {
         match event {
             Event::Ctl(line) => return Some(line),
+            Event::Host(line) => {
+                if let Some(seat) = &self.seat {
+                    seat.asked(&line);
+                }
+            }
             Event::Console(line) => {
                 self.last_console = Instant::now();
                 self.collector.line(&line);

@@ -60,13 +60,17 @@ pub(super) fn processors() -> Finding {
     }
 }
 
-/// Fails if a guest of `bytes` can't be had here. QEMU takes memory as the guest touches it, so a little
+/// Fails if `guests` guests of `bytes` in all can't be had here. QEMU takes memory as the guest touches it, so a little
 /// less than all is worth a try.
-pub fn guest_memory(bytes: u64) -> Result<()> {
+pub fn guest_memory(bytes: u64, guests: u32) -> Result<()> {
     let mib = bytes >> 20;
+    let who = match guests {
+        1 => "the guest".to_owned(),
+        _ => format!("{guests} guests together"),
+    };
     let fail = |what: String| {
         let message = format!(
-            "--mem: the guest would have {mib} MiB, and {what}\n  what to do: choose less with --mem"
+            "--mem: {who} would have {mib} MiB, and {what}\n  what to do: choose less with --mem"
         );
         Err(coded(exit::HOST, message))
     };
