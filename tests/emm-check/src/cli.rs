@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::across::{Op, State};
 use crate::events::Event;
 use crate::matrix;
 use crate::owner::Part;
@@ -120,6 +121,27 @@ pub enum Cmd {
         /// Queue pairs on the one region, which the copies are shared out to; atomics have one
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
         qps: u16,
+        /// On each path MTU, 256 to 4096 bytes, instead of --mtu
+        #[arg(long)]
+        every_mtu: bool,
+    },
+    /// The same across the wire between two hosts, in both directions: to be run on both at once (`run --hosts 2`)
+    Across {
+        /// Kind of this host's region
+        #[arg(long, default_value = "ondemand")]
+        mr: Kind,
+        /// Operations; default: all
+        #[arg(long, value_delimiter = ',')]
+        op: Vec<Op>,
+        /// How the memory of both sides is before a copy
+        #[arg(long, value_delimiter = ',', default_value = "fresh,warm,cool")]
+        state: Vec<State>,
+        /// Offsets in the page, below 4096; default: ten, most of them odd
+        #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u16).range(0..4096))]
+        offsets: Vec<u16>,
+        /// Lengths, 1 byte to 1M; default: sixteen
+        #[arg(long, value_delimiter = ',', value_parser = size)]
+        lengths: Vec<usize>,
         /// On each path MTU, 256 to 4096 bytes, instead of --mtu
         #[arg(long)]
         every_mtu: bool,

@@ -2,6 +2,7 @@
 //! to their pages meanwhile, and compares every byte, the ones around each target included.
 
 mod access;
+mod across;
 mod beat;
 mod cli;
 mod crowd;
@@ -40,6 +41,7 @@ use emm_check::{
     verbs,
 };
 
+use across::{Cases, Op, Plan};
 use cli::{Cli, Cmd, Common};
 use report::Report;
 use system::Kind;
@@ -107,6 +109,27 @@ fn each(
             report.skip(kind.label(), &format!("{e:#}"), report.requires(kind));
         }
     }
+}
+
+/// The offsets that were asked for, or all that are combined with every length.
+fn offsets_or_all(offsets: Vec<u16>) -> Vec<usize> {
+    if offsets.is_empty() {
+        verify::OFFSETS.into()
+    } else {
+        offsets.into_iter().map(usize::from).collect()
+    }
+}
+
+/// The same of lengths.
+fn lengths_or_all(lengths: Vec<usize>) -> Result<Vec<usize>> {
+    if let Some(n) = lengths.iter().find(|&&n| n > target::MAX_OP) {
+        anyhow::bail!("length {n}: at most 1M");
+    }
+    Ok(if lengths.is_empty() {
+        verify::LENGTHS.into()
+    } else {
+        lengths
+    })
 }
 
 fn run(cli: Cli) -> Result<bool> {
@@ -206,16 +229,8 @@ fn run(cli: Cli) -> Result<bool> {
         } => {
             let matrix = Matrix {
                 verbs: op,
-                offsets: if offsets.is_empty() {
-                    verify::OFFSETS.into()
-                } else {
-                    offsets.into_iter().map(usize::from).collect()
-                },
-                lengths: if lengths.is_empty() {
-                    verify::LENGTHS.into()
-                } else {
-                    lengths
-                },
+                offsets: offsets_or_all(offsets),
+                lengths: lengths_or_all(lengths)?,
                 iova,
                 fresh: if hot_only {
                     vec![false]
@@ -224,9 +239,6 @@ fn run(cli: Cli) -> Result<bool> {
                 },
                 qps: qps.into(),
             };
-            if let Some(n) = matrix.lengths.iter().find(|&&n| n > target::MAX_OP) {
-                anyhow::bail!("length {n}: at most 1M");
-            }
             let one = [env.mtu];
             for mtu in if every_mtu { &cli::MTUS[..] } else { &one } {
                 env.mtu = *mtu;
@@ -234,6 +246,30 @@ fn run(cli: Cli) -> Result<bool> {
                     verify::verify(&env, kind, &matrix)
                 });
             }
+        }
+        Cmd::Across {
+            mr,
+            op,
+            state,
+            offsets,
+            lengths,
+            every_mtu,
+        } => {
+            mr.select(stock)?;
+            let plan = Plan {
+                ops: if op.is_empty() { Op::ALL.into() } else { op },
+                cases: Cases {
+                    states: state,
+                    offsets: offsets_or_all(offsets),
+                    lengths: lengths_or_all(lengths)?,
+                },
+                mtus: if every_mtu {
+                    cli::MTUS.into()
+                } else {
+                    vec![env.mtu]
+                },
+            };
+            across::across(&mut env, mr, &plan)?;
         }
         Cmd::Sweep { size, mr } => each(&env.report, stock, &mr, |kind| {
             sweep::sweep(&env, kind, size)

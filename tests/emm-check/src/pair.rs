@@ -14,7 +14,8 @@ use crate::verbs::{ALL_ACCESS, Pd};
 /// Elements a request may have.
 pub const SGES: usize = 16;
 /// What requests of the peer may do.
-const ACCESS: u32 = ALL_ACCESS | ffi::IBV_ACCESS_FLUSH_GLOBAL | ffi::IBV_ACCESS_FLUSH_PERSISTENT;
+pub const ACCESS: u32 =
+    ALL_ACCESS | ffi::IBV_ACCESS_FLUSH_GLOBAL | ffi::IBV_ACCESS_FLUSH_PERSISTENT;
 
 /// A request.
 #[derive(Clone, Copy)]
@@ -155,6 +156,12 @@ impl End {
             sent,
             received,
         })
+    }
+
+    /// Whether it is one of a connected pair.
+    pub fn is_reliable(&self) -> bool {
+        // SAFETY: the queue pair is alive.
+        unsafe { (*self.qp.as_raw()).qp_type == ffi::IBV_QPT_RC }
     }
 
     /// Posts requests at once, each with its elements and a completion.

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::cq::Cq;
 use crate::ffi;
-use crate::verbs::{ALL_ACCESS, Link, Pd};
+use crate::verbs::{ALL_ACCESS, Link, Pd, gid};
 
 pub use crate::error::{OpError, errno_of, hang_limit};
 
@@ -34,6 +34,15 @@ pub enum Op {
     CmpSwp(u64, u64),
     /// 8-byte fetch and add; the old value comes to the local piece.
     FetchAdd(u64),
+}
+
+/// Where a queue pair is that another one is connected to.
+#[derive(Clone, Copy)]
+pub struct Far {
+    /// Its number.
+    pub number: u32,
+    /// The address of its port.
+    pub gid: ffi::ibv_gid,
 }
 
 /// One queue pair, destroyed when dropped.
@@ -171,22 +180,28 @@ impl RawQp {
         self.modify(&mut attr, ffi::IBV_QP_MAX_DEST_RD_ATOMIC, what)
     }
 
-    /// Makes it ready to exchange messages with `to`, whose requests may do what `access` says.
+    /// Its number.
+    pub fn number(&self) -> u32 {
+        // SAFETY: the queue pair is alive.
+        unsafe { self.0.as_ref() }.qp_num
+    }
+
+    /// Makes it ready to exchange messages with `to`, of the same device, whose requests may do what `access` says.
     pub fn connect(&self, to: &Self, link: Link, mtu: u32, access: u32) -> Result<()> {
+        // SAFETY: the queue pair is alive.
+        let context = unsafe { self.0.as_ref() }.context;
+        // SAFETY: the context of a queue pair is open.
+        let gid = unsafe { gid(context, link)? };
+        let number = to.number();
+        self.connect_to(Far { number, gid }, link, mtu, access)
+    }
+
+    /// The same with one that may be anywhere.
+    pub fn connect_to(&self, to: Far, link: Link, mtu: u32, access: u32) -> Result<()> {
         let Link {
             gid_index,
             ack_timeout,
         } = link;
-        // SAFETY: the queue pair is alive.
-        let raw = unsafe { self.0.as_ref() };
-        // SAFETY: as above.
-        let peer = unsafe { to.0.as_ref() };
-        let mut gid = ffi::zeroed::<ffi::ibv_gid>();
-        // SAFETY: the context is open, `gid` outlives the call.
-        let ret = unsafe { ffi::ibv_query_gid(raw.context, 1, i32::from(gid_index), &mut gid) };
-        if ret != 0 {
-            bail!("ibv_query_gid index {gid_index}: {}", errno_of(ret));
-        }
         let mut attr = ffi::ibv_qp_attr {
             qp_state: ffi::IBV_QPS_INIT,
             port_num: 1,
@@ -208,12 +223,12 @@ impl RawQp {
                 4096 => ffi::IBV_MTU_4096,
                 other => bail!("MTU {other}: 256, 512, 1024, 2048 or 4096 is possible"),
             },
-            dest_qp_num: peer.qp_num,
+            dest_qp_num: to.number,
             max_dest_rd_atomic: 16,
             min_rnr_timer: 1,
             ah_attr: ffi::ibv_ah_attr {
                 grh: ffi::ibv_global_route {
-                    dgid: gid,
+                    dgid: to.gid,
                     sgid_index: gid_index,
                     hop_limit: 64,
                     ..ffi::zeroed()

@@ -39,6 +39,22 @@ impl Link {
     }
 }
 
+/// The address of a device's port that `link` names.
+///
+/// # Safety
+///
+/// The context is open.
+pub(crate) unsafe fn gid(context: *mut ffi::ibv_context, link: Link) -> Result<ffi::ibv_gid> {
+    let mut gid = ffi::zeroed::<ffi::ibv_gid>();
+    let index = i32::from(link.gid_index);
+    // SAFETY: the context is open, `gid` outlives the call.
+    let ret = unsafe { ffi::ibv_query_gid(context, 1, index, &mut gid) };
+    if ret != 0 {
+        bail!("ibv_query_gid index {index}: {}", errno_of(ret));
+    }
+    Ok(gid)
+}
+
 /// An open device.
 pub struct Device {
     pub(crate) raw: NonNull<ffi::ibv_context>,
@@ -116,6 +132,12 @@ impl Device {
             }
         }
         bail!("the device told of no event {}", event as u32)
+    }
+
+    /// The address of its port that traffic uses.
+    pub fn gid(&self) -> Result<ffi::ibv_gid> {
+        // SAFETY: the context is open.
+        unsafe { gid(self.raw.as_ptr(), self.link) }
     }
 
     /// How its queue pairs are connected.

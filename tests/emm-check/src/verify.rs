@@ -3,6 +3,7 @@
 //! Source and target of each operation both lie in the region under test, so that reading from it and writing to it are both
 //! covered. Wrong cases are counted, not fatal: in-tree on-demand paging has many.
 
+use std::fmt::Display;
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
@@ -37,10 +38,11 @@ pub const LENGTHS: [usize; 16] = [
 ];
 
 /// Source area and target area, each with room for the biggest piece and pages around it.
-const AREA: usize = (1 << 20) + 8 * PAGE;
+pub const AREA: usize = (1 << 20) + 8 * PAGE;
 /// How far around a target stray writes are looked for.
-const AROUND: usize = 2 * PAGE - 128;
-const STILL: u8 = 0x5A;
+pub const AROUND: usize = 2 * PAGE - 128;
+/// What surroundings are filled with.
+pub const STILL: u8 = 0x5A;
 
 /// The operations that can be verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -67,20 +69,27 @@ impl Verb {
     }
 }
 
+/// What came of many copies.
 #[derive(Default)]
-struct Tally {
-    cases: u32,
-    wrong: u32,
-    stray: u32,
-    errors: u32,
-    first: String,
+pub struct Tally {
+    /// All of them.
+    pub cases: u32,
+    /// Those with something wrong.
+    pub wrong: u32,
+    /// Those that wrote outside their target.
+    pub stray: u32,
+    /// Those that ended with an error.
+    pub errors: u32,
+    /// What was wrong first.
+    pub first: String,
 }
 
 impl Tally {
-    fn add(
+    /// Counts a copy: bytes that are wrong in its target, and outside. Returns whether all was right.
+    pub fn add(
         &mut self,
         case: impl FnOnce() -> String,
-        result: Result<(Wrong, Wrong), OpError>,
+        result: Result<(Wrong, Wrong), impl Display>,
     ) -> bool {
         self.cases += 1;
         let what = match result {

@@ -10,12 +10,13 @@ use super::area::Area;
 use crate::ffi;
 use crate::mem::PAGE;
 use crate::pair::{End, Work};
-use crate::qp::{RawQp, errno_of};
-use crate::verbs::{ALL_ACCESS, Device};
+use crate::qp::RawQp;
+use crate::verbs::{ALL_ACCESS, Pd};
 
 const SIZE: usize = 16 * PAGE;
 const HEADER: usize = 40;
-const QKEY: u32 = 0x1234_5678;
+/// The key of all datagram queue pairs here.
+pub const QKEY: u32 = 0x1234_5678;
 /// What does not fit into one packet is no datagram.
 const BIGGEST: usize = 4096;
 
@@ -27,12 +28,40 @@ pub fn datagram(c: &Ctx<'_>) -> Result<()> {
     Ok(())
 }
 
-/// An address handle for ourselves.
-pub(super) struct Handle(NonNull<ffi::ibv_ah>);
+/// An address handle.
+pub struct Handle(NonNull<ffi::ibv_ah>);
+
+impl Handle {
+    /// For the port with this address.
+    pub fn new(pd: &Pd, gid: ffi::ibv_gid) -> Result<Self> {
+        let mut attr = ffi::ibv_ah_attr {
+            grh: ffi::ibv_global_route {
+                dgid: gid,
+                sgid_index: pd.device().link().gid_index,
+                hop_limit: 64,
+                ..ffi::zeroed()
+            },
+            is_global: 1,
+            port_num: 1,
+            ..ffi::zeroed()
+        };
+        // SAFETY: the domain is alive, and `attr` outlives the call.
+        let handle = unsafe { ffi::ibv_create_ah(pd.as_raw(), &mut attr) };
+        let handle = NonNull::new(handle)
+            .ok_or_else(std::io::Error::last_os_error)
+            .context("ibv_create_ah")?;
+        Ok(Self(handle))
+    }
+
+    /// The handle, which stays this object's.
+    pub fn as_raw(&self) -> *mut ffi::ibv_ah {
+        self.0.as_ptr()
+    }
+}
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        // SAFETY: made in `Ends::new`, and what was posted with it has completed.
+        // SAFETY: made in `new`, and what was posted with it has completed.
         unsafe { ffi::ibv_destroy_ah(self.0.as_ptr()) };
     }
 }
@@ -52,38 +81,21 @@ impl Ends {
         let far = End::new(&c.env.pd, ffi::IBV_QPT_UD, None)?;
         ready(&near)?;
         ready(&far)?;
-        let gid = gid(device)?;
-        let mut attr = ffi::ibv_ah_attr {
-            grh: ffi::ibv_global_route {
-                dgid: gid,
-                sgid_index: device.link().gid_index,
-                hop_limit: 64,
-                ..ffi::zeroed()
-            },
-            is_global: 1,
-            port_num: 1,
-            ..ffi::zeroed()
-        };
-        // SAFETY: the domain is alive, and `attr` outlives the call.
-        let handle = unsafe { ffi::ibv_create_ah(c.env.pd.as_raw(), &mut attr) };
-        let handle = NonNull::new(handle)
-            .ok_or_else(std::io::Error::last_os_error)
-            .context("ibv_create_ah")?;
+        let gid = device.gid()?;
+        let handle = Handle::new(&c.env.pd, gid)?;
         // SAFETY: every bit pattern is an array of bytes.
         let raw = unsafe { gid.raw };
         Ok(Self {
             near,
             far,
-            handle: Handle(handle),
+            handle,
             address: raw[12..].try_into().context("a GID has 16 bytes")?,
         })
     }
 
     /// A datagram to a queue pair here.
     pub(super) fn to(&self, qp: &RawQp) -> Work {
-        // SAFETY: the queue pair is alive.
-        let number = unsafe { (*qp.as_raw()).qp_num };
-        Work::SendTo(self.handle.0.as_ptr(), number, QKEY)
+        Work::SendTo(self.handle.as_raw(), qp.number(), QKEY)
     }
 
     /// Sends `len` bytes of `from` at `at`; `into` receives. Returns the bytes received, header included.
@@ -112,19 +124,8 @@ impl Ends {
     }
 }
 
-fn gid(device: &Device) -> Result<ffi::ibv_gid> {
-    let mut gid = ffi::zeroed::<ffi::ibv_gid>();
-    let index = i32::from(device.link().gid_index);
-    // SAFETY: the context is open, and `gid` outlives the call.
-    let ret = unsafe { ffi::ibv_query_gid(device.as_raw(), 1, index, &mut gid) };
-    if ret != 0 {
-        bail!("ibv_query_gid: {}", errno_of(ret));
-    }
-    Ok(gid)
-}
-
 /// Takes a datagram queue pair to where it sends and receives.
-fn ready(end: &End) -> Result<()> {
+pub fn ready(end: &End) -> Result<()> {
     let mut attr = ffi::ibv_qp_attr {
         qp_state: ffi::IBV_QPS_INIT,
         port_num: 1,

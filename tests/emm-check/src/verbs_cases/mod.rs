@@ -3,7 +3,7 @@
 
 mod advise;
 mod area;
-mod datagram;
+pub mod datagram;
 mod extended;
 mod input;
 pub mod killed;
@@ -15,7 +15,7 @@ mod rereg;
 mod responder;
 mod ring;
 mod sight;
-mod srq;
+pub mod srq;
 mod teardown;
 pub mod window;
 mod windows;

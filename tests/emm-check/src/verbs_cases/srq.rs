@@ -25,13 +25,14 @@ pub fn srq(c: &Ctx<'_>) -> Result<()> {
 }
 
 /// A shared receive queue.
-pub(super) struct Srq {
+pub struct Srq {
     raw: NonNull<ffi::ibv_srq>,
     _pd: Arc<Pd>,
 }
 
 impl Srq {
-    pub(super) fn new(pd: &Arc<Pd>) -> Result<Self> {
+    /// Makes one.
+    pub fn new(pd: &Arc<Pd>) -> Result<Self> {
         let mut init = ffi::ibv_srq_init_attr {
             attr: ffi::ibv_srq_attr {
                 max_wr: 16,
@@ -51,11 +52,12 @@ impl Srq {
     }
 
     /// For queue pairs that go before it.
-    pub(super) fn raw(&self) -> NonNull<ffi::ibv_srq> {
+    pub fn raw(&self) -> NonNull<ffi::ibv_srq> {
         self.raw
     }
 
-    pub(super) fn post(&self, wr_id: u64, list: &mut [ffi::ibv_sge]) -> Result<(), OpError> {
+    /// Posts a receive.
+    pub fn post(&self, wr_id: u64, list: &mut [ffi::ibv_sge]) -> Result<(), OpError> {
         let mut wr = receive(wr_id, list);
         let mut bad = ptr::null_mut();
         // SAFETY: request and elements live through the call, which copies them.
