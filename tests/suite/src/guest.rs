@@ -140,10 +140,10 @@ pub(super) fn tail(text: &str) -> String {
 
 /// Output of both channels, as it came.
 #[derive(Debug, Clone, Default)]
-struct Collected(Arc<Mutex<Vec<u8>>>);
+pub(super) struct Collected(Arc<Mutex<Vec<u8>>>);
 
 impl Collected {
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         String::from_utf8_lossy(&bytes).into_owned()
     }

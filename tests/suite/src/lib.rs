@@ -18,6 +18,7 @@ mod debug;
 mod group;
 mod guest;
 mod host;
+mod hosts;
 mod inner;
 mod names;
 mod odp;
@@ -197,6 +198,8 @@ fn groups<'a>(
     if let Some(first) = series.first() {
         let asked = asked.on(first, true);
         groups.extend(programs::group(asked)?);
+        let last = series.last().copied().unwrap_or(first);
+        groups.extend(hosts::group(asked, [first, last])?);
         groups.extend(planted::group(asked)?);
         groups.extend(inner::group(asked)?);
         groups.extend(tool::group(asked)?);

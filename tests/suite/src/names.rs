@@ -9,8 +9,8 @@ use soft_roce_setup::exit;
 use soft_roce_setup::ui::Ui;
 
 use super::{
-    Tally, TestArgs, bench, dax, debug, guest, host, inner, odp, owner, peers, planted, programs,
-    rxe, tool,
+    Tally, TestArgs, bench, dax, debug, guest, host, hosts, inner, odp, owner, peers, planted,
+    programs, rxe, tool,
 };
 
 /// The names of the tests that the arguments let run, without their filters, in the order of their groups. What is below a name that
@@ -30,6 +30,7 @@ pub fn all(args: &TestArgs, series: &[&str], long: bool) -> Result<Vec<String>> 
     }
     if let Some(first) = series.first() {
         names.push(format!("{}::", programs::group_name(first)));
+        names.extend(hosts::names(long));
         names.extend(planted::names(first, &tally));
         names.extend(inner::names()?);
         names.extend(tool::names().map(str::to_owned));
@@ -139,6 +140,7 @@ mod tests {
             "host::",
             "root::",
             "guest::7.2::",
+            "hosts::",
             "planted::",
             "tool::",
             "bench::",

@@ -51,6 +51,18 @@ pub(super) fn ctrl_c(tool: &Tool) -> Result<Outcome> {
     guest.ended(exit::INTERRUPTED, "", "")
 }
 
+/// An interrupted run of two hosts.
+pub(super) fn ctrl_c_of_two(tool: &Tool) -> Result<Outcome> {
+    let script = "emm-host barrier up; echo up; sleep 1000";
+    let guests = Up::boot_with(tool, &["--mr", "pinned", "--hosts", "2"], script)?;
+    let is_qemu = |process: &&Process| process.name().starts_with("qemu");
+    let count = guests.processes.iter().filter(is_qemu).count();
+    ensure!(count == 2, "{count} guests, not 2");
+    rustix::process::kill_process(guests.tool(), Signal::INT)
+        .context("cannot interrupt the run")?;
+    guests.ended(exit::INTERRUPTED, "", "")
+}
+
 /// A guest whose QEMU is killed, as the host's kernel does when memory is short.
 pub(super) fn qemu_dies(tool: &Tool) -> Result<Outcome> {
     let guest = Up::boot(tool, "echo up; sleep 1000")?;
@@ -152,11 +164,13 @@ struct Up {
 
 impl Up {
     fn boot(tool: &Tool, script: &str) -> Result<Self> {
-        let mut running = tool.guest(&["--mr", "pinned"], script).spawn(
-            Stdio::null(),
-            Stdio::piped(),
-            Stdio::piped(),
-        )?;
+        Self::boot_with(tool, &["--mr", "pinned"], script)
+    }
+
+    fn boot_with(tool: &Tool, options: &[&str], script: &str) -> Result<Self> {
+        let mut running =
+            tool.guest(options, script)
+                .spawn(Stdio::null(), Stdio::piped(), Stdio::piped())?;
         let mut stdout = running
             .child
             .stdout

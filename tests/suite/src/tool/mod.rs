@@ -1,6 +1,7 @@
 //! Tests of the tool itself, as a user starts it.
 
 mod ends;
+mod hosts;
 mod packages;
 mod process;
 mod program;
@@ -119,6 +120,44 @@ const WRONG: &[(&str, &[&str], &str)] = &[
         "--smp 2",
     ),
     (
+        "tool::three_hosts",
+        &["run", "--hosts", "3", "--", "true"],
+        "there can be 1 or 2",
+    ),
+    (
+        "tool::three_values_for_two_hosts",
+        &[
+            "run",
+            "--hosts",
+            "2",
+            "--mr",
+            "unpinned,pinned,pinned",
+            "--",
+            "true",
+        ],
+        "are 3 values",
+    ),
+    (
+        "tool::a_pair_for_one_host",
+        &["run", "--backend", "emm,odp", "--", "true"],
+        "--backend: a pair of values is for two hosts",
+    ),
+    (
+        "tool::two_hosts_with_two_clocks",
+        &["run", "--hosts", "2", "--clock", "icount", "--", "true"],
+        "no common time",
+    ),
+    (
+        "tool::wrong_wire",
+        &["run", "--hosts", "2", "--wire", "loss=101%", "--", "true"],
+        "loss=101%: 0% to 50% is possible",
+    ),
+    (
+        "tool::wire_of_one_host",
+        &["run", "--wire", "loss=1%", "--", "true"],
+        "there is a wire between two hosts only",
+    ),
+    (
         "tool::wrong_share",
         &["run", "--share", "/no/such:/x", "--", "true"],
         "/no/such",
@@ -147,7 +186,7 @@ const WRONG: &[(&str, &[&str], &str)] = &[
 ];
 
 /// Tests of their own kind.
-const OTHERS: [&str; 11] = [
+const OTHERS: [&str; 13] = [
     packages::ALONG,
     packages::FABRIC,
     "tool::archive_out_of_reach",
@@ -159,6 +198,8 @@ const OTHERS: [&str; 11] = [
     "tool::ctrl_c_leaves_nothing",
     "tool::qemu_that_dies_is_named",
     "tool::nobody_reads_a_guest",
+    hosts::BOTH,
+    hosts::CTRL_C,
 ];
 
 /// The names of all of them.
@@ -222,6 +263,8 @@ fn run(context: &Context, series: &str, tally: &Tally) -> Result<()> {
             share::NAME => share::run(context, &tool)?,
             "tool::ctrl_c_leaves_nothing" => ends::ctrl_c(&tool)?,
             "tool::qemu_that_dies_is_named" => ends::qemu_dies(&tool)?,
+            hosts::BOTH => hosts::both(&tool)?,
+            hosts::CTRL_C => ends::ctrl_c_of_two(&tool)?,
             _ => ends::unread_guest(&tool)?,
         };
         tally.add(name, start.elapsed(), outcome);
