@@ -109,6 +109,16 @@ static int emm_xpmem_enter(struct vm_fault *vmf)
 }
 
 #ifdef CONFIG_TRANSPARENT_HUGEPAGE
+/*
+ * The VM takes a huge entry of its huge zero page for one that it made itself, with a page table put
+ * aside to split it (has_deposited_pgtable()). Which page that is, is not exported; but it is the only
+ * huge one that belongs to nothing.
+ */
+static bool emm_xpmem_is_zero(unsigned long pfn)
+{
+	return !page_folio(pfn_to_page(pfn))->mapping;
+}
+
 /* As emm_xpmem_set_pte(). Returns -ERANGE if the entry has to be a small one. */
 static int emm_xpmem_set_pmd(const struct emm_page *frame, void *arg)
 {
@@ -119,7 +129,7 @@ static int emm_xpmem_set_pmd(const struct emm_page *frame, void *arg)
 	pmd_t new = pmd_mkspecial(pmd_mkhuge(pfn_pmd(pfn, vma->vm_page_prot)));
 	pmd_t old = pmdp_get(vmf->pmd);
 
-	if (frame->order < PMD_ORDER || (!pmd_none(old) && !pmd_leaf(old)))
+	if (frame->order < PMD_ORDER || (!pmd_none(old) && !pmd_leaf(old)) || emm_xpmem_is_zero(pfn))
 		return -ERANGE;
 	new = pmd_mkyoung(new);
 	if (write)
