@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 
 use super::chosen::Chosen;
 use super::key::Key;
-use super::root::Apt;
+use super::root::{Apt, REACH};
 use crate::cache::remove_tree;
 use crate::context::Context;
 use crate::host;
@@ -16,9 +16,6 @@ use crate::ui::Step;
 
 /// GiB that a kernel's packages take.
 const GIB: f64 = 0.5;
-/// What to do when apt fails.
-pub const REACH: &str =
-    "check the network and the archive's address (--mirror URL chooses another)";
 
 /// Downloads the packages of a kernel. Each is checked by apt, and kept.
 pub fn fetch(context: &Context, chosen: &Chosen) -> Result<Vec<PathBuf>> {
@@ -60,10 +57,7 @@ pub fn download(
             .run(&log, step)
     };
     if download().is_err() {
-        apt.tool("apt-get")
-            .args(["update", "--error-on=any"])
-            .hint(REACH)
-            .run(&log, step)?;
+        apt.update(&log, step)?;
         download()?;
     }
     for deb in list(&inside)? {

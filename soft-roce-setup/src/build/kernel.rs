@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::chosen::{LEFT_OUT, MAKE_ARGS, SOURCE_INSIDE};
 use super::debug;
-use super::fetch::{REACH, fetch};
+use super::fetch::fetch;
 use super::key::Key;
 use super::root::{self, Apt};
 use super::versions;
@@ -126,11 +126,7 @@ pub fn resolve(context: &Context, wanted: Option<&str>, refresh: bool) -> Result
         .ui
         .step("kernel: looking for the newest complete set of packages");
     let log = context.cache.fresh_log("kernel-index");
-    let apt = Apt::new(context)?;
-    apt.tool("apt-get")
-        .args(["update", "--error-on=any"])
-        .hint(REACH)
-        .run(&log, &step)?;
+    Apt::new(context)?.update(&log, &step)?;
     let mut packages = Vec::new();
     let lists = context.cache.path("apt/lists");
     for entry in fs::read_dir(&lists).with_context(|| format!("cannot read {}", lists.display()))? {

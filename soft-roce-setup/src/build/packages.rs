@@ -8,7 +8,6 @@ use std::str::FromStr;
 
 use anyhow::{Context as _, Result};
 
-use super::fetch;
 use super::key::Key;
 use super::root::{self, Apt};
 use crate::context::Context;
@@ -115,9 +114,33 @@ pub fn ensure(context: &Context, packages: &[Package]) -> Result<()> {
         .map(drop)
 }
 
+/// What to do when apt does not install them.
+const HINT: &str = "look at the package's name: those of trixie and trixie-backports can be had; \
+                    or check the network and the archive's address (--mirror URL chooses another)";
+
+/// Fails if they can't be installed, before anything is made. The archive is asked only if its lists are not of today.
+fn plan(context: &Context, packages: &[Package], log: &Path, step: &Step) -> Result<()> {
+    let apt = Apt::new(context)?;
+    let plan = || {
+        apt.tool("apt-get")
+            .args(["install", "--simulate", "--no-install-recommends", "--"])
+            .args(names(packages))
+            .hint(HINT)
+            .run(log, step)
+    };
+    match plan() {
+        Err(_) if !apt.is_up_to_date() => {
+            apt.update(log, step)?;
+            plan()
+        }
+        planned => planned,
+    }
+}
+
 fn make(context: &Context, packages: &[Package], dir: &Path, step: &Step) -> Result<()> {
     host::require_room(context, GIB, "packages of the guest")?;
     let log = context.cache.fresh_log("packages");
+    plan(context, packages, &log, step)?;
     let tree = dir.join("tree");
     enter::as_owner("sh")
         .args(["-ec", LINK, "link"])
@@ -140,18 +163,12 @@ fn make(context: &Context, packages: &[Package], dir: &Path, step: &Step) -> Res
             .args(["-o", "Dpkg::Options::=--force-unsafe-io"])
             .arg("--")
             .args(names(packages))
-            .hint(
-                "look at the package's name: those of trixie and trixie-backports can be had; \
-                   or check the network and the archive's address (--mirror URL chooses another)",
-            )
+            .hint(HINT)
             .run(&log, step)
     };
     // The lists may be old, and what they name gone.
     if install().is_err() {
-        apt.tool("apt-get")
-            .args(["update", "--error-on=any"])
-            .hint(fetch::REACH)
-            .run(&log, step)?;
+        apt.update(&log, step)?;
         install()?;
     }
     sh("rm /usr/sbin/policy-rc.d")

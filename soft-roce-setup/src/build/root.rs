@@ -20,6 +20,10 @@ pub const PLACE: &str = "root";
 /// To be raised when the recipe below changes in a way that its lists do not show.
 const RECIPE: u32 = 1;
 
+/// What to do when apt fails.
+pub const REACH: &str =
+    "check the network and the archive's address (--mirror URL chooses another)";
+const DAY: Duration = Duration::from_secs(24 * 3600);
 const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Age from which on it is offered anew.
 const OLD: Duration = Duration::from_secs(4 * WEEK.as_secs());
@@ -216,6 +220,10 @@ fn make(context: &Context, dir: &Path, step: &Step) -> Result<()> {
 /// apt-get inside the root. It keeps its lists and packages in the cache and leaves the root as it is.
 pub struct Apt {
     enter: Enter,
+    /// Where its lists come from.
+    sources: String,
+    /// The file that says of which sources the lists were fetched, when it was written.
+    asked: PathBuf,
 }
 
 impl Apt {
@@ -249,11 +257,8 @@ impl Apt {
             None => mirror,
         };
         let list = state.join("sources.list");
-        fs::write(
-            &list,
-            debian::sources(&inside, &SUITES, host::KEYRING_INSIDE, false),
-        )
-        .with_context(|| format!("cannot write {}", list.display()))?;
+        let sources = debian::sources(&inside, &SUITES, host::KEYRING_INSIDE, false);
+        fs::write(&list, &sources).with_context(|| format!("cannot write {}", list.display()))?;
         enter = enter.envs(host::proxies());
         if inside.url.starts_with("https:") {
             let own = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
@@ -261,7 +266,11 @@ impl Apt {
                 enter = enter.bind_ro(bundle, host::CA_BUNDLE_INSIDE);
             }
         }
-        Ok(Self { enter })
+        Ok(Self {
+            enter,
+            sources,
+            asked: state.join("asked"),
+        })
     }
 
     /// A tool of apt with the state of the cache; `dir` is its working directory inside the root.
@@ -289,6 +298,24 @@ impl Apt {
             "-o",
             "Acquire::Retries=3",
         ])
+    }
+
+    /// Asks the archive for its lists as they are now.
+    pub fn update(&self, log: &Path, step: &Step) -> Result<()> {
+        self.tool("apt-get")
+            .args(["update", "--error-on=any"])
+            .hint(REACH)
+            .run(log, step)?;
+        fs::write(&self.asked, &self.sources)
+            .with_context(|| format!("cannot write {}", self.asked.display()))
+    }
+
+    /// Whether the lists are of today: who does not find something in them need not ask again.
+    pub fn is_up_to_date(&self) -> bool {
+        let of_today = |asked: SystemTime| asked.elapsed().is_ok_and(|age| age < DAY);
+        let asked = fs::metadata(&self.asked).and_then(|meta| meta.modified());
+        asked.is_ok_and(of_today)
+            && fs::read_to_string(&self.asked).is_ok_and(|sources| sources == self.sources)
     }
 
     /// Changes the working directory to a folder of the state.
