@@ -28,6 +28,8 @@ pub struct KernelArtifacts {
     pub version: String,
     /// Whether it is the debug kernel, which is several times slower.
     pub debug: bool,
+    /// Whether its series is none of those that the tests run on.
+    pub new: bool,
     /// The bootable image.
     pub vmlinuz: PathBuf,
     /// The stock modules: the folder `usr/lib/modules/VERSION`, with `modules.dep`.

@@ -58,7 +58,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         Command::Doctor(args) => host::doctor(&context, args, build::kernel::made(&context)),
         Command::Status(args) => status::run(&context, args),
         Command::Clean(args) => status::clean(&context, args),
-        Command::Build(args) => build::run(&context, args),
+        Command::Build(args) => guest::build(&context, args),
         Command::Run(args) => guest::run(&context, args),
         Command::Shell(args) => guest::shell(&context, args),
         Command::Demo(args) => demo::run(&context, args),

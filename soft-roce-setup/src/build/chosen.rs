@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::versions::Kernel;
+use super::versions::{self, Kernel};
 use crate::context::Context;
 use crate::enter::Enter;
 use crate::proc::Cmd;
@@ -21,7 +21,7 @@ pub const DEBUG_MAKE_ARGS: [&str; 1] = ["LLVM=-19"];
 pub const DOWNLOADS: &str = "kernel-";
 
 /// Parts of the source that no module of ours reads. Kconfig stays, for the configuration.
-/// tar's `*` matches slashes, so each pattern begins at the top (`tools/objtool/arch` must stay).
+/// tar's `*` matches slashes, so each pattern begins at the top (`tools/objtool/arch` must stay). `?.?` stands for the series.
 pub const LEFT_OUT: &[&str] = &[
     "linux-source-?.?/Documentation/[a-z]*",
     "linux-source-?.?/tools/testing",
@@ -58,6 +58,18 @@ impl Chosen {
     /// Whether it is the debug kernel.
     pub fn is_debug(&self) -> bool {
         self.debug_of.is_some()
+    }
+
+    /// What tar is told to leave out of its source.
+    pub fn left_out(&self) -> impl Iterator<Item = String> {
+        LEFT_OUT
+            .iter()
+            .map(|pattern| format!("--exclude={}", pattern.replace("?.?", &self.series)))
+    }
+
+    /// Whether its series is none of those that are known.
+    pub fn is_new(&self) -> bool {
+        !versions::known().contains(&self.series)
     }
 
     /// What make is given in its tree.

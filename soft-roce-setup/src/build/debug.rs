@@ -138,14 +138,11 @@ fn make(
             let Some(folder) = debs.first().and_then(|deb| deb.parent()) else {
                 bail!("no packages of {} were downloaded", stock.release);
             };
-            let exclude = LEFT_OUT
-                .iter()
-                .map(|pattern| format!("--exclude={pattern}"));
             inside(context, &source)
                 .bind_ro(folder, "/mnt/debs")
                 .cmd("bash")
                 .args(["-euo", "pipefail", "-c", UNPACK, "unpack", &stock.series])
-                .args(exclude)
+                .args(stock.left_out())
                 .run(&log, step)?;
             write(&source.join(SOURCE_KEY), &wanted)?;
         }

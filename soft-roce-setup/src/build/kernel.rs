@@ -7,10 +7,11 @@ use anyhow::{Context as _, Result, bail};
 
 use super::chosen::{LEFT_OUT, MAKE_ARGS, SOURCE_INSIDE};
 use super::debug;
+use super::features;
 use super::fetch::fetch;
 use super::key::Key;
 use super::root::{self, Apt};
-use super::versions;
+use super::versions::{self, Kernel};
 use crate::context::Context;
 use crate::enter::Enter;
 use crate::exit::coded;
@@ -50,8 +51,18 @@ pub fn remembered(context: &Context, wanted: Option<&str>) -> Option<Chosen> {
     }
     let all = all_remembered(context);
     all.into_iter()
-        .find(|(asked, _)| asked == wanted.unwrap_or(""))
+        .find(|(asked, _)| asked == name(wanted))
         .map(|(_, chosen)| chosen)
+}
+
+/// What a choice is remembered by. While a test hides what is known, nothing that others have asked for is to change.
+fn name(wanted: Option<&str>) -> &str {
+    wanted.unwrap_or(if hides() { versions::NEWEST } else { "" })
+}
+
+/// Whether a test hides what is known.
+fn hides() -> bool {
+    std::env::var_os(versions::KNOWN).is_some()
 }
 
 /// What the cache has of root and kernels.
@@ -72,7 +83,11 @@ pub fn all_remembered(context: &Context) -> Vec<(String, Chosen)> {
 
 fn remember(context: &Context, wanted: Option<&str>, chosen: &Chosen) -> Result<()> {
     let mut all = all_remembered(context);
-    take_over(&mut all, wanted.unwrap_or(""), chosen);
+    if hides() {
+        enter(&mut all, name(wanted), chosen);
+    } else {
+        take_over(&mut all, name(wanted), chosen);
+    }
     let path = memory(context);
     let write = || -> std::io::Result<()> {
         if let Some(dir) = path.parent() {
@@ -87,14 +102,19 @@ fn remember(context: &Context, wanted: Option<&str>, chosen: &Chosen) -> Result<
 
 /// Enters what `wanted` was resolved to. Whoever asked for the newest of the same series means this one by now.
 fn take_over(all: &mut Vec<(String, Chosen)>, wanted: &str, chosen: &Chosen) {
-    let is_series = |asked: &str| asked.is_empty() || asked == chosen.series;
-    if is_series(wanted) {
+    let (series, release) = (&chosen.series, &chosen.release);
+    if versions::moves(wanted) {
         for (asked, known) in all.iter_mut() {
-            if is_series(asked) && known.series == chosen.series {
+            let same = known.series == *series && versions::is_for(asked, series, release);
+            if same && versions::moves(asked) {
                 *known = chosen.clone();
             }
         }
     }
+    enter(all, wanted, chosen);
+}
+
+fn enter(all: &mut Vec<(String, Chosen)>, wanted: &str, chosen: &Chosen) {
     all.retain(|(asked, _)| asked != wanted);
     all.push((wanted.to_owned(), chosen.clone()));
 }
@@ -106,8 +126,10 @@ pub fn check_choice(wanted: Option<&str>) -> Result<()> {
             2,
             format!(
                 "--kernel {wanted}: not a kernel that the modules are written for\n  \
-                 what to do: take a series ({}), a version of one, or `debug`",
-                versions::SERIES.join(", ")
+                 what to do: take a series ({}, or a newer one), a version of one, `{}`, or `{}`",
+                versions::SERIES.join(", "),
+                versions::NEWEST,
+                debug::NAME
             ),
         )),
         _ => Ok(()),
@@ -122,6 +144,39 @@ pub fn resolve(context: &Context, wanted: Option<&str>, refresh: bool) -> Result
     if let (false, Some(chosen)) = (refresh, remembered(context, wanted)) {
         return Ok(chosen);
     }
+    let kernels = of_archive(context)?;
+    let chosen = versions::choose(&kernels, wanted, &versions::known())?.into();
+    remember(context, wanted, &chosen)?;
+    Mirror::of(context)?.remember(context)?;
+    Ok(chosen)
+}
+
+/// Those of the known series that the cache has, or else the archive; the newest kernel if there is none. The root is there, and the
+/// caller holds the cache's lock.
+pub fn at_hand(context: &Context) -> Result<Vec<String>> {
+    let mut known = versions::known();
+    let lacks = |series: &String| remembered(context, Some(series)).is_none();
+    if known.is_empty() || known.iter().any(lacks) {
+        let kernels = of_archive(context)?;
+        let there = |series: &String| {
+            let there = !lacks(series) || kernels.iter().any(|kernel| kernel.series == *series);
+            if !there {
+                let what =
+                    format!("the archive has no complete kernel of the series {series} any more");
+                context.ui.note(what);
+            }
+            there
+        };
+        known.retain(there);
+    }
+    if known.is_empty() {
+        known.push(versions::NEWEST.to_owned());
+    }
+    Ok(known)
+}
+
+/// The complete kernels of the archive as it is now, the newest first.
+fn of_archive(context: &Context) -> Result<Vec<Kernel>> {
     let step = context
         .ui
         .step("kernel: looking for the newest complete set of packages");
@@ -140,11 +195,8 @@ pub fn resolve(context: &Context, wanted: Option<&str>, refresh: bool) -> Result
             packages.extend(index.with_context(|| format!("cannot read {}", path.display()))?);
         }
     }
-    let chosen = versions::choose(&versions::complete_kernels(&packages), wanted)?.into();
-    remember(context, wanted, &chosen)?;
-    Mirror::of(context)?.remember(context)?;
     step.done();
-    Ok(chosen)
+    Ok(versions::complete_kernels(&packages))
 }
 
 /// Fetches the packages of the kernel if it is not there.
@@ -221,9 +273,6 @@ fn prepare(
     let log = context
         .cache
         .fresh_log(&format!("kernel-{}", chosen.release));
-    let exclude = LEFT_OUT
-        .iter()
-        .map(|pattern| format!("--exclude={pattern}"));
     root_enter(context)
         .bind_ro(folder, "/mnt/debs")
         .bind(dir, "/mnt/out")
@@ -237,8 +286,13 @@ fn prepare(
             &chosen.release,
             &chosen.series,
         ])
-        .args(exclude)
+        .args(chosen.left_out())
         .run(&log, step)?;
+    let config = dir.join("linux/.config");
+    let config =
+        fs::read_to_string(&config).with_context(|| format!("cannot read {}", config.display()))?;
+    let rustc = root_enter(context).cmd("rustc").arg("--version");
+    features::require(&chosen.release, &config, &rustc.output(&log)?)?;
     root_enter(context)
         .bind(dir.join("linux"), SOURCE_INSIDE)
         .dir(SOURCE_INSIDE)
@@ -274,29 +328,42 @@ mod tests {
     fn the_newest_of_a_series_is_one_for_all_who_ask_for_it() {
         let kernel = |release: &str| Chosen {
             series: release[..3].to_owned(),
-            release: release.to_owned(),
+            release: format!("{release}-amd64"),
             package_version: String::new(),
             debug_of: None,
         };
-        let mut all: Vec<(String, Chosen)> = [("", "7.3.4"), ("7.2", "7.2.9"), ("7.3.4", "7.3.4")]
-            .map(|(asked, release)| (asked.to_owned(), kernel(release)))
-            .to_vec();
+        let mut all: Vec<(String, Chosen)> = [
+            ("", "7.3.4"),
+            ("7.2", "7.2.9"),
+            ("7.3.4", "7.3.4"),
+            ("7.3-rt", "7.3.4-rt"),
+            ("newest", "7.3.4"),
+        ]
+        .map(|(asked, release)| (asked.to_owned(), kernel(release)))
+        .to_vec();
         take_over(&mut all, "7.3", &kernel("7.3.5"));
         all.sort_by(|a, b| a.0.cmp(&b.0));
-        let is: Vec<(&str, &str)> = all
-            .iter()
-            .map(|(asked, chosen)| (asked.as_str(), chosen.release.as_str()))
-            .collect();
+        let is = |all: &[(String, Chosen)]| -> Vec<String> {
+            let lines = all
+                .iter()
+                .map(|(asked, chosen)| format!("{asked}: {}", chosen.release));
+            lines.collect()
+        };
         let want = [
-            ("", "7.3.5"),
-            ("7.2", "7.2.9"),
-            ("7.3", "7.3.5"),
-            ("7.3.4", "7.3.4"),
+            ": 7.3.5-amd64",
+            "7.2: 7.2.9-amd64",
+            "7.3: 7.3.5-amd64",
+            "7.3-rt: 7.3.4-rt-amd64",
+            "7.3.4: 7.3.4-amd64",
+            "newest: 7.3.5-amd64",
         ];
-        assert_eq!(is, want);
-        // Who names a version moves nobody else.
+        assert_eq!(is(&all), want);
+        // Who names a version moves nobody else, and another series is no newer one of the same.
         take_over(&mut all, "7.3.6", &kernel("7.3.6"));
-        let moved = all.iter().filter(|(_, chosen)| chosen.release == "7.3.6");
-        assert_eq!(moved.count(), 1);
+        take_over(&mut all, "newest", &kernel("7.4.0"));
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        let moved = is(&all);
+        assert_eq!(moved[..5], want[..5]);
+        assert_eq!(moved[5..], ["7.3.6: 7.3.6-amd64", "newest: 7.4.0-amd64"]);
     }
 }

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 
-use super::rxe::{SERIES, Series, TREE, all};
+use super::rxe::{For, SERIES, Series, TREE, all};
 use super::{sources, versions};
 use crate::context::Context;
 use crate::exit;
@@ -62,7 +62,7 @@ pub fn run(context: &Context, args: &SeriesArgs) -> Result<ExitCode> {
 /// Writes the series `name` as it is for the kernel series `kernel` into the folder `to`, and returns how many patches it has.
 pub fn write(name: &str, kernel: &str, to: &Path) -> Result<usize> {
     let folder = sources::repository().join(SERIES).join(name);
-    let series = Series::read(name, kernel)?;
+    let series = Series::read(name, For::Known(kernel))?;
     let mut mails = Vec::new();
     for patch in &series.patches {
         let text = read(&patch.file)?;

@@ -5,6 +5,7 @@ mod chosen;
 mod cmake;
 mod debian;
 pub mod debug;
+mod features;
 mod fetch;
 pub mod forky;
 pub mod kernel;
@@ -23,7 +24,6 @@ pub mod userland;
 pub mod versions;
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
@@ -53,8 +53,9 @@ pub fn sources() -> PathBuf {
 /// The choice of a kernel, common to all that build or boot.
 #[derive(Debug, Clone, Default, Args)]
 pub struct KernelArg {
-    /// Kernel series (7.3, 7.2), a full version, or `debug`: one built here with KASAN, lockdep, kmemleak and fault injection
-    /// [default: the newest series that is complete]
+    /// Kernel series (7.3, 7.2), a full version, `newest` of whatever series, each with `-rt` behind it for the flavour with
+    /// PREEMPT_RT, or `debug`: one built here with KASAN, lockdep, kmemleak and fault injection
+    /// [default: the newest series of those that is complete, or else the newest kernel]
     #[arg(long = "kernel", value_name = "SERIES")]
     pub kernel: Option<String>,
 }
@@ -103,14 +104,13 @@ pub fn has_kernel(context: &Context, wanted: Option<&str>) -> bool {
 }
 
 /// `build`
-pub fn run(context: &Context, args: &BuildArgs) -> Result<ExitCode> {
+pub fn run(context: &Context, args: &BuildArgs) -> Result<Artifacts> {
     let options = BuildOptions {
         kernel: args.kernel.kernel.clone(),
         refresh: args.refresh,
         modules: Variant::of(args.rxe.rxe),
     };
-    ensure(context, &options)?;
-    Ok(ExitCode::SUCCESS)
+    ensure(context, &options)
 }
 
 /// Builds what is missing or outdated, and returns where everything is.
@@ -149,6 +149,18 @@ pub fn ensure_each(context: &Context, options: &[BuildOptions]) -> Result<Vec<Ar
             return Ok(all);
         }
     }
+}
+
+/// The series of kernels that the tests run on: those that are known, as far as the archive still has them, or else the newest.
+pub fn series(context: &Context) -> Result<Vec<String>> {
+    let known = versions::known();
+    if !known.is_empty() && known.iter().all(|series| has_kernel(context, Some(series))) {
+        return Ok(known);
+    }
+    host::require_architecture()?;
+    let _lock = context.cache.lock_exclusive(&context.ui)?;
+    root::ensure(context, false)?;
+    kernel::at_hand(context)
 }
 
 /// Builds what several kernels lack at once, for those who will ask for each of them. [`ensure`] says where everything is.
@@ -224,6 +236,7 @@ fn fresh(
             series: kernel.chosen.series.clone(),
             version: kernel.chosen.release.clone(),
             debug: kernel.chosen.is_debug(),
+            new: kernel.chosen.is_new(),
             vmlinuz: kernel.modules.join("vmlinuz"),
             modules: kernel.modules,
             emm: cache.path(place),

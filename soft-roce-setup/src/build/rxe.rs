@@ -1,7 +1,7 @@
 //! The source of `rdma_rxe.ko`: the driver of the kernel's own source, and what `kernel/rxe` does to it.
 //!
-//! Each folder there is a series: patches in the order that its file `series` names (`series-7.2` if it is there and the kernel is of
-//! that series), and files of ours that are copied in before them.
+//! Each folder there is a series: patches in the order that its file `series` names, or another list beside it that says which sources
+//! it is for (`series-7.2`), and files of ours that are copied in before them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 
+use super::features;
 use super::kernel::Prepared;
 use super::key::Key;
 use super::sources;
@@ -106,6 +107,15 @@ pub fn all() -> Vec<&'static str> {
     all
 }
 
+/// Whom the list of a series' patches is for.
+#[derive(Debug, Clone, Copy)]
+pub enum For<'a> {
+    /// The kernel source in this folder.
+    Source(&'a Path),
+    /// A series of kernels that is known, by its name: `7.3`.
+    Known(&'a str),
+}
+
 /// A folder of `kernel/rxe`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Series {
@@ -116,20 +126,13 @@ pub struct Series {
 }
 
 impl Series {
-    /// Reads the folder `name` as it is for kernels of the series `kernel` (`7.3`).
+    /// Reads the folder `name` as it is for these kernels.
     ///
     /// # Errors
     /// No file `series`, or a patch that is named and not there, or there and not named.
-    pub fn read(name: &str, kernel: &str) -> Result<Self> {
+    pub fn read(name: &str, kernel: For<'_>) -> Result<Self> {
         let folder = sources::repository().join(SERIES).join(name);
-        let own = folder.join(format!("series-{kernel}"));
-        let list = if own.exists() {
-            own
-        } else {
-            folder.join("series")
-        };
-        let text = fs::read_to_string(&list)
-            .with_context(|| format!("cannot read the patch series {}", list.display()))?;
+        let (list, text) = list(&folder, kernel)?;
         let mut patches = Vec::new();
         for patch in names(&text) {
             let file = folder.join(patch);
@@ -143,6 +146,32 @@ impl Series {
         files.retain(|file| file.extension().is_some_and(|end| end == "c" || end == "h"));
         Ok(Self { files, patches })
     }
+}
+
+/// The list of a folder that is for these kernels, with its text: one that says so, or else `series`.
+fn list(folder: &Path, kernel: For<'_>) -> Result<(PathBuf, String)> {
+    let read = |list: &Path| {
+        fs::read_to_string(list)
+            .with_context(|| format!("cannot read the patch series {}", list.display()))
+    };
+    for own in files(folder)? {
+        let name = own.file_name().unwrap_or_default().to_string_lossy();
+        let Some(of) = name.strip_prefix("series-") else {
+            continue;
+        };
+        let text = read(&own)?;
+        let fits = match kernel {
+            For::Known(series) => of == series,
+            For::Source(source) => features::is_for(&text, source)
+                .with_context(|| format!("the patch series {}", own.display()))?,
+        };
+        if fits {
+            return Ok((own, text));
+        }
+    }
+    let list = folder.join("series");
+    let text = read(&list)?;
+    Ok((list, text))
 }
 
 /// The patches of a series file: a name a line, `#` begins a comment.
@@ -172,7 +201,7 @@ impl Workbench<'_> {
     pub fn make_source(&self, rxe: Rxe, log: &Path, step: &Step) -> Result<()> {
         self.copy_source()?;
         for folder in rxe.folders() {
-            let series = Series::read(folder, &self.kernel.chosen.series)?;
+            let series = Series::read(folder, For::Source(&self.kernel.source))?;
             self.copy(&series)?;
             for patch in &series.patches {
                 self.apply(patch, log, step)?;
@@ -221,13 +250,44 @@ impl Workbench<'_> {
             .args(["-d", self.driver_inside, "-i", &inside]);
         let release = &self.kernel.chosen.release;
         let name = &patch.name;
+        let before = fs::metadata(log).map_or(0, |meta| meta.len());
         apply
             .hint(format!(
                 "the rxe source of {release} differs from what {name} expects: refresh that patch, or take another kernel with --kernel"
             ))
             .run(log, step)
-            .with_context(|| format!("the patch {name} does not apply to rxe of {release}"))
+            .with_context(|| {
+                let said = fs::read(log).unwrap_or_default();
+                let said = said.get(before as usize..).unwrap_or_default();
+                let misfits = misfits(&String::from_utf8_lossy(said));
+                let lines = misfits.iter().map(|misfit| format!("\n  {name}: {misfit}"));
+                format!(
+                    "the patch {name} does not apply to rxe of {release}{}",
+                    lines.collect::<String>()
+                )
+            })
     }
+}
+
+/// The hunks that did not fit, from what `patch` said: a line each, with the file.
+fn misfits(said: &str) -> Vec<String> {
+    let mut file = "";
+    let mut misfits = Vec::new();
+    for line in said.lines() {
+        if let Some(name) = line.strip_prefix("patching file ") {
+            file = name;
+        }
+        let hunk = line.strip_prefix("Hunk #");
+        if let Some((number, place)) = hunk.and_then(|rest| rest.split_once(" FAILED at ")) {
+            let place = place.trim_end_matches('.');
+            misfits.push(format!("hunk {number} does not fit {file} at line {place}"));
+        } else if line.starts_with("can't find file to patch") {
+            misfits.push("a file that it changes is not there".to_owned());
+        } else if line.starts_with("The next patch would create the file ") {
+            misfits.push(line.to_owned());
+        }
+    }
+    misfits
 }
 
 #[cfg(test)]
@@ -241,6 +301,37 @@ mod tests {
             names(text).collect::<Vec<_>>(),
             ["0001-a.patch", "0002-b.patch"]
         );
+    }
+
+    #[test]
+    fn hunks_that_do_not_fit_are_named() {
+        let said = "patching file rxe_mr.c\nHunk #1 succeeded at 12 (offset 2 lines).\npatching file rxe_odp.c\n\
+                    Hunk #2 FAILED at 345.\n1 out of 2 hunks FAILED -- saving rejects to file -\n";
+        assert_eq!(misfits(said), ["hunk 2 does not fit rxe_odp.c at line 345"]);
+        assert_eq!(
+            misfits("can't find file to patch at input line 5\n").len(),
+            1
+        );
+        assert!(misfits("patching file rxe_mr.c\n").is_empty());
+    }
+
+    /// Which list a source gets is asked of the source, and which one a series' name stands for is the same one.
+    #[test]
+    fn lists_are_chosen_by_what_the_source_has() {
+        let folder = sources::repository().join(SERIES).join("odp");
+        let old = tempfile::tempdir().unwrap();
+        fs::create_dir_all(old.path().join("include/linux")).unwrap();
+        let header = old.path().join("include/linux/hmm.h");
+        let name = |kernel| {
+            let (list, _) = list(&folder, kernel).unwrap();
+            list.file_name().unwrap().to_string_lossy().into_owned()
+        };
+        fs::write(&header, "int hmm_range_fault(struct hmm_range *range);\n").unwrap();
+        assert_eq!(name(For::Source(old.path())), "series-7.2");
+        assert_eq!(name(For::Known("7.2")), "series-7.2");
+        fs::write(&header, "int hmm_range_fault_unlocked_timeout(").unwrap();
+        assert_eq!(name(For::Source(old.path())), "series");
+        assert_eq!(name(For::Known("7.3")), "series");
     }
 
     /// A patch that no series names would be forgotten.

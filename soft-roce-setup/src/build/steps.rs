@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 
 use super::kernel::Prepared;
 use super::modules::{BUILD_INSIDE, Bench, DRIVER};
-use super::rxe::{Rxe, Series};
+use super::rxe::{For, Rxe, Series};
 use crate::context::Context;
 use crate::signal;
 use crate::ui::Step;
@@ -55,7 +55,7 @@ pub fn each_builds(
     } else {
         bench.copy_source()?;
     }
-    let series = Series::read(name, &kernel.chosen.series)?;
+    let series = Series::read(name, For::Source(&kernel.source))?;
     bench.copy(&series)?;
     let known = builder.warnings(emm)?;
     let mut findings = Vec::new();

@@ -18,15 +18,16 @@ const BUILDING: &str = ".building";
 
 /// Removes kernels that no choice stands for any more, and all that was made for them.
 pub fn remove(context: &Context, lock: &CacheLock) -> Result<()> {
-    let mut chosen: Vec<Chosen> = kernel::all_remembered(context)
-        .into_iter()
-        .map(|(_, chosen)| chosen)
-        .collect();
+    let mut chosen: Vec<Chosen> = Vec::new();
+    for (asked, kernel) in kernel::all_remembered(context) {
+        // The debug kernel is one of the default's source.
+        chosen.extend(asked.is_empty().then(|| debug::chosen(&kernel)));
+        chosen.push(kernel);
+    }
     // Without a memory nothing can be said.
     if chosen.is_empty() {
         return Ok(());
     }
-    chosen.extend(kernel::remembered(context, Some(debug::NAME)));
     let gone = places(context.cache.dir(), &chosen);
     if gone.is_empty() {
         return Ok(());

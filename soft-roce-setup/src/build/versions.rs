@@ -1,15 +1,38 @@
-//! Which kernel: the newest complete set of packages of a supported series.
+//! Which kernel: the newest complete set of packages of a series that is known, or of the newest series that there is.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result, bail};
 use deb_version::compare_versions;
 use deb822_fast::Deb822;
 
-/// Series that the modules are written for, the preferred first.
+/// Series that are known: the tests run on them. The preferred one comes first. Newer ones are tried where none of these is
+/// complete, and on request; what is older lacks what the modules are made of.
 pub const SERIES: [&str; 2] = ["7.3", "7.2"];
-/// The flavour of Debian's kernels that has rxe.
-const FLAVOUR: &str = "+deb13-amd64";
+/// What `--kernel` takes for the newest kernel that there is, of whatever series.
+pub const NEWEST: &str = "newest";
+/// What stands behind a series, a version or [`NEWEST`] that is to be of the flavour with PREEMPT_RT.
+pub const RT: &str = "-rt";
+/// The variable by which a test has the tool know other series: names, separated by commas, or nothing.
+pub const KNOWN: &str = "SOFT_ROCE_SETUP_KNOWN_SERIES";
+
+/// How the releases of the flavours end that have rxe, the longer one first.
+const FLAVOURS: [(&str, bool); 2] = [("-rt-amd64", true), ("-amd64", false)];
+
+/// The series that are known, the preferred first.
+pub fn known() -> Vec<String> {
+    match std::env::var(KNOWN) {
+        Ok(names) => named(&names),
+        Err(_) => SERIES.map(str::to_owned).to_vec(),
+    }
+}
+
+fn named(names: &str) -> Vec<String> {
+    let names = names.split(',').map(str::trim);
+    let names = names.filter(|name| !name.is_empty());
+    names.map(str::to_owned).collect()
+}
 
 /// A package of an archive's index.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,10 +68,56 @@ impl Kernel {
             .map(|name| format!("{name}={version}"))
             .collect()
     }
+
+    /// Newer ones first.
+    fn newer_first(&self, other: &Self) -> Ordering {
+        number(&other.series)
+            .cmp(&number(&self.series))
+            .then_with(|| compare_versions(&other.release, &self.release))
+            .then_with(|| compare_versions(&other.package_version, &self.package_version))
+    }
 }
 
 /// The packages of a kernel that carry its release in their names.
 const PARTS: [&str; 3] = ["binary", "modules", "headers"];
+
+/// Upstream's version in a release, and whether it is of the flavour with PREEMPT_RT: `7.3.4+deb13-rt-amd64`.
+fn parts(release: &str) -> Option<(&str, bool)> {
+    let cut = |(end, rt)| Some((release.strip_suffix(end)?, rt));
+    let (version, rt) = FLAVOURS.into_iter().find_map(cut)?;
+    let (upstream, revision) = version.split_once('+').unwrap_or((version, ""));
+    // Flavours without rxe have a word more: `7.3.4+deb13-cloud-amd64`.
+    (!revision.contains('-')).then_some((upstream, rt))
+}
+
+/// Whether a release is of the flavour with PREEMPT_RT.
+pub fn is_rt(release: &str) -> bool {
+    parts(release).is_some_and(|(_, rt)| rt)
+}
+
+/// The series of upstream's version: `7.3` of `7.3.4`, and of `7.3-rc1` and `7.3~rc1`.
+fn series(upstream: &str) -> Option<String> {
+    let version = upstream.split(['-', '~', '+']).next()?;
+    let mut numbers = version.split('.');
+    let series = format!("{}.{}", numbers.next()?, numbers.next()?);
+    number(&series).map(|_| series)
+}
+
+/// A series as numbers that can be compared.
+fn number(series: &str) -> Option<(u32, u32)> {
+    let of = |text: &str| {
+        let digits = text.bytes().all(|c| c.is_ascii_digit());
+        text.parse().ok().filter(|_| digits)
+    };
+    let (major, minor) = series.split_once('.')?;
+    Some((of(major)?, of(minor)?))
+}
+
+/// Whether the modules can be built for a series: it is as new as the oldest that is known.
+fn is_new_enough(series: &str) -> bool {
+    let oldest = SERIES.into_iter().filter_map(number).min();
+    number(series) >= oldest
+}
 
 /// The packages of an index in the format of Debian's `Packages` files whose names begin with `linux-`.
 ///
@@ -70,7 +139,7 @@ pub fn parse_index(text: &str) -> Result<Vec<Package>> {
     Ok(found)
 }
 
-/// All complete kernels of the supported series: the preferred series first, in it the newest.
+/// All complete kernels that are new enough, the newest first.
 pub fn complete_kernels(packages: &[Package]) -> Vec<Kernel> {
     let mut versions: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for package in packages {
@@ -89,21 +158,16 @@ pub fn complete_kernels(packages: &[Package]) -> Vec<Kernel> {
         let Some(release) = package.name.strip_prefix("linux-binary-") else {
             continue;
         };
-        let Some(upstream) = release.strip_suffix(FLAVOUR) else {
+        let Some(series) = parts(release).and_then(|(upstream, _)| series(upstream)) else {
             continue;
         };
-        let Some(series) = SERIES
-            .into_iter()
-            .find(|series| is_of_series(upstream, series))
-        else {
-            continue;
-        };
-        let complete = PARTS
-            .iter()
-            .all(|part| has(&format!("linux-{part}-{release}"), &package.version))
+        let complete = is_new_enough(&series)
+            && PARTS
+                .iter()
+                .all(|part| has(&format!("linux-{part}-{release}"), &package.version))
             && has(&format!("linux-source-{series}"), &package.version);
         let kernel = Kernel {
-            series: series.to_owned(),
+            series,
             release: release.to_owned(),
             package_version: package.version.clone(),
         };
@@ -111,27 +175,48 @@ pub fn complete_kernels(packages: &[Package]) -> Vec<Kernel> {
             found.push(kernel);
         }
     }
-    found.sort_by(|a, b| {
-        let rank = |kernel: &Kernel| SERIES.iter().position(|series| *series == kernel.series);
-        rank(a)
-            .cmp(&rank(b))
-            .then_with(|| compare_versions(&b.release, &a.release))
-            .then_with(|| compare_versions(&b.package_version, &a.package_version))
-    });
+    found.sort_by(Kernel::newer_first);
     found
 }
 
-/// The kernel that was asked for: a series, a release or its upstream version; the preferred one if
-/// nothing was asked for.
-pub fn choose(kernels: &[Kernel], wanted: Option<&str>) -> Result<Kernel> {
-    let found = match wanted {
-        None => kernels.first(),
-        Some(wanted) => kernels.iter().find(|kernel| {
-            kernel.series == wanted
-                || kernel.release == wanted
-                || kernel.package_version == wanted
-                || kernel.release.strip_suffix(FLAVOUR) == Some(wanted)
-        }),
+/// What was asked for without the mark of the flavour, and whether that is the one with PREEMPT_RT.
+fn flavour(wanted: &str) -> (&str, bool) {
+    match wanted.strip_suffix(RT) {
+        Some(wanted) => (wanted, true),
+        None => (wanted, false),
+    }
+}
+
+/// Whether `wanted` names no version: it is resolved to another kernel when a newer one comes.
+pub fn moves(wanted: &str) -> bool {
+    let (wanted, _) = flavour(wanted);
+    wanted.is_empty() || wanted == NEWEST || number(wanted).is_some()
+}
+
+/// Whether whoever asked for `wanted`, which [`moves`], gets kernels of this series and flavour.
+pub fn is_for(wanted: &str, of: &str, release: &str) -> bool {
+    let (wanted, rt) = flavour(wanted);
+    rt == is_rt(release) && (wanted == of || wanted.is_empty() || wanted == NEWEST)
+}
+
+/// The kernel that was asked for among those of the archive, the newest of which comes first: a series, a release, its upstream
+/// version, or the newest. If nothing was asked for: the newest of the first of the series `known` that has one, or else the newest.
+pub fn choose(kernels: &[Kernel], wanted: Option<&str>, known: &[String]) -> Result<Kernel> {
+    let (what, rt) = flavour(wanted.unwrap_or_default());
+    let newest = |fits: &dyn Fn(&Kernel) -> bool| {
+        let mut of_flavour = kernels.iter().filter(|kernel| is_rt(&kernel.release) == rt);
+        of_flavour.find(|kernel| fits(kernel))
+    };
+    let found = match what {
+        "" => known
+            .iter()
+            .find_map(|series| newest(&|kernel| kernel.series == *series))
+            .or_else(|| newest(&|_| true)),
+        NEWEST => newest(&|_| true),
+        _ => kernels
+            .iter()
+            .find(|kernel| Some(kernel.release.as_str()) == wanted)
+            .or_else(|| newest(&|kernel| is_named(kernel, what))),
     };
     if let Some(kernel) = found {
         return Ok(kernel.clone());
@@ -143,29 +228,36 @@ pub fn choose(kernels: &[Kernel], wanted: Option<&str>) -> Result<Kernel> {
         .join(", ");
     match wanted {
         _ if kernels.is_empty() => bail!(
-            "the archive's trixie-backports has no complete kernel of the series {}\n  \
+            "the archive has no complete kernel of the series {} or a newer one\n  \
              what to do: use a complete mirror of Debian (--mirror URL)",
             SERIES.join(" and ")
         ),
         Some(wanted) => bail!(
-            "--kernel {wanted}: no such kernel\n  what to do: take a series ({}) or one of the versions the archive has: {list}",
+            "--kernel {wanted}: no such kernel\n  what to do: take a series ({}), `{NEWEST}`, or one of the versions the archive has: {list}",
             SERIES.join(", ")
         ),
         None => bail!("no kernel among {list}"),
     }
 }
 
-/// Whether `wanted` (what `--kernel` says) could name a kernel at all; saves asking the archive.
-pub fn is_plausible(wanted: &str) -> bool {
-    SERIES
-        .iter()
-        .any(|series| wanted == *series || is_of_series(wanted, series))
+/// Whether `what` is its series or one of its versions.
+fn is_named(kernel: &Kernel, what: &str) -> bool {
+    let Some((upstream, _)) = parts(&kernel.release) else {
+        return false;
+    };
+    let version = FLAVOURS
+        .into_iter()
+        .find_map(|(end, _)| kernel.release.strip_suffix(end));
+    kernel.series == what
+        || kernel.package_version == what
+        || upstream == what
+        || version == Some(what)
 }
 
-fn is_of_series(version: &str, series: &str) -> bool {
-    version
-        .strip_prefix(series)
-        .is_some_and(|rest| rest.starts_with('.'))
+/// Whether `wanted` (what `--kernel` says) could name a kernel at all; saves asking the archive.
+pub fn is_plausible(wanted: &str) -> bool {
+    let (what, _) = flavour(wanted);
+    what == NEWEST || series(what).is_some_and(|series| is_new_enough(&series))
 }
 
 #[cfg(test)]
@@ -202,7 +294,29 @@ mod tests {
         all.push(source("7.2", "7.2.12-1~bpo13+1"));
         all.push(source("7.2", "7.2.9-1~bpo13+1"));
         all.push(source("7.3", "7.3.4-1~bpo13+1"));
+        // What the modules were never written for.
+        all.extend(set("7.1.8+deb13-amd64", "7.1.8-1~bpo13+1", &PARTS));
+        all.push(source("7.1", "7.1.8-1~bpo13+1"));
         all
+    }
+
+    /// The same on a day when newer series are there, one of them for tests only.
+    fn later() -> Vec<Package> {
+        let mut all = archive();
+        for (release, series, version) in [
+            ("7.10.2+deb13-amd64", "7.10", "7.10.2-1~bpo13+1"),
+            ("7.10.2+deb13-rt-amd64", "7.10", "7.10.2-1~bpo13+1"),
+            ("7.3.4+deb13-rt-amd64", "7.3", "7.3.4-1~bpo13+1"),
+            ("7.9.9+deb13-amd64", "7.9", "7.9.9-1~bpo13+1"),
+        ] {
+            all.extend(set(release, version, &PARTS));
+            all.push(source(series, version));
+        }
+        all
+    }
+
+    fn is_known(series: &[&str]) -> Vec<String> {
+        series.iter().map(|one| (*one).to_owned()).collect()
     }
 
     #[test]
@@ -249,22 +363,80 @@ mod tests {
     #[test]
     fn choices() {
         let kernels = complete_kernels(&archive());
-        let release = |wanted| choose(&kernels, wanted).unwrap().release;
+        let known = is_known(&SERIES);
+        let release = |wanted| choose(&kernels, wanted, &known).unwrap().release;
         assert_eq!(release(None), "7.3.4+deb13-amd64");
         assert_eq!(release(Some("7.2")), "7.2.12+deb13-amd64");
         assert_eq!(release(Some("7.2.9")), "7.2.9+deb13-amd64");
+        assert_eq!(release(Some("7.2.9+deb13")), "7.2.9+deb13-amd64");
         assert_eq!(release(Some("7.2.9+deb13-amd64")), "7.2.9+deb13-amd64");
-        let error = choose(&kernels, Some("6.12")).unwrap_err().to_string();
-        assert!(
-            error.contains("6.12") && error.contains("7.2.12+deb13-amd64"),
-            "{error}"
-        );
-        assert!(
-            choose(&[], None)
-                .unwrap_err()
-                .to_string()
-                .contains("--mirror")
-        );
+        for wrong in ["6.12", "7.3-rt"] {
+            let error = choose(&kernels, Some(wrong), &known).unwrap_err();
+            let error = error.to_string();
+            assert!(
+                error.contains(wrong) && error.contains("7.2.12+deb13-amd64"),
+                "{error}"
+            );
+        }
+        let error = choose(&[], None, &known).unwrap_err().to_string();
+        assert!(error.contains("--mirror"));
+    }
+
+    /// A series that is known is taken before one that is newer, and that one when none is left.
+    #[test]
+    fn what_is_known_comes_first_and_the_newest_else() {
+        let kernels = complete_kernels(&later());
+        let release = |wanted, known: &[&str]| {
+            let chosen = choose(&kernels, wanted, &is_known(known)).unwrap();
+            chosen.release
+        };
+        assert_eq!(release(None, &SERIES), "7.3.4+deb13-amd64");
+        assert_eq!(release(None, &["8.1", "7.2"]), "7.2.12+deb13-amd64");
+        assert_eq!(release(None, &["8.1"]), "7.10.2+deb13-amd64");
+        assert_eq!(release(None, &[]), "7.10.2+deb13-amd64");
+        assert_eq!(release(Some(NEWEST), &SERIES), "7.10.2+deb13-amd64");
+        assert_eq!(release(Some("7.9"), &SERIES), "7.9.9+deb13-amd64");
+        // The other flavour is for those who ask for it.
+        assert_eq!(release(Some("newest-rt"), &SERIES), "7.10.2+deb13-rt-amd64");
+        assert_eq!(release(Some("7.3-rt"), &SERIES), "7.3.4+deb13-rt-amd64");
+        assert_eq!(release(Some("7.3.4-rt"), &SERIES), "7.3.4+deb13-rt-amd64");
+        let whole = "7.3.4+deb13-rt-amd64";
+        assert_eq!(release(Some(whole), &SERIES), whole);
+    }
+
+    #[test]
+    fn series_are_read_from_versions() {
+        for (upstream, is) in [
+            ("7.3.4", Some("7.3")),
+            ("7.4-rc3", Some("7.4")),
+            ("7.4~rc3", Some("7.4")),
+            ("8.0", Some("8.0")),
+            ("unsigned", None),
+            ("unsigned-7.3.4", None),
+            ("7", None),
+            ("7.", None),
+        ] {
+            assert_eq!(series(upstream).as_deref(), is, "{upstream}");
+        }
+        assert!(is_rt("7.3.4+deb13-rt-amd64") && !is_rt("7.3.4+deb13-amd64"));
+        assert!(!is_rt("7.3.4-debug"));
+        assert_eq!(parts("7.4-rc3-amd64"), Some(("7.4-rc3", false)));
+    }
+
+    #[test]
+    fn who_asked_for_a_series_gets_what_is_newest_of_it() {
+        let release = "7.3.5+deb13-amd64";
+        for wanted in ["", "7.3", NEWEST] {
+            assert!(
+                moves(wanted) && is_for(wanted, "7.3", release),
+                "`{wanted}`"
+            );
+        }
+        for wanted in ["7.2", "7.3-rt", "newest-rt"] {
+            assert!(moves(wanted) && !is_for(wanted, "7.3", release), "{wanted}");
+        }
+        assert!(is_for("7.3-rt", "7.3", "7.3.5+deb13-rt-amd64"));
+        assert!(!moves("7.3.4") && !moves("7.3.4+deb13-amd64") && !moves("7.3.4-rt"));
     }
 
     #[test]
@@ -286,9 +458,27 @@ mod tests {
 
     #[test]
     fn plausible() {
-        assert!(
-            is_plausible("7.3") && is_plausible("7.2.12") && is_plausible("7.2.12+deb13-amd64")
-        );
-        assert!(!is_plausible("7.20") && !is_plausible("6.12") && !is_plausible(""));
+        for good in [
+            "7.3",
+            "7.2.12",
+            "7.2.12+deb13-amd64",
+            "7.20",
+            "8.0.1",
+            "7.3-rt",
+            "newest",
+            "newest-rt",
+            "7.3.4-1~bpo13+1",
+        ] {
+            assert!(is_plausible(good), "{good}");
+        }
+        for wrong in ["6.12", "7.1.8", "", "-rt", "7", "latest", "7.x"] {
+            assert!(!is_plausible(wrong), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn known_series_can_be_named() {
+        assert_eq!(named("9.1, 9.0"), ["9.1", "9.0"]);
+        assert!(named("").is_empty());
     }
 }

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use crate::build::{self, BuildOptions, KernelArg};
 use crate::context::Context;
 use crate::exit;
-use crate::guest::{Backend, Clock, Cpu, End, Guest, Job, Size, Spec};
+use crate::guest::{self, Backend, Clock, Cpu, End, Guest, Job, Size, Spec};
 use crate::ui;
 
 /// Longest time of the guest's part.
@@ -47,6 +47,7 @@ pub fn run(context: &Context, args: &DemoArgs) -> Result<ExitCode> {
         ..BuildOptions::default()
     };
     let artifacts = build::ensure(context, &options)?;
+    guest::meet(context, &artifacts, options.kernel.is_some())?;
     let spec = Spec {
         backend: Backend::Emm,
         clock: Clock::Wall,

@@ -7,6 +7,7 @@ use rustix::fs::FileType;
 
 use super::accel::Cpu;
 use super::boot::Spec;
+use super::newcomer::meet;
 use super::options::{Backend, Clock, GuestArgs, MrMode};
 use crate::artifacts::Artifacts;
 use crate::build::modules::Variant;
@@ -79,7 +80,7 @@ pub fn build_for(context: &Context, args: &GuestArgs) -> Result<Vec<Arc<Artifact
     });
     let mut options: Vec<BuildOptions> = options.collect();
     options.dedup();
-    loop {
+    let all = loop {
         let mut all = build::ensure_each(context, &options)?;
         if !args.packages.is_empty() {
             let Some(tree) = packages::fresh(context, &args.packages) else {
@@ -92,9 +93,13 @@ pub fn build_for(context: &Context, args: &GuestArgs) -> Result<Vec<Arc<Artifact
                 artifacts.root.clone_from(&tree);
             }
         }
-        let all: Vec<Arc<Artifacts>> = all.into_iter().map(Arc::new).collect();
-        return Ok(all.iter().cycle().take(hosts).cloned().collect());
+        break all;
+    };
+    for (artifacts, options) in all.iter().zip(&options) {
+        meet(context, artifacts, options.kernel.is_some())?;
     }
+    let all: Vec<Arc<Artifacts>> = all.into_iter().map(Arc::new).collect();
+    Ok(all.iter().cycle().take(hosts).cloned().collect())
 }
 
 /// What the only guest is made of.

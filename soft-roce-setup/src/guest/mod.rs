@@ -15,6 +15,7 @@ mod files;
 mod hosts;
 mod initramfs;
 mod modules;
+mod newcomer;
 mod options;
 mod prepare;
 mod qemu;
@@ -36,12 +37,21 @@ use self::ask::{SHIM, build_one, spec, wants_shim};
 pub use self::boot::Spec;
 pub use self::ending::End;
 pub use self::hosts::{Hosts, Order};
+pub use self::newcomer::meet;
 pub use self::options::{Backend, Clock, GuestArgs, MrMode, RunArgs, Share, ShellArgs, Size};
 pub use self::session::{Guest, Job};
 pub use self::wire::Shape;
+use crate::build::{self, BuildArgs};
 use crate::context::Context;
 use crate::exit;
 use crate::ui;
+
+/// `build`: a kernel that is new here is tried, too.
+pub fn build(context: &Context, args: &BuildArgs) -> Result<ExitCode> {
+    let artifacts = build::run(context, args)?;
+    meet(context, &artifacts, args.kernel.kernel.is_some())?;
+    Ok(ExitCode::SUCCESS)
+}
 
 /// `run`
 pub fn run(context: &Context, args: &RunArgs) -> Result<ExitCode> {

@@ -22,8 +22,9 @@ pub struct GuestArgs {
     /// [default: mtu=9000]
     #[arg(long, value_name = "SHAPE")]
     pub wire: Option<Shape>,
-    /// Kernel series (7.3, 7.2), a full version, or `debug`: one built here with KASAN, lockdep, kmemleak and fault injection; or a
-    /// pair [default: the newest series that is complete]
+    /// Kernel series (7.3, 7.2), a full version, `newest` of whatever series, each with `-rt` behind it for the flavour with
+    /// PREEMPT_RT, or `debug`: one built here with KASAN, lockdep, kmemleak and fault injection; or a pair
+    /// [default: the newest series of those that is complete, or else the newest kernel]
     #[arg(long, value_name = "SERIES", value_parser = each::words)]
     pub kernel: Option<Each<String>>,
     /// Which series of kernel/rxe make the driver rdma_rxe, or a pair; `ours` is emm

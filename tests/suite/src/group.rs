@@ -8,6 +8,9 @@ use super::tally::Tally;
 use soft_roce_setup::build::{self, BuildOptions};
 use soft_roce_setup::context::Context;
 
+/// The kernel with PREEMPT_RT that has a short set of tests with `--long`.
+pub const RT: &str = "7.3-rt";
+
 /// What the tests of one kernel are asked for, and where they tell what they saw.
 #[derive(Clone, Copy)]
 pub struct Asked<'a> {

@@ -45,14 +45,14 @@ use anyhow::Result;
 
 use soft_roce_setup::build;
 use soft_roce_setup::build::debug::NAME as DEBUG;
-use soft_roce_setup::build::versions::SERIES;
+use soft_roce_setup::build::versions;
 use soft_roce_setup::context::Context;
 use soft_roce_setup::guest::Spec;
 use soft_roce_setup::side_by_side::side_by_side;
 use soft_roce_setup::{exit, host as machine, ui};
 
 pub use self::args::TestArgs;
-use self::group::{Asked, Group};
+use self::group::{Asked, Group, RT};
 use self::results::{Results, Run};
 use self::said::Said;
 use self::tally::Outcome;
@@ -60,22 +60,26 @@ pub use self::tally::Tally;
 
 /// `test`
 pub fn run(context: &Context, args: &TestArgs) -> Result<ExitCode> {
-    let series: Vec<&str> = match args.kernel.kernel.as_deref() {
+    let mut series = match args.kernel.kernel.as_deref() {
         // Its tests are others.
         Some(DEBUG) => Vec::new(),
-        Some(one) => vec![one],
-        None => SERIES.to_vec(),
+        Some(one) => vec![one.to_owned()],
+        None => versions::known(),
     };
-    names::check(args, &series)?;
+    names::check(args, &borrowed(&series))?;
     if args.list {
         let fits = |name: &String| args.filter.iter().any(|filter| names::fits(filter, name));
-        for name in names::all(args, &series, args.long)? {
+        for name in names::all(args, &borrowed(&series), args.long)? {
             if args.filter.is_empty() || fits(&name) {
                 ui::say(name);
             }
         }
         return Ok(ExitCode::SUCCESS);
     }
+    if args.kernel.kernel.is_none() {
+        series = build::series(context)?;
+    }
+    let series = borrowed(&series);
     // A file that is none of ours, or can't be written, is to be known before hours of tests.
     if let Some(path) = &args.json {
         Results::read(path)?.write(path)?;
@@ -114,6 +118,10 @@ pub fn run(context: &Context, args: &TestArgs) -> Result<ExitCode> {
     } else {
         exit::NOT_HELD.into()
     })
+}
+
+fn borrowed(series: &[String]) -> Vec<&str> {
+    series.iter().map(String::as_str).collect()
 }
 
 /// Builds all that the wanted tests need, then runs them: groups side by side, and at last what measures, by itself.
@@ -194,6 +202,14 @@ fn groups<'a>(
         if args.long {
             groups.extend(peers::group(asked)?);
         }
+    }
+    if names::with_rt(args) {
+        // The set that a further kernel has, whatever else is asked for.
+        let short = Asked {
+            long: false,
+            ..asked
+        };
+        groups.extend(guest::group(short.on(RT, false))?);
     }
     if let Some(first) = series.first() {
         let asked = asked.on(first, true);

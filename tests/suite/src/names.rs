@@ -8,6 +8,7 @@ use soft_roce_setup::build::debug::NAME as DEBUG;
 use soft_roce_setup::exit;
 use soft_roce_setup::ui::Ui;
 
+use super::group::RT;
 use super::{
     Tally, TestArgs, bench, dax, debug, guest, host, hosts, inner, odp, owner, peers, planted,
     programs, rxe, tool,
@@ -28,12 +29,15 @@ pub fn all(args: &TestArgs, series: &[&str], long: bool) -> Result<Vec<String>> 
             names.extend(peers::names(series, &tally));
         }
     }
+    if long && args.kernel.kernel.is_none() {
+        names.extend(guest::names(RT, false, false));
+    }
     if let Some(first) = series.first() {
         names.push(format!("{}::", programs::group_name(first)));
         names.extend(hosts::names(long));
         names.extend(planted::names(first, &tally));
         names.extend(inner::names()?);
-        names.extend(tool::names().map(str::to_owned));
+        names.extend(tool::names(long).map(str::to_owned));
     }
     if args.kernel.kernel.is_none() || series.is_empty() {
         names.extend(debug::names(long));
@@ -49,6 +53,11 @@ pub fn all(args: &TestArgs, series: &[&str], long: bool) -> Result<Vec<String>> 
     let mut seen = BTreeSet::new();
     names.retain(|name| seen.insert(name.clone()));
     Ok(names)
+}
+
+/// Whether the kernel with PREEMPT_RT is tested, too.
+pub fn with_rt(args: &TestArgs) -> bool {
+    args.long && args.kernel.kernel.is_none()
 }
 
 /// Fails if one of the filters names no test.
@@ -90,6 +99,7 @@ pub fn fits(filter: &str, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use soft_roce_setup::build::versions;
 
     fn args(filter: &[&str], long: bool) -> TestArgs {
         TestArgs {
@@ -134,6 +144,11 @@ mod tests {
     }
 
     #[test]
+    fn the_kernel_with_preempt_rt_is_of_a_known_series() {
+        assert_eq!(RT.strip_suffix(versions::RT), Some(versions::SERIES[0]));
+    }
+
+    #[test]
     fn each_kind_is_there() {
         let names = all(&args(&[], true), &["7.3", "7.2"], true).unwrap();
         for start in [
@@ -144,6 +159,7 @@ mod tests {
             "planted::",
             "tool::",
             "bench::",
+            "guest::7.3-rt::vm_events",
         ] {
             assert!(names.iter().any(|name| name.starts_with(start)), "{start}");
         }

@@ -2,6 +2,7 @@
 
 mod ends;
 mod hosts;
+mod newcomer;
 mod packages;
 mod process;
 mod program;
@@ -202,10 +203,14 @@ const OTHERS: [&str; 13] = [
     hosts::CTRL_C,
 ];
 
+/// Those for `--long`.
+const LONG: [&str; 1] = [newcomer::NAME];
+
 /// The names of all of them.
-pub fn names() -> impl Iterator<Item = &'static str> {
+pub fn names(long: bool) -> impl Iterator<Item = &'static str> {
     let cases = CASES.iter().map(|case| case.name);
-    cases.chain(WRONG.iter().map(|w| w.0)).chain(OTHERS)
+    let cases = cases.chain(WRONG.iter().map(|w| w.0)).chain(OTHERS);
+    cases.chain(LONG.into_iter().filter(move |_| long))
 }
 
 /// Those that are wanted, on the kernel `series`.
@@ -213,17 +218,18 @@ pub fn group(asked: Asked<'_>) -> Result<Option<Group<'_>>> {
     let Asked {
         context,
         series,
+        long,
         tally,
         ..
     } = asked;
-    if !names().any(|name| tally.wants(name)) {
+    if !names(long).any(|name| tally.wants(name)) {
         return Ok(None);
     }
-    let work = move || run(context, series, tally);
+    let work = move || run(context, series, long, tally);
     Group::of_kernel(context, series, work).map(|group| Some(group.boots()))
 }
 
-fn run(context: &Context, series: &str, tally: &Tally) -> Result<()> {
+fn run(context: &Context, series: &str, long: bool, tally: &Tally) -> Result<()> {
     let tool = Tool::new(context, series)?;
     for case in CASES {
         if !tally.wants(case.name) {
@@ -249,13 +255,15 @@ fn run(context: &Context, series: &str, tally: &Tally) -> Result<()> {
         };
         tally.add(name, start.elapsed(), outcome);
     }
-    for name in OTHERS.into_iter().filter(|name| tally.wants(name)) {
+    let others = OTHERS.into_iter().chain(LONG.into_iter().filter(|_| long));
+    for name in others.filter(|name| tally.wants(name)) {
         signal::check()?;
         let start = Instant::now();
         let outcome = match name {
             "tool::archive_out_of_reach" => out_of_reach(context, &tool)?,
             packages::ALONG => packages::come_along(context, &tool)?,
             packages::FABRIC => packages::fabric(&tool)?,
+            newcomer::NAME => newcomer::run(context, &tool)?,
             "tool::demo" => demo(context, &tool)?,
             "tool::nobody_reads_status" => ends::unread_status(&tool)?,
             "tool::sigterm_leaves_nothing_of_a_build" => ends::build(context, &tool, Signal::TERM)?,
