@@ -22,6 +22,7 @@ pub mod steps;
 mod superseded;
 pub mod userland;
 pub mod versions;
+mod xpmem;
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! The programs of the guest: the shim and its launcher, the examples of the Rust API, `emm-check` and `emm-bench`.
+//! The programs of the guest: the shim and its launcher, the examples of the Rust API, libxpmem and its samples, `emm-check` and `emm-bench`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 use super::key::Key;
-use super::{cmake, root, sources};
+use super::{cmake, root, sources, xpmem};
 use crate::context::Context;
 use crate::enter::Enter;
 use crate::host;
@@ -14,7 +14,7 @@ use crate::proc::Cmd;
 use crate::ui::Step;
 
 /// To be raised when the recipe below changes.
-const RECIPE: u32 = 2;
+const RECIPE: u32 = 3;
 /// The place of the result in the cache.
 pub const PLACE: &str = "userland";
 /// GiB that the crates' sources take.
@@ -48,13 +48,20 @@ const PARTS: [Part; 2] = [
     },
     Part {
         profile: "release",
-        crates: &["verbs-shim-launcher", "unpinned", "emm-check", "emm-bench"],
+        crates: &[
+            "verbs-shim-launcher",
+            "unpinned",
+            "libxpmem",
+            "emm-check",
+            "emm-bench",
+        ],
         files: &[
             "verbs-shim",
             "emm-check",
             "emm-bench",
             "examples/pingpong",
             "examples/kv_fetch",
+            xpmem::BUILT,
         ],
     },
 ];
@@ -65,9 +72,10 @@ const MPI_PROGRAMS: [(&str, &str); 2] = [
 ];
 /// Files and folders of the repository that the build reads.
 const FILES: [&str; 2] = ["Cargo.toml", "Cargo.lock"];
-const FOLDERS: [&str; 6] = [
+const FOLDERS: [&str; 7] = [
     "ib-emm",
     "verbs-shim",
+    "xpmem",
     "tests/emm-check",
     "tests/programs",
     "benches/emm-bench",
@@ -210,6 +218,7 @@ fn make(context: &Context, vendor: &Path, dir: &Path, step: &Step) -> Result<()>
                 .with_context(|| format!("the build did not make {}", built.display()))?;
         }
     }
+    xpmem::finish(context, &source, dir, &log, step)?;
     for (folder, program) in MPI_PROGRAMS {
         Enter::new(&root::tree(context))
             .bind_ro(&source, "/mnt/source")

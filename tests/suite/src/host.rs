@@ -14,12 +14,14 @@ use soft_roce_setup::context::Context;
 use soft_roce_setup::proc::Cmd;
 
 /// Crates that build with nothing but cargo and a C linker.
-const CRATES: [&str; 9] = [
+const CRATES: [&str; 11] = [
     "ib-emm",
     "verbs-shim",
     "verbs-abi",
     "verbs-shim-launcher",
     "unpinned",
+    "xpmem",
+    "libxpmem",
     "soft-roce-setup",
     "soft-roce-setup-cli",
     "test-suite",
