@@ -6,22 +6,30 @@
 
 mod events;
 mod process;
+mod rdma;
 mod scene;
 mod side;
+mod traffic;
 mod verb;
 
+use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
 
+use crate::mem::Map;
 use crate::report::Report;
 use crate::system::Kind;
 use crate::target::Env;
 pub use events::Event;
 pub use process::{Fate, child};
+pub use rdma::Rdma;
 use scene::Scene;
-pub use verb::Verb;
+pub use scene::Unfit;
+pub use traffic::{Act, Failure, Traffic};
+pub use verb::{ATTACHED, Leg, Verb};
 
 /// Longest time of one cell; what waits for the VM or the device has shorter limits of its own.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -36,6 +44,11 @@ pub struct Stand<'a> {
     pub args: &'a [String],
     /// Where facts go.
     pub report: &'a Report,
+}
+
+/// The events that happen to memory and not to its process.
+pub fn events_of_memory() -> impl Iterator<Item = Event> {
+    events::ALL.into_iter().filter(|e| e.fate().is_none())
 }
 
 /// Runs the cells of the named operations and events, or all.
@@ -85,7 +98,7 @@ fn one(
         return skip(why);
     }
     match play() {
-        Err(e) if e.is::<scene::Unfit>() => skip(&format!("{e:#}")),
+        Err(e) if e.is::<Unfit>() => skip(&format!("{e:#}")),
         outcome => {
             let required = stand.report.requires(kind);
             let label = kind.label();
@@ -96,6 +109,9 @@ fn one(
 
 /// Why there is no such cell.
 fn no_cell(kind: Kind, verb: Verb, event: Event) -> Option<&'static str> {
+    if ATTACHED.contains(&verb) {
+        return Some("`emm-check xpmem-matrix` attaches memory");
+    }
     if kind != Kind::Pinned {
         return None;
     }
@@ -106,8 +122,19 @@ fn no_cell(kind: Kind, verb: Verb, event: Event) -> Option<&'static str> {
 }
 
 fn cell(env: &Env, kind: Kind, verb: Verb, event: Event) -> Result<String> {
+    let reach = |map: &Arc<Map>, parts| rdma::reach(env, kind, map, parts);
+    played(reach, env.seed, verb, event)
+}
+
+/// Plays an event on memory that `reach` makes ways to.
+pub fn played<'a>(
+    reach: impl FnOnce(&Arc<Map>, [Range<usize>; 2]) -> Result<[Box<dyn Traffic + 'a>; 2]>,
+    seed: u64,
+    verb: Verb,
+    event: Event,
+) -> Result<String> {
     let deadline = Instant::now() + LIMIT;
-    let (mut scene, mut wing) = Scene::set(env, kind, verb, event.memory(), deadline)?;
+    let (mut scene, mut wing) = Scene::set(reach, seed, verb, event.memory(), deadline)?;
     let stop = AtomicBool::new(false);
     let (said, background) = std::thread::scope(|scope| {
         let traffic = scope.spawn(|| -> Result<u64> {

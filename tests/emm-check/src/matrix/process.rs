@@ -5,15 +5,17 @@
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
+use super::rdma;
 use super::scene::{Memory, Scene};
 use super::verb::Verb;
 use crate::child::ends_within;
-use crate::mem::PAGE;
+use crate::mem::{Map, PAGE};
 use crate::system::{Cgroup, Kind, add_link, backend, netdev_of, run};
 use crate::target::Env;
 
@@ -320,7 +322,8 @@ pub fn child(env: &Env, kind: Kind, verb: Verb, fate: Fate) -> Result<()> {
         _ => Memory::Small,
     };
     let deadline = Instant::now() + LIFE;
-    let (mut scene, mut wing) = Scene::set(env, kind, verb, memory, deadline)?;
+    let reach = |map: &Arc<Map>, parts| rdma::reach(env, kind, map, parts);
+    let (mut scene, mut wing) = Scene::set(reach, env.seed, verb, memory, deadline)?;
     tell("ready")?;
     heard()?;
     scene.traffic(5)?;
@@ -387,7 +390,7 @@ pub fn child(env: &Env, kind: Kind, verb: Verb, fate: Fate) -> Result<()> {
 
 /// Touches memory that is not given back.
 fn hoard(bytes: usize) {
-    if let Ok(map) = crate::mem::Map::anon(bytes) {
+    if let Ok(map) = Map::anon(bytes) {
         for off in (0..bytes).step_by(PAGE) {
             map.set(off, 1, 1);
         }

@@ -10,12 +10,11 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 
-use super::side::{ACCESS, Allows, Side};
+use super::side::{Allows, Side};
+use super::traffic::Traffic;
 use super::verb::Verb;
 use crate::mem::{Map, PAGE, Rng};
-use crate::system::{Kind, nameless_file};
-use crate::target::Env;
-use crate::verbs::Mr;
+use crate::system::nameless_file;
 
 /// What a cell's region lies in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,10 +132,10 @@ pub struct Scene<'a> {
 }
 
 impl<'a> Scene<'a> {
-    /// Makes the region, and its two sides.
+    /// Makes the memory, and its two sides, which `reach` makes ways to.
     pub fn set(
-        env: &'a Env,
-        kind: Kind,
+        reach: impl FnOnce(&Arc<Map>, [Range<usize>; 2]) -> Result<[Box<dyn Traffic + 'a>; 2]>,
+        seed: u64,
         verb: Verb,
         memory: Memory,
         deadline: Instant,
@@ -144,15 +143,13 @@ impl<'a> Scene<'a> {
         let (wing, stage) = memory.sizes();
         let (map, file) = memory.map(wing + stage)?;
         let map = Arc::new(map);
-        let mr = Mr::new(&env.pd, map.addr(), map.len(), ACCESS | kind.flags())
-            .with_context(|| format!("registering {} bytes ({})", map.len(), kind.label()))?;
-        let mr = Arc::new(mr);
-        let mut rng = Rng(env.seed ^ (verb as u64) << 40);
+        let parts = [0..wing, wing..wing + stage];
+        let [to_wing, to_stage] = reach(&map, parts.clone())?;
+        let [wing, stage] = parts;
+        let mut rng = Rng(seed ^ (verb as u64) << 40);
         let seed = rng.bits();
-        let region = || (map.clone(), mr.clone());
-        let beside = Side::new(env, region(), 0..wing, Rng(rng.bits()), deadline)?;
-        let range = wing..wing + stage;
-        let stage = Side::new(env, region(), range, Rng(rng.bits()), deadline)?;
+        let beside = Side::new(map.clone(), wing, to_wing, Rng(rng.bits()), deadline);
+        let stage = Side::new(map, stage, to_stage, Rng(rng.bits()), deadline);
         let scene = Self {
             verb,
             stage,
@@ -179,7 +176,8 @@ impl<'a> Scene<'a> {
 
     /// `n` operations at random places of the stage.
     pub fn traffic(&mut self, n: usize) -> Result<()> {
-        self.traffic_in(self.all(), n)
+        self.traffic_in(self.all(), n)?;
+        self.stage.verify_elsewhere()
     }
 
     /// `n` operations at random places of `range`.

@@ -19,9 +19,21 @@ pub enum Verb {
     Flush,
     /// `ibv_advise_mr`: prefetch, and prefetch to write
     Prefetch,
+    /// Attached memory is read by the CPU
+    Load,
+    /// Attached memory is written by the CPU
+    Store,
+    /// Attached memory is changed by atomic instructions
+    Atomic,
+    /// Attached memory is copied from one place to another
+    Copy,
+    /// Attached memory is read and written by system calls
+    Syscall,
+    /// Attached memory, and an HCA in the same pages: the owner has registered them
+    BesideMr,
 }
 
-/// All of them, in the order of the table.
+/// Those of an HCA, in the order of the table.
 pub const ALL: [Verb; 8] = [
     Verb::Send,
     Verb::Write,
@@ -33,13 +45,24 @@ pub const ALL: [Verb; 8] = [
     Verb::Prefetch,
 ];
 
+/// Those on memory that another process has attached (`emm-check xpmem`).
+pub const ATTACHED: [Verb; 6] = [
+    Verb::Load,
+    Verb::Store,
+    Verb::Atomic,
+    Verb::Copy,
+    Verb::Syscall,
+    Verb::BesideMr,
+];
+
 /// What the region is to an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Leg {
     /// What the requester's element names: the data of a WRITE or SEND, the place of what a READ or an atomic returns; of a
-    /// prefetch, the one to read.
+    /// prefetch, the one to read; of what is done to attached memory, reading it.
     Near,
-    /// What the peer's key names, or the receive's element; of a prefetch, the one to write.
+    /// What the peer's key names, or the receive's element; of a prefetch, the one to write; of what is done to attached memory,
+    /// writing it.
     Far,
 }
 
@@ -55,6 +78,12 @@ impl Verb {
             Self::AtomicWrite => "ATOMIC_WRITE",
             Self::Flush => "FLUSH",
             Self::Prefetch => "prefetch",
+            Self::Load => "load",
+            Self::Store => "store",
+            Self::Atomic => "atomic",
+            Self::Copy => "copy",
+            Self::Syscall => "system call",
+            Self::BesideMr => "beside an MR",
         }
     }
 
@@ -63,6 +92,8 @@ impl Verb {
         match self {
             // The value of an atomic write is in the request, and a flush has no data.
             Self::AtomicWrite | Self::Flush => &[Leg::Far],
+            Self::Load => &[Leg::Near],
+            Self::Store | Self::Atomic | Self::Copy => &[Leg::Far],
             _ => &[Leg::Near, Leg::Far],
         }
     }
@@ -70,10 +101,11 @@ impl Verb {
     /// Whether it needs memory that can be written.
     pub fn writes(self, leg: Leg) -> bool {
         match self {
-            Self::Send | Self::Write | Self::Prefetch => leg == Leg::Far,
+            Self::Send | Self::Write | Self::Prefetch | Self::Syscall => leg == Leg::Far,
             Self::Read => leg == Leg::Near,
             Self::CmpSwp | Self::FetchAdd | Self::AtomicWrite => true,
-            Self::Flush => false,
+            Self::Store | Self::Atomic | Self::Copy | Self::BesideMr => true,
+            Self::Flush | Self::Load => false,
         }
     }
 
@@ -85,7 +117,7 @@ impl Verb {
     /// The bytes that one operation takes, if it can't take any number.
     pub fn fixed_length(self) -> Option<usize> {
         match self {
-            Self::CmpSwp | Self::FetchAdd | Self::AtomicWrite => Some(8),
+            Self::CmpSwp | Self::FetchAdd | Self::AtomicWrite | Self::Atomic => Some(8),
             _ => None,
         }
     }
@@ -102,7 +134,7 @@ impl Verb {
     /// The leg through which it changes the region's bytes, if there is one.
     pub fn changing_leg(self) -> Option<Leg> {
         match self {
-            Self::Flush | Self::Prefetch => None,
+            Self::Flush | Self::Prefetch | Self::Load => None,
             Self::Read => Some(Leg::Near),
             _ => Some(Leg::Far),
         }
@@ -115,7 +147,7 @@ mod tests {
 
     #[test]
     fn a_changing_leg_writes() {
-        for verb in ALL {
+        for verb in ALL.into_iter().chain(ATTACHED) {
             if let Some(leg) = verb.changing_leg() {
                 assert!(verb.writes(leg) && verb.legs().contains(&leg), "{verb:?}");
             }
