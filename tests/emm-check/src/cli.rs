@@ -11,6 +11,7 @@ use crate::owner::Part;
 use crate::system::Kind;
 use crate::verbs_cases::Family;
 use crate::verify::Verb;
+use crate::xpmem;
 
 /// Checks RDMA memory regions byte by byte, pinned and on demand, while the VM takes pages away.
 ///
@@ -67,6 +68,14 @@ fn mtu(s: &str) -> Result<u32, String> {
     match s.parse() {
         Ok(n) if MTUS.contains(&n) => Ok(n),
         _ => Err("256, 512, 1024, 2048 or 4096".into()),
+    }
+}
+
+/// How many processes attach one segment: a page each of a message that fits.
+fn attachers(s: &str) -> Result<usize, String> {
+    match s.parse() {
+        Ok(n @ 1..=1000) => Ok(n),
+        _ => Err("1 to 1000".into()),
     }
 }
 
@@ -216,6 +225,27 @@ pub enum Cmd {
         #[arg(long)]
         fate: matrix::Fate,
     },
+    /// Memory of one process in another by /dev/xpmem, and what happens to it
+    Xpmem {
+        /// Families of cases; none: all
+        families: Vec<xpmem::Family>,
+        /// How often something is attached and detached
+        #[arg(long, default_value_t = 2000)]
+        attaches: usize,
+        /// How many processes attach one segment
+        #[arg(long, default_value_t = 64, value_parser = attachers)]
+        attachers: usize,
+    },
+    /// What is done to attached memory against each thing that the VM may do to its owner's, one line a cell
+    XpmemMatrix {
+        /// Events, as those of `matrix`; none: all that happen to memory
+        events: Vec<matrix::Event>,
+        /// Operations; none: all
+        #[arg(long, value_delimiter = ',')]
+        verb: Vec<matrix::Verb>,
+    },
+    #[command(hide = true)]
+    XpmemChild,
     /// Removes the device while a program waits in advice about it, or its queue pairs for memory
     Removal,
     /// Deregisters an in-tree on-demand region that is still in use

@@ -29,6 +29,7 @@ mod target;
 mod uffd;
 mod verbs_cases;
 mod verify;
+mod xpmem;
 
 use std::process::ExitCode;
 
@@ -147,6 +148,29 @@ fn run(cli: Cli) -> Result<bool> {
             return Ok(report.verdict());
         }
         Cmd::AccessChild => return access::child().map(|()| true),
+        Cmd::Xpmem {
+            ref families,
+            attaches,
+            attachers,
+        } => {
+            let report = report(&cli.common);
+            let scale = xpmem::Scale {
+                attaches,
+                attachers,
+            };
+            xpmem::run(&report, families, scale);
+            return Ok(report.verdict());
+        }
+        Cmd::XpmemMatrix {
+            ref events,
+            ref verb,
+        } => {
+            let report = report(&cli.common);
+            let open = || env(&cli.common);
+            xpmem::matrix(&report, cli.common.seed, &open, verb, events)?;
+            return Ok(report.verdict());
+        }
+        Cmd::XpmemChild => return xpmem::child().map(|()| true),
         Cmd::Removal => {
             let report = report(&cli.common);
             removal::removal(&report, &cli.common.device, &child_args(&cli.common));
@@ -327,6 +351,9 @@ fn run(cli: Cli) -> Result<bool> {
         | Cmd::NotifierChild
         | Cmd::Access
         | Cmd::AccessChild
+        | Cmd::Xpmem { .. }
+        | Cmd::XpmemMatrix { .. }
+        | Cmd::XpmemChild
         | Cmd::Leaks
         | Cmd::Removal
         | Cmd::Leftover
