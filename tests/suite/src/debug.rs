@@ -88,6 +88,14 @@ const CASES: &[Case] = &[
         600,
         "emm-check kill --rounds 5 --mr emm && [ -z \"$(rdma resource show mr | grep -v '^$')\" ]",
     ),
+    // Ends in each state, wrong arguments, and what page tables go through.
+    case(
+        "xpmem",
+        900,
+        "emm-check xpmem basic mapping rights input fork deaths many --attaches 200 --attachers 8 && \
+         emm-check xpmem-matrix --verb load,store dontneed fork-cow mprotect swap-zram thp",
+    ),
+    case("xpmem_matrix_whole", 7200, "emm-check xpmem-matrix").long(),
     case("failed_allocations", 900, "emm-check inject"),
     case("fuzz_arguments", 400, "emm-check fuzz --seconds 30"),
     case(

@@ -11,6 +11,7 @@ use super::cases::{CASES, Case, ON_EACH_KERNEL, text};
 use super::group::{Asked, Group, options};
 use super::shim_cases;
 use super::tally::Outcome;
+use super::xpmem_cases;
 use soft_roce_setup::build;
 use soft_roce_setup::guest::{Backend, Clock, Cpu, End, Guest, Job, Size, Spec};
 use soft_roce_setup::signal;
@@ -48,8 +49,13 @@ pub fn names(series: &str, first: bool, long: bool) -> impl Iterator<Item = Stri
 }
 
 fn cases(first: bool, long: bool) -> impl Iterator<Item = &'static Case> {
-    let all = CASES.iter().chain(shim_cases::CASES);
-    all.filter(move |c| long || !c.long && (first || ON_EACH_KERNEL.contains(&c.name)))
+    let all = CASES
+        .iter()
+        .chain(xpmem_cases::CASES)
+        .chain(shim_cases::CASES);
+    let everywhere =
+        |name| ON_EACH_KERNEL.contains(name) || xpmem_cases::ON_EACH_KERNEL.contains(name);
+    all.filter(move |c| long || !c.long && (first || everywhere(&c.name)))
 }
 
 pub(super) fn name(series: &str, case: &Case) -> String {

@@ -35,6 +35,7 @@ mod shim_cases;
 mod sources;
 mod tally;
 mod tool;
+mod xpmem_cases;
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
