@@ -8,6 +8,10 @@
 #ifndef RXE_EMM_H
 #define RXE_EMM_H
 
+/* also without the integration, or before the patch that defines one */
+struct emm_fault;
+struct rxe_access;
+
 #if IS_ENABLED(CONFIG_RDMA_RXE_EMM)
 
 #include <emm_region.h>
