@@ -9,9 +9,8 @@ use anyhow::Result;
 
 use super::cases::{CASES, Case, ON_EACH_KERNEL, text};
 use super::group::{Asked, Group, options};
-use super::shim_cases;
 use super::tally::Outcome;
-use super::xpmem_cases;
+use super::{consumers, shim_cases, xpmem_cases};
 use soft_roce_setup::build;
 use soft_roce_setup::guest::{Backend, Clock, Cpu, End, Guest, Job, Size, Spec};
 use soft_roce_setup::signal;
@@ -52,6 +51,7 @@ fn cases(first: bool, long: bool) -> impl Iterator<Item = &'static Case> {
     let all = CASES
         .iter()
         .chain(xpmem_cases::CASES)
+        .chain(consumers::CASES)
         .chain(shim_cases::CASES);
     let everywhere =
         |name| ON_EACH_KERNEL.contains(name) || xpmem_cases::ON_EACH_KERNEL.contains(name);

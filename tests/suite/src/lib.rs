@@ -13,6 +13,7 @@ mod cargo;
 mod cases;
 #[cfg(test)]
 mod circles;
+mod consumers;
 mod dax;
 mod debug;
 mod group;

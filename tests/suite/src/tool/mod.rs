@@ -204,7 +204,7 @@ const OTHERS: [&str; 13] = [
 ];
 
 /// Those for `--long`.
-const LONG: [&str; 1] = [newcomer::NAME];
+const LONG: [&str; 2] = [newcomer::NAME, packages::NFS];
 
 /// The names of all of them.
 pub fn names(long: bool) -> impl Iterator<Item = &'static str> {
@@ -263,6 +263,7 @@ fn run(context: &Context, series: &str, long: bool, tally: &Tally) -> Result<()>
             "tool::archive_out_of_reach" => out_of_reach(context, &tool)?,
             packages::ALONG => packages::come_along(context, &tool)?,
             packages::FABRIC => packages::fabric(&tool)?,
+            packages::NFS => packages::nfs(&tool)?,
             newcomer::NAME => newcomer::run(context, &tool)?,
             "tool::demo" => demo(context, &tool)?,
             "tool::nobody_reads_status" => ends::unread_status(&tool)?,

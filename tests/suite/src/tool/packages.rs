@@ -3,11 +3,13 @@
 use anyhow::Result;
 
 use super::program::Tool;
+use crate::consumers::beside;
 use crate::tally::Outcome;
 use soft_roce_setup::context::Context;
 
 pub(super) const ALONG: &str = "tool::packages_come_along";
 pub(super) const FABRIC: &str = "tool::libfabric_that_watches_by_userfaultfd";
+pub(super) const NFS: &str = "tool::nfs_over_rdma";
 
 /// What the tests here take along, in one set: a root with it is made once.
 const PACKAGES: &str = "dosfstools,libfabric-dev,libjemalloc2";
@@ -76,6 +78,35 @@ pub(super) fn fabric(tool: &Tool) -> Result<Outcome> {
     let out = String::from_utf8_lossy(&output.stdout);
     Ok(
         if output.status.success() && out.ends_with("all of them\n") {
+            Outcome::Passed
+        } else {
+            let err = String::from_utf8_lossy(&output.stderr);
+            Outcome::Failed(format!("{}\n{out}{err}", output.status))
+        },
+    )
+}
+
+/// A file system of NFS over rxe0, server and client in one guest, beside unpinned traffic that is compared: what is written lies on
+/// the server, and is read back by a client that has nothing of it any more.
+const NFS_SCRIPT: &str = beside!(
+    r#"modprobe rpcrdma; modprobe nfsd; mkdir -p /srv/out; mount -t tmpfs out /srv/out; mount -t nfsd nfsd /proc/fs/nfsd
+echo 10 | tee /proc/fs/nfsd/nfsv4gracetime > /proc/fs/nfsd/nfsv4leasetime
+exportfs -o rw,no_root_squash,insecure,fsid=0 10.9.0.1:/srv/out; rpc.mountd -N 3; rpc.nfsd -N 3 2
+echo rdma 20049 > /proc/fs/nfsd/portlist
+at() { mount -t nfs4 -o rdma,port=20049,vers=4.2 10.9.0.1:/ /mnt; grep ' /mnt nfs4 .*proto=rdma' /proc/mounts; }
+beside 8; before=$(packets); head -c 8M /dev/urandom > /tmp/in; at
+dd if=/tmp/in of=/mnt/file bs=100001 status=none; dd if=/tmp/in of=/mnt/file bs=4097 skip=3 seek=5 count=9 conv=notrunc status=none
+dd if=/tmp/in of=/tmp/model bs=100001 status=none; dd if=/tmp/in of=/tmp/model bs=4097 skip=3 seek=5 count=9 conv=notrunc status=none
+umount /mnt; cmp /srv/out/file /tmp/model; at; cmp /mnt/file /tmp/model; umount /mnt; moved 3000; beside_held; echo nfs: every byte right"#
+);
+
+/// NFS over RDMA.
+pub(super) fn nfs(tool: &Tool) -> Result<Outcome> {
+    let options = ["-n", "--mr", "pinned", "--packages", "nfs-kernel-server"];
+    let output = tool.run(&options, NFS_SCRIPT)?;
+    let out = String::from_utf8_lossy(&output.stdout);
+    Ok(
+        if output.status.success() && out.ends_with("nfs: every byte right\n") {
             Outcome::Passed
         } else {
             let err = String::from_utf8_lossy(&output.stderr);
