@@ -85,8 +85,6 @@ pub(super) struct Place {
     pub wire: OwnedFd,
     /// What it does to packets that it sends.
     pub shape: Shape,
-    /// How often this host has been booted, this time included.
-    pub boot: u32,
 }
 
 /// Why a guest does not come up that could have: the other host has ended both.
@@ -286,7 +284,6 @@ fn settings(artifacts: &Artifacts, spec: &Spec, place: Option<&Place>) -> Settin
         settings.set("host", (place.seat.index + 1).to_string());
         settings.set("mtu", place.shape.mtu.to_string());
         settings.set("netem", place.shape.netem());
-        settings.set("boot", place.boot.to_string());
     }
     settings
 }

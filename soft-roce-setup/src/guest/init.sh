@@ -104,5 +104,5 @@ must chroot /root /usr/bin/rdma link add rxe0 type rxe netdev eth9
 export PATH=/emm/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export HOME=/root USER=root SHELL=/bin/bash LANG=C.UTF-8 TERM=dumb
 export EMM_MR_BACKEND=$backend EMM_KERNEL_SERIES=$series
-[ -n "$host" ] && export HOST=$host BOOT=$boot SELF=10.9.0.$host PEER=10.9.0.$((3 - host))
+[ -n "$host" ] && export HOST=$host SELF=10.9.0.$host PEER=10.9.0.$((3 - host))
 exec switch_root /root /emm/boot/busybox sh /emm/boot/agent

@@ -60,7 +60,6 @@ impl Hosts {
                 },
                 wire,
                 shape: shape.clone(),
-                boot: 0,
             };
             index += 1;
             Side::begin(context, artifacts[index - 1], spec, place)

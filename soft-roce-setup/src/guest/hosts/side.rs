@@ -169,14 +169,12 @@ struct Ground<'a> {
 
 impl Ground<'_> {
     /// Boots it; the place keeps its end of the wire.
-    fn boot(&mut self) -> Result<Guest> {
+    fn boot(&self) -> Result<Guest> {
         let wire = self.wire()?;
-        self.place.boot += 1;
         let place = Place {
             seat: self.place.seat.clone(),
             wire,
             shape: self.place.shape.clone(),
-            boot: self.place.boot,
         };
         Guest::boot_at(self.context, self.artifacts, self.spec, Some(place))
     }
@@ -187,9 +185,16 @@ impl Ground<'_> {
     }
 
     /// Runs a command, from its beginning again at each boot, if the host is switched off and on meanwhile.
-    fn run(&mut self, guest: &mut Guest, Order { job, out, err }: Order) -> Result<End> {
+    fn run(&self, guest: &mut Guest, Order { job, out, err }: Order) -> Result<End> {
         let outputs = [out, err].map(|to| Shared(Arc::new(Mutex::new(to))));
+        // Which boot of this command's it is.
+        let mut boot = 0;
         loop {
+            boot += 1;
+            let job = Job {
+                script: format!("export BOOT={boot}\n{}", job.script),
+                ..job.clone()
+            };
             let [out, err] = outputs.each_ref().map(|output| Box::new(output.clone()));
             let end = guest.run(&job, out, err)?;
             if end != End::SwitchedOff || !self.comes_back(guest)? {
@@ -199,7 +204,7 @@ impl Ground<'_> {
     }
 
     /// The host has been switched off: waits until it is to come back, and boots it then. Returns whether it does.
-    fn comes_back(&mut self, guest: &mut Guest) -> Result<bool> {
+    fn comes_back(&self, guest: &mut Guest) -> Result<bool> {
         let drain = Drain::begin(self.wire()?)?;
         let seat = self.place.seat.clone();
         seat.is_dark();
@@ -225,7 +230,7 @@ impl Ground<'_> {
 }
 
 /// Nobody listens any more to what can't be told.
-fn work(mut ground: Ground<'_>, orders: &Receiver<Order>, tell: &Sender<Told>) {
+fn work(ground: Ground<'_>, orders: &Receiver<Order>, tell: &Sender<Told>) {
     let seat = ground.place.seat.clone();
     let mut guest = match ground.boot() {
         Ok(guest) => guest,
