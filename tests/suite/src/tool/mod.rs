@@ -60,6 +60,22 @@ const CASES: &[Case] = &[
         err: "sleep S hrtimer_nanosleep",
     },
     Case {
+        name: "tool::report_of_one_host_ends_both",
+        options: &["--hosts", "2"],
+        script: "emm-host barrier up; [ $HOST = 1 ] || echo c > /proc/sysrq-trigger; sleep 1000",
+        status: exit::KERNEL,
+        out: "",
+        err: "host 2: the guest's kernel reported a problem",
+    },
+    Case {
+        name: "tool::silent_hosts_time_out",
+        options: &["--hosts", "2", "--timeout", "5"],
+        script: "emm-host barrier up; [ $HOST = 1 ] || emm-host barrier nobody; sleep 1000",
+        status: exit::TIMEOUT,
+        out: "",
+        err: "host 1's command was running; host 2's command was running, waiting at the barrier `nobody`",
+    },
+    Case {
         name: "tool::disk_icount_and_kernel_arguments",
         options: &[
             "--disk",
