@@ -83,6 +83,13 @@ pub const CASES: &[Case] = &[
          swapoff /dev/vda; emm-host barrier off",
     ),
     Case {
+        name: "a_full_queue_on_the_way_out",
+        script: FULL_QUEUE,
+        seconds: 200,
+        wants: [&["dropped on the way out"], &["dropped on the way out"]],
+        long: false,
+    },
+    Case {
         name: "power_off_and_on",
         script: "set -e; bb=/emm/boot/busybox; echo boot $BOOT; if [ $HOST = 2 ]; then emm-host barrier up$BOOT; [ $BOOT = 2 ] && exit 0; exec sleep 1000; fi\n\
                  emm-host barrier up1; emm-host power off 2; ! emm-host power off 2; $bb ping -c 1 -W 1 $PEER && exit 1\n\
@@ -131,3 +138,9 @@ const BAD_WIRE: &str = "set -e; count() { cat /sys/class/infiniband/rxe0/ports/1
     emm-check across --mr emm --ack-timeout 14 --state fresh,cool --op write,read,send,srq,imm,atomic --offsets 4095 --lengths 100,65537; done\n\
     tc qdisc del dev eth9 root; emm-host barrier sound; more() { [ $(count $1) -gt $2 ] && echo $3: yes; }\n\
     more duplicate_request $again 'sent again'; more out_of_seq_request $early 'out of order'";
+
+/// More packets than the queue of the network card takes: those that it drops are lost, as on the wire.
+const FULL_QUEUE: &str = "set -e; count() { cat /sys/class/infiniband/rxe0/ports/1/hw_counters/$1; }; modprobe sch_netem\n\
+    before=$(count send_err); tc qdisc replace dev eth9 root netem delay 2ms limit 8; emm-host barrier shaped\n\
+    emm-check across --mr emm --ack-timeout 14 --state fresh --op write,read,send --offsets 4095 --lengths 1M\n\
+    tc qdisc del dev eth9 root; emm-host barrier sound; [ $(count send_err) -gt $before ]; echo dropped on the way out";
