@@ -135,7 +135,7 @@ pub fn groups(asked: Asked<'_>, build: bool) -> Result<Vec<Group<'_>>> {
         ..
     } = asked;
     let wanted = asked.wanted(cases(long), name);
-    let plants = long && planted::wanted(debug::NAME, tally);
+    let plants = long && planted::wanted(debug::NAME, long, tally);
     if wanted.is_empty() && !plants {
         return Ok(Vec::new());
     }

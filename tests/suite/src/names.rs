@@ -35,14 +35,14 @@ pub fn all(args: &TestArgs, series: &[&str], long: bool) -> Result<Vec<String>> 
     if let Some(first) = series.first() {
         names.push(format!("{}::", programs::group_name(first)));
         names.extend(hosts::names(long));
-        names.extend(planted::names(first, &tally));
+        names.extend(planted::names(first, long, &tally));
         names.extend(inner::names()?);
         names.extend(tool::names(long).map(str::to_owned));
     }
     if args.kernel.kernel.is_none() || series.is_empty() {
         names.extend(debug::names(long));
         if long {
-            names.extend(planted::names(DEBUG, &tally));
+            names.extend(planted::names(DEBUG, long, &tally));
             names.extend(peers::names(DEBUG, &tally));
         }
     }

@@ -27,6 +27,8 @@ struct Planted {
     harms: bool,
     /// The check needs the debug kernel, and so `--long`: to build for it and to boot it takes minutes.
     debug: bool,
+    /// For `--long` only: another one shows that the checks of its kind can fail.
+    long: bool,
 }
 
 impl Planted {
@@ -51,6 +53,7 @@ const PLANTED: &[Planted] = &[
         catcher: "emm    dontneed: in turn with traffic",
         harms: true,
         debug: false,
+        long: false,
     },
     Planted {
         name: "skip-dirty-marking",
@@ -58,6 +61,7 @@ const PLANTED: &[Planted] = &[
         catcher: "emm    matrix: WRITE x free-reclaim",
         harms: false,
         debug: false,
+        long: false,
     },
     Planted {
         name: "ignore-read-only",
@@ -65,6 +69,7 @@ const PLANTED: &[Planted] = &[
         catcher: "emm    readonly: ",
         harms: true,
         debug: false,
+        long: false,
     },
     Planted {
         name: "skip-hold-off",
@@ -72,6 +77,7 @@ const PLANTED: &[Planted] = &[
         catcher: "emm    holdoff: WRITE, ",
         harms: true,
         debug: false,
+        long: false,
     },
     Planted {
         name: "leak-page-reference",
@@ -79,6 +85,7 @@ const PLANTED: &[Planted] = &[
         catcher: "emm    matrix: WRITE x move-pages",
         harms: false,
         debug: false,
+        long: false,
     },
     Planted {
         name: "lose-accessed-bits",
@@ -86,6 +93,7 @@ const PLANTED: &[Planted] = &[
         catcher: "emm    aging: what the device reads stays",
         harms: false,
         debug: false,
+        long: false,
     },
     Planted {
         name: "leak-region-memory",
@@ -93,6 +101,7 @@ const PLANTED: &[Planted] = &[
         catcher: "kmemleak: ",
         harms: true,
         debug: true,
+        long: false,
     },
     Planted {
         name: "forget-second-hold",
@@ -100,6 +109,7 @@ const PLANTED: &[Planted] = &[
         catcher: "emm    holdoff: WRITE, two at once",
         harms: true,
         debug: false,
+        long: false,
     },
     Planted {
         name: "repeat-faults",
@@ -107,6 +117,7 @@ const PLANTED: &[Planted] = &[
         catcher: "emm    uffd: one question for one page",
         harms: false,
         debug: false,
+        long: false,
     },
     Planted {
         name: "tell-twice",
@@ -114,6 +125,7 @@ const PLANTED: &[Planted] = &[
         catcher: "       access: many cookies, one page",
         harms: false,
         debug: false,
+        long: false,
     },
     // It must end, with an error.
     Planted {
@@ -122,6 +134,7 @@ const PLANTED: &[Planted] = &[
         catcher: "emm    progress: the page of each operation: completion: ",
         harms: false,
         debug: false,
+        long: false,
     },
     Planted {
         name: "let-go-of-mmap-lock",
@@ -129,6 +142,7 @@ const PLANTED: &[Planted] = &[
         catcher: "emm    progress: prefetches against forks: ",
         harms: false,
         debug: false,
+        long: false,
     },
     Planted {
         name: "fault-as-nobody",
@@ -136,6 +150,32 @@ const PLANTED: &[Planted] = &[
         catcher: "emm    charge: page tables: ",
         harms: false,
         debug: false,
+        long: false,
+    },
+    Planted {
+        name: "xpmem-skip-zap",
+        script: "emm-check xpmem-matrix dontneed --verb load",
+        catcher: "       xpmem: load x dontneed",
+        harms: false,
+        debug: false,
+        long: false,
+    },
+    Planted {
+        name: "xpmem-keep-reference",
+        script: "emm-check xpmem-matrix move-pages --verb load",
+        catcher: "       xpmem: load x move-pages",
+        harms: false,
+        debug: false,
+        long: true,
+    },
+    // It writes to what others have, too.
+    Planted {
+        name: "xpmem-ignore-read-only",
+        script: "emm-check xpmem rights",
+        catcher: "       xpmem rights: memory that the owner may only read",
+        harms: true,
+        debug: false,
+        long: true,
     },
 ];
 
@@ -151,9 +191,10 @@ pub fn group(asked: Asked<'_>) -> Result<Option<Group<'_>>> {
         context,
         series: kernel,
         tally,
+        long,
         ..
     } = asked;
-    let mut built = of(kernel, tally);
+    let mut built = of(kernel, long, tally);
     built.retain(|planted| {
         let start = Instant::now();
         let why = build::ensure(context, &planted.options(kernel)).err();
@@ -196,18 +237,18 @@ fn run(context: &Context, kernel: &str, all: &[&'static Planted], tally: &Tally)
 }
 
 /// The names of those for the kernel `kernel` that are wanted.
-pub fn names(kernel: &str, tally: &Tally) -> impl Iterator<Item = String> {
-    of(kernel, tally).into_iter().map(Planted::test)
+pub fn names(kernel: &str, long: bool, tally: &Tally) -> impl Iterator<Item = String> {
+    of(kernel, long, tally).into_iter().map(Planted::test)
 }
 
 /// Whether a fault may be wanted that is for the kernel `kernel`.
-pub fn wanted(kernel: &str, tally: &Tally) -> bool {
-    !of(kernel, tally).is_empty()
+pub fn wanted(kernel: &str, long: bool, tally: &Tally) -> bool {
+    !of(kernel, long, tally).is_empty()
 }
 
-fn of(kernel: &str, tally: &Tally) -> Vec<&'static Planted> {
+fn of(kernel: &str, long: bool, tally: &Tally) -> Vec<&'static Planted> {
     let debug = kernel == build::debug::NAME;
-    let fits = |p: &&Planted| p.debug == debug && tally.wants(&p.test());
+    let fits = |p: &&Planted| p.debug == debug && (long || !p.long) && tally.wants(&p.test());
     PLANTED.iter().filter(fits).collect()
 }
 
