@@ -356,6 +356,9 @@ pub enum Cmd {
     },
     #[command(hide = true)]
     ParkedChild {
+        /// A silent server's file, instead of a userfaultfd
+        #[arg(long)]
+        file: Option<PathBuf>,
         #[arg(long)]
         mr: Kind,
     },

@@ -8,6 +8,7 @@ mod cli;
 mod crowd;
 mod demo;
 mod events;
+mod fuse;
 mod fuzz;
 mod inject;
 mod kill;
@@ -223,7 +224,9 @@ fn run(cli: Cli) -> Result<bool> {
             return verbs_cases::killed::child(&env, *mr).map(|()| true);
         }
         Cmd::LeftoverChild { at, mr } => return leftover::child(&env, *mr, *at).map(|()| true),
-        Cmd::ParkedChild { mr } => return events::parked::child(&env, *mr).map(|()| true),
+        Cmd::ParkedChild { mr, file } => {
+            return events::parked::child(&env, *mr, file.as_deref()).map(|()| true);
+        }
         Cmd::CrowdChild { qps, mr } => return crowd::child(&env, *mr, *qps).map(|()| true),
         Cmd::OwnerChild { mr, node, hole } => {
             return owner::child(&env, *mr, *node, hole.as_deref()).map(|()| true);

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use crate::child::ends_within;
+use crate::fuse::Silent;
 use crate::report::Report;
 use crate::system::{Kind, add_link, netdev_of};
 
@@ -22,7 +23,23 @@ pub fn removal(report: &Report, device: &str, args: &[String]) {
     let name = "advice that waits for a userfaultfd";
     report.case("emm", "removal", name, true, under_advice(device, args));
     let name = "queue pairs that wait for one";
-    report.case("emm", "removal", name, true, under_faults(device, args));
+    report.case(
+        "emm",
+        "removal",
+        name,
+        true,
+        under_faults(device, args, None),
+    );
+    let name = "queue pairs that wait for a silent file server";
+    let outcome = match Silent::mount() {
+        Ok(None) => {
+            let what = format!("removal: {name}");
+            return report.skip(&what, "this kernel has no FUSE", false);
+        }
+        Ok(Some(server)) => under_faults(device, args, Some(&server)),
+        Err(why) => Err(why),
+    };
+    report.case("emm", "removal", name, true, outcome);
 }
 
 /// A program, and the lines that it says.
@@ -99,11 +116,18 @@ fn under_advice(device: &str, args: &[String]) -> Result<String> {
 }
 
 /// The device goes at once, with queue pairs that wait in each way; or with the program (Linux 7.2).
-fn under_faults(device: &str, args: &[String]) -> Result<String> {
+fn under_faults(device: &str, args: &[String], server: Option<&Silent>) -> Result<String> {
     Kind::Emm.select(false)?;
     let netdev = netdev_of(device)?;
-    let mut program = Program::start(args, &["parked-child"])?;
-    if let Err(why) = program.hear("blocked") {
+    let file = server.map(|server| server.file().display().to_string());
+    let mut what = vec!["parked-child"];
+    what.extend(file.iter().flat_map(|file| ["--file", file]));
+    let mut program = Program::start(args, &what)?;
+    let blocked = program.hear("blocked").and_then(|_| match server {
+        Some(server) => server.await_read(SOON),
+        None => Ok(()),
+    });
+    if let Err(why) = blocked {
         program.end()?;
         return Err(why);
     }

@@ -2,7 +2,6 @@
 //! (`kernel/emm_client/emm_access.c`).
 
 mod driver;
-mod fuse;
 mod stuck;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
@@ -10,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::fuse::Silent;
 use crate::mem::{Map, PAGE};
 use crate::report::Report;
 use crate::system;
@@ -18,7 +18,6 @@ use crate::uffd::Uffd;
 pub use stuck::child;
 
 use driver::{Driver, Ended, What};
-use fuse::Silent;
 
 const SIZE: usize = 64 * PAGE;
 /// Longest wait for something that must come.

@@ -6,7 +6,7 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -26,6 +26,8 @@ const BATCH_FORGET: u32 = 42;
 const INTERRUPT: u32 = 36;
 const DESTROY: u32 = 38;
 
+/// `FOPEN_KEEP_CACHE`
+const KEEP_CACHE: u8 = 1 << 1;
 const IN_HEADER: usize = 40;
 const ENOSYS: i32 = 38;
 /// The file's node, and how long it is.
@@ -78,13 +80,14 @@ impl Silent {
         }))
     }
 
+    /// Its file.
+    pub fn file(&self) -> PathBuf {
+        self.mount.join("file")
+    }
+
     /// `len` bytes of its file.
     pub fn map(&self, len: usize) -> Result<Map> {
-        let file = File::open(self.mount.join("file")).context("opening its file")?;
-        let map = Map::with(0, len, libc::PROT_READ, libc::MAP_PRIVATE, file.as_raw_fd())
-            .context("mapping its file")?;
-        map.advise(0, len, libc::MADV_RANDOM)?;
-        Ok(map)
+        of_server(&self.file(), len)
     }
 
     /// Waits until somebody waits for a read.
@@ -94,6 +97,15 @@ impl Silent {
         }
         Ok(())
     }
+}
+
+/// `len` bytes of a server's file.
+pub fn of_server(path: &Path, len: usize) -> Result<Map> {
+    let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
+    let map = Map::with(0, len, libc::PROT_READ, libc::MAP_PRIVATE, file.as_raw_fd())
+        .with_context(|| format!("mapping {}", path.display()))?;
+    map.advise(0, len, libc::MADV_RANDOM)?;
+    Ok(map)
 }
 
 impl Drop for Silent {
@@ -180,7 +192,12 @@ fn serve(mut device: File, said: &Sender<()>) {
                 body.extend(attributes(node));
                 answer(&mut device, unique, 0, &body);
             }
-            OPEN => answer(&mut device, unique, 0, &[0; 16]),
+            OPEN => {
+                // fh, open_flags, padding. Or each open waits until the pages are unlocked that are read.
+                let mut body = [0; 16];
+                body[8] = KEEP_CACHE;
+                answer(&mut device, unique, 0, &body);
+            }
             READ => {
                 let _ = said.send(());
             }
