@@ -13,6 +13,7 @@
  *				tables of its own
  *	frame OFFSET		ask the region for a frame, and look at its first byte
  *	poke OFFSET		the same to write, and set that byte to 0x5a
+ *	scribble OFFSET		as frame, and sets that byte: only mark tells of it
  *	mark OFFSET LENGTH	say that these pages were written
  *	keep | drop		take a reference on the region, which unregister ends, or give it back
  *	unregister
@@ -241,17 +242,25 @@ static int client_look(const struct emm_page *frame, void *arg)
 	u8 *byte = page_address(pfn_to_page(frame->pfn));
 	struct emm_client_event *event = arg;
 
-	if (event->young)
+	if (event->young) {
+		if (!frame->writable)
+			return -EACCES;
 		*byte = 0x5a;
+	}
 	event->event = frame->order;
 	event->flag = frame->writable;
 	event->end = *byte;
 	return 0;
 }
 
-static int client_frame(struct emm_client *client, const char *argument, bool write)
+/*
+ * "frame" looks at the page, "poke" writes to it, and "scribble" as well, as a device does whose entry
+ * is writable when it was asked for to read: of that only "mark" tells.
+ */
+static int client_frame(struct emm_client *client, const char *argument, const char *how)
 {
-	struct emm_client_event event = { .what = CLIENT_FRAME, .young = write };
+	struct emm_client_event event = { .what = CLIENT_FRAME, .young = how[0] != 'f' };
+	bool write = how[0] == 'p';
 	struct emm_region *region = client->region ?: client->kept;
 	int err;
 
@@ -312,8 +321,8 @@ static int client_command(struct emm_client *client, char *text)
 		client_unregister(client);
 	} else if (!strcmp(word, "region")) {
 		return client_region(client, argument);
-	} else if (!strcmp(word, "frame") || !strcmp(word, "poke")) {
-		return client_frame(client, argument, word[0] == 'p');
+	} else if (!strcmp(word, "frame") || !strcmp(word, "poke") || !strcmp(word, "scribble")) {
+		return client_frame(client, argument, word);
 	} else if (!strcmp(word, "mark")) {
 		unsigned long offset, length;
 

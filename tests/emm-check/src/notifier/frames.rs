@@ -1,6 +1,7 @@
 //! Regions for drivers with tables of their own: of another process's memory, frame by frame.
 
 use std::io;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -132,6 +133,40 @@ pub fn taken() -> Result<String> {
     other.finish()?;
     result?;
     Ok("EBUSY for the page that goes, its neighbour is there".into())
+}
+
+/// What only the driver's own tables know to be written is not thrown away by reclaim, after MADV_FREE.
+pub fn marked() -> Result<String> {
+    let map = touched()?;
+    let (freed, reclaim) = (Gate::new()?, Gate::new()?);
+    let other = Other::start(&map, |map| {
+        map.advise(0, 2 * PAGE, libc::MADV_FREE)?;
+        freed.open();
+        reclaim.wait();
+        // What came in on another CPU just now waits in a list of its own, out of reach.
+        for _ in 0..3000 {
+            map.advise(0, 2 * PAGE, libc::MADV_PAGEOUT)?;
+            if byte_at(map, PAGE) == 0 {
+                return Ok(byte_at(map, 0) == POKED);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(false)
+    })?;
+    let client = other.region(&map)?;
+    other.go.open();
+    freed.wait();
+    let written = || -> Result<()> {
+        client.command("scribble 0")?;
+        client.command(&format!("scribble {PAGE:x}"))?;
+        Ok(client.command(&format!("mark 0 {PAGE:x}"))?)
+    };
+    let written = written();
+    reclaim.open();
+    let ended = join(other.pid);
+    written?;
+    ended.context("the page that was marked is lost, or the other one is not")?;
+    Ok("the page that was marked stays, the other one does not".into())
 }
 
 /// References keep the structure, and nothing else.

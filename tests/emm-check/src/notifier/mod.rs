@@ -278,6 +278,10 @@ pub fn notifier(report: &Report) {
         ("release is the last word", contract::last_word),
         ("frames of another process's memory", frames::of_another),
         ("no frame is given out while it is taken", frames::taken),
+        (
+            "a page that is marked as written, and reclaim",
+            frames::marked,
+        ),
         ("a region that is kept beyond its end", frames::kept),
         ("unregister is not held up by new calls", flood::leaving),
         ("register is ended by kill -9", flood::killed),
