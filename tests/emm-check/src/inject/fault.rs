@@ -119,6 +119,24 @@ impl Faults {
         Ok(said)
     }
 
+    /// Fails one of the first `n` allocations below the module, of slab objects or of pages, during `work`.
+    ///
+    /// # Returns
+    ///
+    /// What `work` said, and whether there were as many.
+    pub fn once<R>(&self, n: u32, work: impl FnOnce() -> R) -> Result<(R, bool)> {
+        for site in SITES {
+            set(site, "times", "1")?;
+        }
+        let said = self.every(n, work);
+        let mut injected = false;
+        for site in SITES {
+            injected |= left(site)? == 0;
+            set(site, "times", "-1")?;
+        }
+        Ok((said?, injected))
+    }
+
     fn off(&self) -> Result<()> {
         for site in SITES {
             set(site, "probability", "0")?;
@@ -137,6 +155,14 @@ impl Drop for Faults {
 fn set(site: &str, name: &str, value: &str) -> Result<()> {
     let path = Path::new(DEBUGFS).join(site).join(name);
     fs::write(&path, value).with_context(|| format!("writing {value} to {}", path.display()))
+}
+
+/// How many failures are left.
+fn left(site: &str) -> Result<i64> {
+    let path = Path::new(DEBUGFS).join(site).join("times");
+    let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    let number = text.trim().parse();
+    number.with_context(|| format!("{} says {text:?}", path.display()))
 }
 
 /// From the first function of a module to the end of the page of its last one. Another module begins on a page of its own.

@@ -49,7 +49,7 @@ pub fn inject(env: &Env) -> Result<()> {
     let c = Ctx { env, faults, probe };
     let before = regions()?;
     type Operation = fn(&Ctx<'_>) -> Result<String>;
-    let operations: [(&str, Operation); 7] = [
+    let operations: [(&str, Operation); 8] = [
         ("registration", |c| register(c, false)),
         ("registration of all memory", |c| register(c, true)),
         ("registration under another access", rereg),
@@ -57,6 +57,7 @@ pub fn inject(env: &Env) -> Result<()> {
         ("binding a window", bind),
         ("deregistration", deregister),
         ("first touch by traffic", traffic),
+        ("one failure in a first touch", once),
     ];
     for (name, work) in operations {
         let outcome = work(&c).and_then(|said| {
@@ -286,6 +287,29 @@ fn traffic(c: &Ctx<'_>) -> Result<String> {
         counts.push(format!("1 of {every}: {failed} failed, {done} arrived"));
     }
     Ok(counts.join("; "))
+}
+
+/// A fault that finds no memory once is tried again: nobody hears of it.
+fn once(c: &Ctx<'_>) -> Result<String> {
+    /// Allocations of one fault, and some more.
+    const ALLOCATIONS: u32 = 12;
+    let target = Target::new(c.env, Kind::Emm, Map::anon(SIZE)?)?;
+    let mut failed = 0;
+    for nth in 1..=ALLOCATIONS {
+        for op in [Op::Write, Op::Read, Op::Send] {
+            target.map.advise(0, SIZE, libc::MADV_DONTNEED)?;
+            let (said, injected) = c.faults.once(nth, || one(&target, op, 5))?;
+            if let Err(e) = said {
+                bail!("one of the first {nth} allocations failed, and so did {op:?}: {e}");
+            }
+            failed += u32::from(injected);
+        }
+    }
+    if failed == 0 {
+        bail!("no allocation was made to fail");
+    }
+    target.round(1, SIZE - 1, c.env.seed)?;
+    Ok(format!("{failed} allocations failed, each message arrived"))
 }
 
 fn one(target: &Target, op: Op, off: usize) -> Result<(), OpError> {

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use super::{Ctx, cpu_writes, field, touch};
 use crate::mem::{Map, PAGE};
 use crate::qp::OpError;
-use crate::swap::disk_folder;
+use crate::swap::{Swap, disk_folder, use_swap};
 use crate::system::{Cgroup, Kind};
 use crate::target::{Env, Target};
 
@@ -24,6 +24,8 @@ const PART: usize = 2 * MIB;
 const PARTS: usize = 1024;
 /// Page cache that is brought in, and its limits.
 const CACHE: usize = 24 * MIB;
+/// Half of the memory that is written and read under pressure.
+const PRESSED: usize = 6 * MIB;
 const LIMIT: usize = 12 * MIB;
 /// Bytes of a file whose blocks need no indirect one.
 const HOLE: usize = 8 * PAGE;
@@ -37,10 +39,19 @@ pub(super) fn charge(c: &Ctx<'_>) {
         return;
     }
     c.inside("page tables", "+memory", |g| page_tables(c, g));
-    if !Path::new(DISK).exists() {
+    if Path::new(DISK).exists() {
+        of_disk(c);
+    } else {
         c.skip("page cache", "there is no scratch disk (--disk adds one)");
-        return;
     }
+    c.inside(
+        "memory that has to be made room for, under memory.max",
+        "+memory",
+        |g| pressure(c, g),
+    );
+}
+
+fn of_disk(c: &Ctx<'_>) {
     c.inside("page cache", "+memory", |g| page_cache(c, g));
     c.inside("page cache, bounded by memory.max", "+memory", |g| {
         bounded(c, g)
@@ -73,6 +84,24 @@ fn page_tables(c: &Ctx<'_>, group: &Cgroup) -> Result<String> {
     let (by_rdma, by_cpu) = (half - start, tables()? - half);
     let what = format!("{} KiB by RDMA, {} by the CPU", by_rdma >> 10, by_cpu >> 10);
     if by_cpu < (PARTS * PAGE) as u64 || by_rdma < by_cpu - by_cpu / 16 {
+        bail!("{what}");
+    }
+    Ok(what)
+}
+
+/// Twice as much anonymous memory as may be had, by operations of many pages: each waits until others are swapped out.
+fn pressure(c: &Ctx<'_>, group: &Cgroup) -> Result<String> {
+    use_swap(Swap::Zram)?;
+    let t = Target::new(c.env, c.kind, Map::anon(2 * PRESSED)?)?;
+    group.write("memory.max", &PRESSED.to_string())?;
+    t.write(5, 2 * PRESSED - 9, c.seed(1))?;
+    t.read(5, 2 * PRESSED - 9, c.seed(1))?;
+    let times = field(group, "memory.events", "max")?;
+    let what = format!(
+        "{} MiB written and read, {times} times at the limit",
+        2 * PRESSED / MIB
+    );
+    if times == 0 {
         bail!("{what}");
     }
     Ok(what)
