@@ -5,8 +5,8 @@
 //! Copies hold the region's gate shared, two pages at most at a time, so an invalidation that takes
 //! it exclusively waits for no more than that on each CPU, and never sleeps.
 //!
-//! An access with a cookie does not sleep either: it is parked when it misses, and a worker does the
-//! fault (`serve.rs`). One without faults by itself, and sleeps.
+//! An access does not sleep either: it is parked in its driver's cookie when it misses, and a worker
+//! does the fault (`serve.rs`). One without has a cookie of its thread's, which sleeps.
 
 use crate::{
     emm::{Asks, Before, Entry, Need, PageRange, PAGE_SIZE},
@@ -15,8 +15,10 @@ use crate::{
     mem,
     parked::Cookie,
     region::{Region, State},
+    sleep::Sleeper,
 };
 use kernel::prelude::*;
+use pin_init::stack_pin_init;
 
 /// The bytes of an access from `offset` of the region on.
 #[derive(Clone, Copy)]
@@ -40,7 +42,8 @@ impl Region {
     /// Calls `each` with the kernel address of each page piece of `span`, under the gate.
     ///
     /// With a cookie it never sleeps: what misses is parked in it. If the bytes lie in two pages at
-    /// most, nothing is done before `EAGAIN`. Without a cookie it sleeps between pieces.
+    /// most, nothing is done before `EAGAIN`. Without a cookie it sleeps between pieces, until it is done
+    /// or the thread is killed.
     pub(crate) fn apply(
         &self,
         span: Span,
@@ -66,7 +69,7 @@ impl Region {
         &self,
         span: Span,
         cookie: Option<&Cookie>,
-        each: impl FnMut(&State, Entry, &Piece),
+        mut each: impl FnMut(&State, Entry, &Piece),
     ) -> Result {
         if let Some(cookie) = cookie {
             cookie.enter()?;
@@ -74,21 +77,31 @@ impl Region {
         if !self.geometry().holds(span.offset, span.length as u64) {
             return Err(EINVAL);
         }
+        let mut rest = Some(span);
+        let Some(missing) = self.advance(&mut rest, &mut each) else {
+            if cookie.is_some_and(Cookie::leave) {
+                self.used();
+            }
+            return Ok(());
+        };
         match cookie {
-            Some(cookie) => self.apply_or_park(span, cookie, each),
-            None => self.apply_sleeping(span, each),
+            Some(cookie) => Err(self.park_for(missing, span.asks(), cookie)),
+            None => self.sleep_for(missing, span.asks(), rest, &mut each),
         }
     }
 
-    fn apply_or_park(
+    /// Goes on with an access, as far as what it needs is there or can be had at once.
+    ///
+    /// # Returns
+    ///
+    /// The pages to be brought in, if some are; `rest` is what is left to be done then.
+    fn advance(
         &self,
-        span: Span,
-        cookie: &Cookie,
-        mut each: impl FnMut(&State, Entry, &Piece),
-    ) -> Result {
-        let mut rest = Some(span);
+        rest: &mut Option<Span>,
+        each: &mut impl FnMut(&State, Entry, &Piece),
+    ) -> Option<PageRange> {
         let mut tries = 0;
-        while let Some(span) = rest {
+        while let Some(span) = *rest {
             let (first, after) = self.split(&span);
             let (second, after) = match after.map(|span| (span, self.split(&span))) {
                 Some((_, (second, None))) => (Some(second), None),
@@ -113,10 +126,35 @@ impl Region {
                         tries += 1;
                         continue;
                     }
-                    return Err(self.park_for(want, span.asks(), cookie));
+                    return Some(want);
                 }
             }
-            (rest, tries) = (after, 0);
+            (*rest, tries) = (after, 0);
+        }
+        None
+    }
+
+    /// The rest of an access whose driver has no cookie for it: the current thread waits each time that it
+    /// misses.
+    #[cold]
+    #[inline(never)]
+    fn sleep_for(
+        &self,
+        mut missing: PageRange,
+        asks: Asks,
+        mut rest: Option<Span>,
+        // Not generic, so that what does not miss has all of `advance` inline.
+        mut each: &mut dyn FnMut(&State, Entry, &Piece),
+    ) -> Result {
+        stack_pin_init!(let sleeper = Sleeper::new());
+        let cookie = sleeper.cookie();
+        loop {
+            self.wait_for(missing, asks, &sleeper)?;
+            cookie.enter()?;
+            match self.advance(&mut rest, &mut each) {
+                Some(more) => missing = more,
+                None => break,
+            }
         }
         if cookie.leave() {
             self.used();
@@ -124,25 +162,13 @@ impl Region {
         Ok(())
     }
 
-    fn apply_sleeping(&self, span: Span, mut each: impl FnMut(&State, Entry, &Piece)) -> Result {
-        let mut rest = Some(span);
-        while let Some(span) = rest {
-            let (piece, after) = self.split(&span);
-            let state = self.state().read();
-            if let Some(entry) = state.access(piece.page, span.write) {
-                each(&state, entry, &piece);
-            } else {
-                drop(state);
-                let need = self.need(&span, piece.page);
-                // The fault's own lock is kept, so that no invalidation comes between it and the
-                // access.
-                let state = self.fault(need, span.asks())?;
-                let entry = state.access(piece.page, span.write).ok_or(EFAULT)?;
-                each(&state, entry, &piece);
-            }
-            rest = after;
+    /// Waits until a worker's fault of `range` has ended, or the current thread was killed.
+    fn wait_for(&self, range: PageRange, asks: Asks, sleeper: &Sleeper) -> Result {
+        let parked = self.park_for(range, asks, sleeper.cookie());
+        if parked != EAGAIN {
+            return Err(parked);
         }
-        Ok(())
+        sleeper.wait()
     }
 
     /// What of `span` lies in its first page, and the rest.
@@ -182,8 +208,8 @@ impl Region {
         unsafe { cookie.park(self.workers(), need, || !self.is_stopped()) }
     }
 
-    /// Brings in the translations of `length` bytes at `offset`: with a cookie by a worker, and
-    /// `EAGAIN` until it has; without one at once, and it sleeps.
+    /// Has a worker bring in the translations of `length` bytes at `offset`: with a cookie it is
+    /// `EAGAIN` until it has; without one the thread sleeps, until then or until it is killed.
     pub(crate) fn prefetch(
         &self,
         offset: u64,
@@ -197,7 +223,9 @@ impl Region {
         let last = self.geometry().locate(offset + (length - 1)).0;
         let range = PageRange::new(self.geometry().locate(offset).0, last + 1);
         let Some(cookie) = cookie else {
-            return self.bring_in(range, asks);
+            stack_pin_init!(let sleeper = Sleeper::new());
+            self.wait_for(range, asks, &sleeper)?;
+            return sleeper.cookie().enter();
         };
         let before = cookie.look();
         if before != Before::Parked {
@@ -212,7 +240,8 @@ impl Region {
         }
     }
 
-    /// Brings in the translations of `rest`. Sleeps, until it is done or the thread was killed.
+    /// Brings in the translations of `rest`, in a worker: until it is done or the worker was told to
+    /// end.
     pub(crate) fn bring_in(&self, mut rest: PageRange, asks: Asks) -> Result {
         while !rest.is_empty() {
             let want = rest.intersect(&PageRange::part_of(rest.start));

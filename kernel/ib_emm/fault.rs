@@ -17,7 +17,6 @@ use crate::{
     owner::AsOwner,
     region::{Region, State},
     sight,
-    wait::Wait,
 };
 use core::pin::{pin, Pin};
 use kernel::{pr_warn_once, prelude::*};
@@ -85,8 +84,7 @@ impl<'a> Fault<'a> {
     ///
     /// Also what the fault lost: [`Region::settle`] follows.
     pub(crate) fn run_for(mut self) -> Result<(WriteGuard<'a, State>, Losses)> {
-        let wait = pin!(Wait::new());
-        match self.try_often(wait.as_ref()) {
+        match self.try_often() {
             Ok(state) => Ok((state, self.losses)),
             Err(error) => {
                 if self.losses.starving() {
@@ -175,9 +173,9 @@ impl<'a> Fault<'a> {
         entered
     }
 
-    fn try_often(&mut self, wait: Pin<&Wait>) -> Result<WriteGuard<'a, State>> {
+    fn try_often(&mut self) -> Result<WriteGuard<'a, State>> {
         while !self.losses.hopeless() {
-            if let Some(state) = self.try_once(wait)? {
+            if let Some(state) = self.try_once()? {
                 return Ok(state);
             }
             mem::cond_resched();
@@ -193,16 +191,11 @@ impl<'a> Fault<'a> {
     /// # Returns
     ///
     /// `None` if it is to be tried again.
-    fn try_once(&mut self, wait: Pin<&Wait>) -> Result<Option<WriteGuard<'a, State>>> {
+    fn try_once(&mut self) -> Result<Option<WriteGuard<'a, State>>> {
         let first = PageRange::one(self.want.start);
         // Before the state: closed, if it is open at the end, when that was let go.
         let window = pin!(Window::new(self.region.state()));
         let window = window.as_ref();
-        if self.asks != Asks::Present {
-            // Known as a wait before the region is looked at: who stops a region marks it dead
-            // first, and then ends the waits.
-            wait.begin(self.region)?;
-        }
         let mut mm = self.lock_mm()?;
         let mut state = window.lock();
         state

@@ -94,6 +94,23 @@ void emm_gate_nudge(struct emm_gate *gate)
 		wake_up_all(&gate->waiters);
 }
 
+static void emm_sleeper_done(struct emm_fault *fault)
+{
+	complete(&container_of(fault, struct emm_sleeper, fault)->done);
+}
+
+void emm_sleeper_init(struct emm_sleeper *sleeper)
+{
+	sleeper->fault = (struct emm_fault){ .done = emm_sleeper_done };
+	init_completion(&sleeper->done);
+}
+
+/* Until what was parked is to be tried again. Returns false if the thread was killed before. */
+bool emm_sleeper_wait(struct emm_sleeper *sleeper)
+{
+	return !wait_for_completion_killable(&sleeper->done);
+}
+
 /* A zeroed page, charged to @memcg. */
 void *emm_node_alloc(struct mem_cgroup *memcg, bool may_sleep)
 {

@@ -7,6 +7,7 @@
 #define _IB_EMM_GLUE_H
 
 #include <linux/atomic.h>
+#include <linux/completion.h>
 #include <linux/list.h>
 #include <linux/mmu_notifier.h>
 #include <linux/nodemask.h>
@@ -42,17 +43,14 @@ u64 emm_gate_wait_for(struct emm_gate *gate, u64 ns);
 void emm_gate_wake(struct emm_gate *gate);
 void emm_gate_nudge(struct emm_gate *gate);
 
-/* A wait that can be cancelled; wait.rs. */
-struct emm_wait {
-	struct list_head node;
-	struct task_struct *task;
-	struct work_struct *work;
-	const void *region;
+/* Who waits for what is parked in @fault; sleep.rs. */
+struct emm_sleeper {
+	struct emm_fault fault;
+	struct completion done;
 };
 
-bool emm_wait_begin(struct emm_wait *wait, const void *region);
-void emm_wait_end(struct emm_wait *wait);
-void emm_wait_cancel_region(const void *region);
+void emm_sleeper_init(struct emm_sleeper *sleeper);
+bool emm_sleeper_wait(struct emm_sleeper *sleeper);
 
 /* A spinlock that interrupts don't get at; lock.rs. */
 struct emm_lock {

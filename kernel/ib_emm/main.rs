@@ -14,13 +14,14 @@
 //! - `fault`: one fault, from the missing translation to the entry in the table.
 //! - `ask`: how the VM is asked for pages.
 //! - `owner`: whose memory it is that a fault brings in.
-//! - `gate`, `lock`, `mem`, `wait`: the core's environment: locks, memory, page frames, waiting.
+//! - `sleep`: accesses of drivers that have no cookie for them: their thread waits.
+//! - `gate`, `lock`, `mem`: the core's environment: locks, memory, page frames.
 //! - `glue`: what of this is C, and what C sees of it, by bindgen.
 //! - `sight`: trace events and debugfs.
 //!
 //! What a file uses lies below it: `abi_frames`; `abi`, `abi_notifier`; `frames`, `serve`; `access`;
-//! `fault`; `region`; `driver`; `notifier`, `parked`; `workers`; `ask`; `gate`, `lock`, `mem`, `owner`,
-//! `wait`, `sight`; `emm` and `glue`. No two of them use each other.
+//! `fault`; `region`; `driver`, `sleep`; `notifier`, `parked`; `workers`; `ask`; `gate`, `lock`, `mem`,
+//! `owner`, `sight`; `emm` and `glue`. No two of them use each other.
 
 use kernel::prelude::*;
 
@@ -48,7 +49,7 @@ mod parked;
 mod region;
 mod serve;
 mod sight;
-mod wait;
+mod sleep;
 mod workers;
 
 module! {

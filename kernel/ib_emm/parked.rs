@@ -61,8 +61,18 @@ impl Cookie {
     /// `driver` is valid until this is dropped, and its function can be called, as
     /// `include/emm_region.h` says, while an access is parked in this.
     pub(crate) unsafe fn new(driver: NonNull<glue::emm_fault>) -> Result<Pin<KBox<Self>>> {
+        // SAFETY: this function's contract.
+        KBox::pin_init(unsafe { Self::of(driver) }, GFP_KERNEL)
+    }
+
+    /// The same, in its place.
+    ///
+    /// # Safety
+    ///
+    /// That of [`Self::new`].
+    pub(crate) unsafe fn of(driver: NonNull<glue::emm_fault>) -> impl PinInit<Self> {
         // INVARIANT: idle, and without an owner. The rest is this function's contract.
-        let new = pin_init!(Self {
+        pin_init!(Self {
             driver,
             busy: Atomic::new(false),
             page: Atomic::new(u64::MAX),
@@ -71,8 +81,7 @@ impl Cookie {
             owner <- Locked::new(None, Level::Outer),
             parked: UnsafeCell::new(Parked::new()),
             _pin: PhantomPinned,
-        });
-        KBox::pin_init(new, GFP_KERNEL)
+        })
     }
 
     fn access(&self) -> Access {

@@ -13,7 +13,6 @@ use crate::{
     owner::Owner,
     parked::Cookie,
     sight::{self, Listed},
-    wait,
     workers::{Name, Workers},
 };
 use core::{pin::Pin, ptr::NonNull};
@@ -171,15 +170,14 @@ impl Region {
         self.stopped.load(Relaxed)
     }
 
-    /// From now on no access succeeds; what is parked ends, and one that waits is woken and fails.
-    /// Workers that are in a fault of it are told to end, and not waited for.
+    /// From now on no access succeeds, and what is parked ends. Workers that are in a fault of it are
+    /// told to end, and not waited for.
     pub(crate) fn stop(&self) {
         self.memory().kill();
         self.stopped.store(true, Relaxed);
         // SAFETY: it is called under the lock, for accesses that ended there.
         let tell = |access| unsafe { Cookie::tell(access) };
         self.workers().stop(self.name(), tell);
-        wait::cancel(self);
     }
 
     /// Its driver has no more use for it, and is told nothing more when this returns. Sleeps.

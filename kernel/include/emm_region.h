@@ -9,11 +9,9 @@
 #ifndef _EMM_REGION_H
 #define _EMM_REGION_H
 
-#include <linux/list.h>
 #include <linux/types.h>
 
 struct emm_region;
-struct work_struct;
 
 /**
  * struct emm_region_stats - counts since registration
@@ -39,9 +37,9 @@ struct emm_region_stats {
 struct emm_region *emm_region_create(u64 start, u64 length);
 
 /*
- * From now on every access fails with -ESRCH. What is parked for the region ends: its @done is called.
- * An access without a cookie that waits for the VM in a work item is woken and fails with -EINTR; a
- * user thread is not woken. To be called before waiting for a region's last user. May sleep.
+ * From now on every access fails with -ESRCH, also one without a cookie that waits. What is parked for
+ * the region ends: its @done is called. To be called before waiting for a region's last user. May
+ * sleep.
  */
 void emm_region_stop(struct emm_region *region);
 
@@ -98,13 +96,14 @@ void emm_fault_destroy(struct emm_fault *fault);
  * in for writing.
  *
  * With @fault it never sleeps, and can be called in softirqs: what would have to wait is parked. If the bytes lie in two pages at
- * most, nothing was done before -EAGAIN; of longer ones first pieces may have been done. Without, it
- * sleeps until it is done.
+ * most, nothing was done before -EAGAIN; of longer ones first pieces may have been done. Without, the
+ * thread sleeps while a worker does the fault: until the access is done, the region is stopped, or the
+ * thread is killed.
  *
  * Returns 0; -EAGAIN (parked; never without @fault); -EBUSY (the VM took the page away as often as it
  * was brought in, ten thousand times); -EINVAL (out of bounds, or no @fn); -EFAULT (no such memory, or not with this access; pieces before
  * it may have been done); -ESRCH (the owner has exited, or the region was stopped); -EINTR (without
- * @fault: cancelled); -ENOMEM.
+ * @fault: the thread was killed); -ENOMEM.
  */
 int emm_region_apply(struct emm_region *region, u64 offset, size_t length, u64 reach, bool write,
 		     void (*fn)(void *kaddr, size_t bytes, void *arg), void *arg,
@@ -131,30 +130,12 @@ enum emm_prefetch {
 
 /*
  * Brings in the translations of @length bytes at @offset. With @fault it never sleeps: it is parked,
- * and the same call after @done returns what became of it. Without, it sleeps until it is done, or
- * returns -EINTR if the caller was killed; to be called from a work item then, where the region must
- * be able to go. Returns as emm_region_apply().
+ * and the same call after @done returns what became of it. Without, the thread sleeps meanwhile.
+ * Returns as emm_region_apply().
  */
 int emm_region_prefetch(struct emm_region *region, u64 offset, u64 length,
 			enum emm_prefetch what, struct emm_fault *fault);
 
 void emm_region_get_stats(const struct emm_region *region, struct emm_region_stats *stats);
-
-/**
- * struct emm_cancel - accesses that must not wait
- * @node: owned by ib_emm
- * @work: the work item that they run in
- *
- * Between emm_cancel_begin() and emm_cancel_end() an access without a cookie that runs in @work does
- * not wait for the VM: it fails with -EINTR, also one that waits already. For a driver that takes
- * down a queue pair and must not wait for somebody's userfaultfd handler. Goes away: use cookies.
- */
-struct emm_cancel {
-	struct list_head node;
-	struct work_struct *work;
-};
-
-void emm_cancel_begin(struct emm_cancel *cancel, struct work_struct *work);
-void emm_cancel_end(struct emm_cancel *cancel);
 
 #endif /* _EMM_REGION_H */

@@ -15,14 +15,18 @@
 //  3. Hub::inner (spinlock), held over `emm_referenced` and over the starts told to a newcomer,
 //     not over other callbacks
 //  4. what a client locks in its callbacks (`Memory::state` of region.rs, by gate.rs)
-//  5. the table of hubs (hubs.c), and workqueues under it; the VM's list of notifiers; the wait
-//     queues of 3 and 4; the list of waits (wait.c) and siglock; what folio_mark_dirty()
-//     takes
+//  5. the table of hubs (hubs.c), and workqueues under it; the list of hands (hand.c); the VM's list
+//     of notifiers; the wait queues of 3 and 4; what folio_mark_dirty() takes
+//  6. a cookie's lock (`Cookie::owner` of parked.rs), over that of its owner's workers
+//     (`Workers::inner`), over siglock, workqueues and what a driver's `done` takes. With interrupts
+//     off; neither is taken under 3, 4 or 5, nor are these taken under it. An access that misses
+//     takes these two, and no lock of ib_emm that other owners take
 //
-// Nothing is allocated under 3, 4 or 5.
+// Nothing is allocated under 3 to 6.
 //
 // Those of rxe (kernel/rxe) are outside of these: `modify_lock`, which sleeps, over a QP's
-// `state_lock`, over a task's lock; and `rxe_emm_awaited_lock` over the list of waits.
+// `state_lock`, over a task's lock. The latter is also taken in `done`, and so below 6: no lock of a
+// task is held over a call of ib_emm.
 
 mod contract;
 mod hub;

@@ -202,9 +202,15 @@ pub enum Cmd {
     #[command(hide = true)]
     NotifierChild,
     /// Accesses of a region by themselves, through the driver emm_access
-    Access,
+    Access {
+        /// Parts of the cases' names; none: all cases
+        cases: Vec<String>,
+    },
     #[command(hide = true)]
-    AccessChild,
+    AccessChild {
+        #[arg(long)]
+        sleeping: bool,
+    },
     /// Each operation against each thing that the VM, the owner or the device may do, one line a cell
     Matrix {
         /// Events; none: all

@@ -143,12 +143,12 @@ fn run(cli: Cli) -> Result<bool> {
             return Ok(report.verdict());
         }
         Cmd::NotifierChild => return notifier::child().map(|()| true),
-        Cmd::Access => {
+        Cmd::Access { cases } => {
             let report = report(&cli.common);
-            access::access(&report);
+            access::access(&report, &cases)?;
             return Ok(report.verdict());
         }
-        Cmd::AccessChild => return access::child().map(|()| true),
+        Cmd::AccessChild { sleeping } => return access::child(sleeping).map(|()| true),
         Cmd::Xpmem {
             ref families,
             attaches,
@@ -352,8 +352,8 @@ fn run(cli: Cli) -> Result<bool> {
         Cmd::Demo { size, shim } => demo::demo(&env, size, &shim),
         Cmd::Notifier
         | Cmd::NotifierChild
-        | Cmd::Access
-        | Cmd::AccessChild
+        | Cmd::Access { .. }
+        | Cmd::AccessChild { .. }
         | Cmd::Xpmem { .. }
         | Cmd::XpmemMatrix { .. }
         | Cmd::XpmemChild

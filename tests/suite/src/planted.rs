@@ -121,11 +121,19 @@ const PLANTED: &[Planted] = &[
     },
     Planted {
         name: "tell-twice",
-        script: "insmod /emm/modules/emm_access.ko; emm-check access",
+        script: "insmod /emm/modules/emm_access.ko; emm-check access 'many cookies'",
         catcher: "       access: many cookies, one page",
         harms: false,
         debug: false,
         long: false,
+    },
+    // Its worker never ends, nor does ib_emm's unloading.
+    Planted {
+        name: "keep-the-worker",
+        script: "insmod /emm/modules/emm_access.ko; emm-check access 'stopped, killed'",
+        catcher: "       access: without a cookie: stopped, killed",
+        harms: true,
+        debug: false,
     },
     // It must end, with an error.
     Planted {

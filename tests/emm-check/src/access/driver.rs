@@ -91,6 +91,11 @@ impl Driver {
         Ok(this)
     }
 
+    /// The same open file.
+    pub fn try_clone(&self) -> Result<Self> {
+        Ok(Self(self.0.try_clone()?))
+    }
+
     fn call(&self, request: libc::c_ulong, arg: libc::c_ulong) -> io::Result<i32> {
         // SAFETY: the argument is a number, or the address of what this request names, which the caller keeps.
         match unsafe { libc::ioctl(self.0.as_raw_fd(), request as _, arg) } {
@@ -148,9 +153,19 @@ impl Driver {
         self.access(cookie, what, offset, std::ptr::null_mut(), length, 0)
     }
 
-    /// A read that sleeps.
+    /// A read without a cookie, which waits.
     pub fn read_sleeping(&self, offset: usize, into: &mut [u8]) -> Ended {
         self.read(ALL, offset, into)
+    }
+
+    /// A write that waits.
+    pub fn write_sleeping(&self, offset: usize, from: &[u8]) -> Ended {
+        self.write(ALL, offset, from)
+    }
+
+    /// Advice that waits.
+    pub fn advise_sleeping(&self, what: What, offset: usize, length: usize) -> Ended {
+        self.advise(ALL, what, offset, length)
     }
 
     /// Tries `access` until it is not parked any more, each time when the driver was told to; at most for `limit` each.

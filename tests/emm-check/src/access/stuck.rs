@@ -16,16 +16,17 @@ use crate::uffd::Uffd;
 /// Cookies of the process whose faults never end.
 const STUCK: u32 = 3000;
 /// Where a thread waits for a userfaultfd handler.
-const WAITS: &str = "handle_userfault";
+pub(super) const WAITS: &str = "handle_userfault";
 
-/// A process of its own with `STUCK` accesses that wait for ever.
+/// A process of its own with `STUCK` accesses that wait for ever; with `--sleeping` one, whose thread waits.
 ///
 /// # Returns
 ///
 /// Also its handler's descriptor: what waits for it does not end with the process.
-fn stuck_process() -> Result<(std::process::Child, Uffd)> {
+pub(super) fn stuck_process(how: &[&str]) -> Result<(std::process::Child, Uffd)> {
     let mut child = Command::new(std::env::current_exe()?)
         .arg("access-child")
+        .args(how)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -49,10 +50,16 @@ fn stuck_process() -> Result<(std::process::Child, Uffd)> {
 }
 
 /// The process whose faults never end.
-pub fn child() -> Result<()> {
+pub fn child(sleeping: bool) -> Result<()> {
     let (map, handler) = silent(STUCK as usize)?;
     let driver = Driver::new(&map, STUCK)?;
-    park_all(&driver, &handler, STUCK)?;
+    let thread = sleeping.then(|| driver.try_clone()).transpose()?;
+    if let Some(driver) = thread {
+        std::thread::spawn(move || driver.read_sleeping(0, &mut [0]));
+        handler.next(PATIENCE)?.context("nobody asked for a page")?;
+    } else {
+        park_all(&driver, &handler, STUCK)?;
+    }
     println!("stuck {}", handler.fd());
     let mut line = String::new();
     std::io::stdin().read_line(&mut line)?;
@@ -104,7 +111,7 @@ pub(super) fn others() -> Result<String> {
     let driver = Driver::new(&map, 1)?;
     rate(&driver, &map)?;
     let alone = rate(&driver, &map)?;
-    let (mut child, _handler) = stuck_process()?;
+    let (mut child, _handler) = stuck_process(&[])?;
     let measured = rate(&driver, &map).and_then(|beside| Ok((beside, idle(&driver)?)));
     child.kill()?;
     child.wait()?;
@@ -125,7 +132,7 @@ pub(super) fn others() -> Result<String> {
 }
 
 pub(super) fn killed() -> Result<String> {
-    let (mut child, _handler) = stuck_process()?;
+    let (mut child, _handler) = stuck_process(&[])?;
     let stuck = workers_in(WAITS);
     if stuck == 0 {
         bail!("no worker waits for the handler");
@@ -137,16 +144,22 @@ pub(super) fn killed() -> Result<String> {
     if took > SOON {
         bail!("it took {took:?}");
     }
-    // Its workers were told to end: nobody else hears of it.
+    let gone = workers_gone()?;
+    Ok(format!(
+        "{} ms, its workers {} ms later",
+        took.as_millis(),
+        gone.as_millis()
+    ))
+}
+
+/// Waits until no worker waits for a handler. They were told to end: nobody else hears of it.
+pub(super) fn workers_gone() -> Result<Duration> {
+    let start = Instant::now();
     while workers_in(WAITS) > 0 {
         if start.elapsed() > PATIENCE {
             bail!("{} workers wait still", workers_in(WAITS));
         }
         std::thread::sleep(Duration::from_millis(5));
     }
-    Ok(format!(
-        "{} ms, its workers {} ms",
-        took.as_millis(),
-        start.elapsed().as_millis()
-    ))
+    Ok(start.elapsed())
 }
