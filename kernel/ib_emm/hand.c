@@ -195,7 +195,7 @@ bool emm_hand_needed(const struct emm_owner *owner, unsigned long address)
 	struct task_struct *task;
 	bool needed;
 
-	if (!vma || !is_vm_hugetlb_page(vma) || current->mm == owner->mm)
+	if (!vma || !is_vm_hugetlb_page(vma))
 		return false;
 	task = emm_owner_task(owner);
 	if (!task)

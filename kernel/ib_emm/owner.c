@@ -182,7 +182,8 @@ static void emm_leave_blkcg(void)
 /*
  * From now on the current kernel thread faults as @owner would. To be followed by
  * emm_owner_leave() in the same thread, after success. @env stays where it is until then. Does not
- * sleep; the thread may do so in between. A thread of the owner itself is left as it is.
+ * sleep; the thread may do so in between. (No user thread faults: its memory policy, for one, may be
+ * read, with a reference taken, by anybody (/proc/PID/numa_maps).)
  *
  * Returns 0, or -ESRCH if the owner is gone.
  */
@@ -190,21 +191,12 @@ int emm_owner_enter(struct emm_owner_env *env, struct emm_owner *owner)
 {
 	env->task = NULL;
 #ifdef CONFIG_MEMCG
-	if (current->mm == owner->mm)
-		return 0;
 	env->task = emm_owner_task(owner);
 	if (!env->task)
 		return -ESRCH;
 
 	env->memcg = get_mem_cgroup_from_mm(owner->mm);
 	env->old_memcg = set_active_memcg(env->memcg);
-	/*
-	 * A user thread has all else of its own, and its memory policy may be read, with a reference
-	 * taken, by anybody (/proc/PID/numa_maps).
-	 */
-	if (!(current->flags & PF_KTHREAD))
-		return 0;
-
 	env->over_high = current->memcg_nr_pages_over_high;
 	current->memcg_nr_pages_over_high = atomic_xchg(&owner->over_high, 0);
 	env->cred = get_task_cred(env->task);
@@ -221,14 +213,12 @@ void emm_owner_leave(struct emm_owner_env *env, struct emm_owner *owner)
 	if (!env->task)
 		return;
 
-	if (current->flags & PF_KTHREAD) {
-		emm_leave_nodes(env, owner);
-		emm_leave_blkcg();
-		revert_creds(env->old_cred);
-		put_cred(env->cred);
-		atomic_add(current->memcg_nr_pages_over_high, &owner->over_high);
-		current->memcg_nr_pages_over_high = env->over_high;
-	}
+	emm_leave_nodes(env, owner);
+	emm_leave_blkcg();
+	revert_creds(env->old_cred);
+	put_cred(env->cred);
+	atomic_add(current->memcg_nr_pages_over_high, &owner->over_high);
+	current->memcg_nr_pages_over_high = env->over_high;
 	set_active_memcg(env->old_memcg);
 	mem_cgroup_put(env->memcg);
 	put_task_struct(env->task);
