@@ -83,6 +83,7 @@ fn names(packages: &[Package]) -> Vec<&str> {
 
 fn key(context: &Context, packages: &[Package]) -> String {
     Key::new(PLACE, RECIPE)
+        .text(&root::key())
         .text(&root::version(context))
         .text(&names(packages).join(" "))
         .text(LINK)

@@ -1,5 +1,6 @@
 //! The root: a Debian trixie tree with what builds the modules, with QEMU, and with the guest's programs.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
@@ -87,6 +88,9 @@ const PACKAGES: &[&str] = &[
     "ucx-utils",
 ];
 
+/// What is installed besides for guests alone: nothing is built with it, so that what was built without it stays good.
+const OF_GUESTS: &[&str] = &["e2fsprogs"];
+
 /// Files that nothing here reads. Without them the root is half the size and done sooner.
 ///
 /// dpkg's `*` matches slashes too, so a version is written with `?`: `rustc-*/src/*` would take
@@ -110,11 +114,16 @@ const KEPT: &[&str] = &[
 
 /// The key of the root. The mirror is no part of it: all mirrors have the same packages.
 pub fn key() -> String {
-    let mut key = Key::new("root", RECIPE);
-    for list in [&SUITES[..], PACKAGES, LEFT_OUT, KEPT] {
-        key = key.text(&list.join(" "));
-    }
-    key.finish()
+    builders().text(&OF_GUESTS.join(" ")).finish()
+}
+
+/// The key of what is built with.
+fn builders() -> Key {
+    let lists = [&SUITES[..], PACKAGES, LEFT_OUT, KEPT];
+    let key = Key::new("root", RECIPE);
+    lists
+        .iter()
+        .fold(key, |key, list| key.text(&list.join(" ")))
 }
 
 /// The root's tree in the cache.
@@ -122,12 +131,13 @@ pub fn tree(context: &Context) -> PathBuf {
     context.cache.path(PLACE).join("tree")
 }
 
-/// What is built in the root depends on: its key and, if it was made anew since and came out otherwise, which edition it is.
+/// What is built in the root depends on: what it is made of and, if it was made anew since and came out otherwise, which edition it is.
 /// The compilers may be others then.
 pub fn version(context: &Context) -> String {
+    let key = builders().finish();
     match edition(&context.cache.path(PLACE)) {
-        Some(edition) => format!("{} {edition}", key()),
-        None => key(),
+        Some(edition) => format!("{key} {edition}"),
+        None => key,
     }
 }
 
@@ -137,21 +147,28 @@ fn edition(dir: &Path) -> Option<String> {
 
 /// Writes the edition of the root in `fresh`, which takes the place of the one in `old`, if there is one.
 fn set_edition(fresh: &Path, old: &Path) -> Result<()> {
-    let contents = |dir: &Path| -> Result<String> {
+    let contents = |dir: &Path| -> Result<BTreeSet<(String, String)>> {
         let path = dir.join("tree/var/lib/dpkg/status");
         let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let text = String::from_utf8_lossy(&text);
-        let told = ["Package: ", "Version: "];
-        let lines = text
-            .lines()
-            .filter(|line| told.iter().any(|key| line.starts_with(key)));
-        Ok(lines.fold(Key::new("edition", 1), Key::text).finish())
+        let mut packages = BTreeSet::new();
+        let mut name = "";
+        for line in text.lines() {
+            name = line.strip_prefix("Package: ").unwrap_or(name);
+            if let Some(version) = line.strip_prefix("Version: ") {
+                packages.insert((name.to_owned(), version.to_owned()));
+            }
+        }
+        Ok(packages)
     };
     let new = contents(fresh)?;
     let edition = match contents(old) {
-        // What was built in the old one is as good in the new one.
-        Ok(before) if before == new => edition(old),
-        Ok(_) => Some(new),
+        // What was built in the old one is as good in the new one, which may have more.
+        Ok(before) if before.is_subset(&new) => edition(old),
+        Ok(_) => {
+            let add = |key: Key, (name, version): &(String, String)| key.text(name).text(version);
+            Some(new.iter().fold(Key::new("edition", 2), add).finish())
+        }
         // Nothing was built in it, or it can't be told what is in it, by another recipe.
         Err(_) => None,
     };
@@ -204,7 +221,7 @@ fn make(context: &Context, dir: &Path, step: &Step) -> Result<()> {
     let log = context.cache.fresh_log("root");
     let recipe = Recipe {
         suites: &SUITES,
-        packages: PACKAGES,
+        packages: &[PACKAGES, OF_GUESTS].concat(),
         left_out: LEFT_OUT,
         kept: KEPT,
         stale: false,
@@ -349,6 +366,9 @@ mod tests {
         let same = tree_with("Package: gcc\nVersion: 14.2\nStatus: b\n");
         set_edition(same.path(), first.path()).unwrap();
         assert_eq!(is(&same), None);
+        let more = tree_with("Package: e2fsprogs\nVersion: 1.47\n\nPackage: gcc\nVersion: 14.2\n");
+        set_edition(more.path(), same.path()).unwrap();
+        assert_eq!(is(&more), None, "what it has besides is built with nothing");
         let newer = tree_with("Package: gcc\nVersion: 14.3\n");
         set_edition(newer.path(), same.path()).unwrap();
         assert!(is(&newer).is_some());

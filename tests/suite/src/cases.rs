@@ -72,11 +72,12 @@ pub const CASES: &[Case] = &[
         wants: &["emm\n", "ib_emm"],
         long: false,
     },
-    // What users' set-ups rest on: cgroups, all of the kernel's modules, user namespaces.
+    // What users' set-ups rest on: cgroups, all of the kernel's modules, file systems, user namespaces.
     Case {
         name: "guest_is_like_other_machines",
         script: "set -e; grep cgroup2 /proc/mounts; grep -w memory /sys/fs/cgroup/cgroup.controllers\n\
                  modprobe nvmet-rdma; lsmod | grep nvmet_rdma; modprobe -r nvmet-rdma; if lsmod | grep nvmet_rdma; then exit 1; fi\n\
+                 truncate -s 8M /tmp/disk; mkfs.ext4 -q /tmp/disk; fsck.ext4 -n /tmp/disk\n\
                  setpriv --reuid 1000 --regid 1000 --clear-groups unshare -Urmpf --mount-proc sh -ec 'mount -t tmpfs none /mnt; id -u; ls -d /proc/1'\n\
                  unshare -Urm id -u",
         seconds: 60,

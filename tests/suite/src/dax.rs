@@ -1,21 +1,17 @@
-//! Files of persistent memory: a guest that takes some of its memory for such, and has a program that makes file systems.
+//! Files of persistent memory: a guest that takes some of its memory for such.
 
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use super::cases::{Case, case};
 use super::group::{Asked, Group, options};
 use super::guest::{script, spec};
 use soft_roce_setup::build;
-use soft_roce_setup::build::packages::{self, Package};
 use soft_roce_setup::guest::{Guest, Spec};
 use soft_roce_setup::signal;
 
 const CASES: &[Case] = &[case("dax_files", 200, "emm-check event dax --mr emm")];
-
-/// What the guest has beside the root's packages.
-const PACKAGE: &str = "e2fsprogs";
 
 /// 512 MiB of it, from 1 GiB on.
 fn with_pmem() -> Spec {
@@ -45,14 +41,8 @@ pub fn group(asked: Asked<'_>) -> Result<Option<Group<'_>>> {
     if wanted.is_empty() {
         return Ok(None);
     }
-    let packages = [PACKAGE.parse::<Package>().map_err(anyhow::Error::msg)?];
-    let brought = packages.clone();
     let work = move || {
-        let mut artifacts = build::ensure(context, &options(series))?;
-        let Some(tree) = packages::fresh(context, &brought) else {
-            bail!("{PACKAGE} was installed, and is gone");
-        };
-        artifacts.root = tree;
+        let artifacts = build::ensure(context, &options(series))?;
         for case in wanted {
             signal::check()?;
             let start = Instant::now();
@@ -65,7 +55,5 @@ pub fn group(asked: Asked<'_>) -> Result<Option<Group<'_>>> {
         }
         Ok(())
     };
-    let group = Group::of_kernel(context, series, work)?;
-    packages::ensure(context, &packages)?;
-    Ok(Some(group.boots()))
+    Group::of_kernel(context, series, work).map(|group| Some(group.boots()))
 }
