@@ -12,7 +12,7 @@
 #include <linux/mmu_notifier.h>
 #include <linux/nodemask.h>
 #include <linux/pgtable.h>
-#include <linux/rwlock.h>
+#include <linux/spinlock.h>
 #include <linux/types.h>
 #include <linux/spinlock_types.h>
 #include <linux/wait.h>
