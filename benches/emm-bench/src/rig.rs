@@ -17,6 +17,7 @@ const MTU: u32 = 4096;
 const LINK: Link = Link {
     gid_index: 1,
     ack_timeout: 16,
+    retries: 7,
 };
 
 /// The device.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::across::gone::How;
 use crate::across::{Op, State};
 use crate::events::Event;
 use crate::matrix;
@@ -154,6 +155,14 @@ pub enum Cmd {
         /// On each path MTU, 256 to 4096 bytes, instead of --mtu
         #[arg(long)]
         every_mtu: bool,
+    },
+    /// The other host goes in the middle of traffic: to be run on both at once, host 2 goes
+    Gone {
+        /// How it goes
+        how: How,
+        /// Kind of this host's region
+        #[arg(long, default_value = "ondemand")]
+        mr: Kind,
     },
     /// RDMA WRITE and READ over all of a region at odd offsets and lengths
     Sweep {

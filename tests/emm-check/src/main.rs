@@ -85,6 +85,7 @@ fn env(c: &Common) -> Result<Env> {
     let link = Link {
         gid_index: c.gid_index,
         ack_timeout: c.ack_timeout,
+        retries: 7,
     };
     let device = Device::open(&c.device, link)?;
     Ok(Env {
@@ -297,6 +298,10 @@ fn run(cli: Cli) -> Result<bool> {
                 },
             };
             across::across(&mut env, mr, &plan)?;
+        }
+        Cmd::Gone { how, mr } => {
+            mr.select(stock)?;
+            across::gone::gone(&env, mr, how)?;
         }
         Cmd::Sweep { size, mr } => each(&env.report, stock, &mr, |kind| {
             sweep::sweep(&env, kind, size)

@@ -201,6 +201,7 @@ impl RawQp {
         let Link {
             gid_index,
             ack_timeout,
+            retries,
         } = link;
         let mut attr = ffi::ibv_qp_attr {
             qp_state: ffi::IBV_QPS_INIT,
@@ -250,7 +251,7 @@ impl RawQp {
         let mut attr = ffi::ibv_qp_attr {
             qp_state: ffi::IBV_QPS_RTS,
             timeout: ack_timeout,
-            retry_cnt: 7,
+            retry_cnt: retries,
             rnr_retry: 7,
             max_rd_atomic: 16,
             ..ffi::zeroed()

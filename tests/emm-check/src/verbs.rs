@@ -30,6 +30,8 @@ pub struct Link {
     pub gid_index: u8,
     /// When a request without an answer is sent again: after 4.096 µs times 2 to the power of this.
     pub ack_timeout: u8,
+    /// How often it is sent again before the queue pair gives up; rxe takes 7 for no limit.
+    pub retries: u8,
 }
 
 impl Link {

@@ -1,6 +1,7 @@
 //! `across`: every byte over a wire. The same command runs on two hosts, one side each; first host 1 leads, then host 2.
 
 mod cases;
+pub mod gone;
 mod party;
 mod talk;
 

@@ -10,9 +10,9 @@ use crate::ffi;
 use crate::mem::{Map, Wrong};
 use crate::pair::{ACCESS, End, Work};
 use crate::qp::{Far, OpError};
-use crate::system::Kind;
+use crate::system::{Kind, run};
 use crate::target::Env;
-use crate::verbs::Mr;
+use crate::verbs::{Link, Mr};
 use crate::verbs_cases::datagram::{Handle, QKEY, ready};
 use crate::verbs_cases::srq::Srq;
 use crate::verbs_cases::window::{Bounds, Window};
@@ -63,6 +63,10 @@ pub enum Ask {
     Bind { off: usize, len: usize },
     /// To invalidate it.
     Unbind,
+    /// To run a command of the shell.
+    Shell(String),
+    /// To be killed, without an answer.
+    Die,
 }
 
 /// Where a side's queue pair is.
@@ -105,6 +109,8 @@ pub struct Party<'a> {
     mr: Option<Mr>,
     map: Option<Map>,
     far: Option<Far>,
+    /// How often its requests are sent again.
+    retries: u8,
 }
 
 impl<'a> Party<'a> {
@@ -120,7 +126,13 @@ impl<'a> Party<'a> {
             mr: None,
             map: None,
             far: None,
+            retries: env.pd.device().link().retries,
         }
+    }
+
+    /// Its queue pairs are to give up after `retries` times.
+    pub fn gives_up_after(&mut self, retries: u8) {
+        self.retries = retries;
     }
 
     fn map(&self) -> Result<&Map> {
@@ -215,6 +227,11 @@ impl<'a> Party<'a> {
                 let work = Work::Invalidate(window.rkey());
                 self.end()?.run(work, &[])?;
             }
+            Ask::Shell(ref line) => run("sh", &["-ec", line]).map(drop)?,
+            Ask::Die => {
+                // SAFETY: a call of the system, of this process.
+                unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+            }
         }
         Ok(Say::Done)
     }
@@ -264,7 +281,10 @@ impl<'a> Party<'a> {
             number: peer.number,
             gid: ffi::ibv_gid { raw: peer.gid },
         };
-        let link = self.env.pd.device().link();
+        let link = Link {
+            retries: self.retries,
+            ..self.env.pd.device().link()
+        };
         let end = self.end()?;
         if end.is_reliable() {
             end.qp.connect_to(far, link, mtu, ACCESS)?;

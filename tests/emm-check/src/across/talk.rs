@@ -117,6 +117,11 @@ impl Line {
         Ok(Ok(says))
     }
 
+    /// Has it do something without waiting for the answer, if it gives one at all.
+    pub fn tell(&mut self, ask: Ask) -> Result<()> {
+        self.send(&Message::Do(vec![ask]))
+    }
+
     /// The same of one that can't fail if the side works at all.
     pub fn ask_one(&mut self, ask: Ask) -> Result<Say> {
         match self.ask(vec![ask])? {
