@@ -99,6 +99,22 @@ pub const CASES: &[Case] = &[
         long: false,
     },
     Case {
+        name: "a_peer_that_goes",
+        script: GONE,
+        seconds: 300,
+        wants: [
+            &[
+                "gone: Process: after",
+                "gone: Link: after",
+                "gone: Card: after",
+                "gone: Power: after",
+                "cool again\n",
+            ],
+            &["boot 2\n"],
+        ],
+        long: false,
+    },
+    Case {
         name: "every_byte_with_the_stock_driver",
         script: STOCK,
         seconds: 200,
@@ -144,3 +160,10 @@ const FULL_QUEUE: &str = "set -e; count() { cat /sys/class/infiniband/rxe0/ports
     before=$(count send_err); tc qdisc replace dev eth9 root netem delay 2ms limit 8; emm-host barrier shaped\n\
     emm-check across --mr emm --ack-timeout 14 --state fresh --op write,read,send --offsets 4095 --lengths 1M\n\
     tc qdisc del dev eth9 root; emm-host barrier sound; [ $(count send_err) -gt $before ]; echo dropped on the way out";
+
+/// The process, the device, the card and the power of host 2 go in the middle of traffic; each time both work together again then.
+const GONE: &str = "set -e; again() { emm-check across --mr emm --op write,read --state cool --offsets 1 --lengths 5000; echo cool again; }\n\
+    echo boot $BOOT; if [ $BOOT = 2 ]; then again; exit; fi\n\
+    for how in process link card; do emm-check gone $how --mr emm --ack-timeout 14 || [ $HOST$? = 2137 ]\n\
+    emm-host barrier $how; again; done\n\
+    emm-check gone power --mr emm --ack-timeout 14; [ $HOST = 1 ]; emm-host power on 2; again";
