@@ -134,6 +134,7 @@ const PLANTED: &[Planted] = &[
         catcher: "       access: without a cookie: stopped, killed",
         harms: true,
         debug: false,
+        long: false,
     },
     // It must end, with an error.
     Planted {
