@@ -110,7 +110,7 @@ pub fn refused() -> Result<String> {
     Ok(format!("{refusals} refused, then the memory was taken"))
 }
 
-fn release(fd: &OwnedFd) -> io::Result<()> {
+pub(super) fn release(fd: &OwnedFd) -> io::Result<()> {
     // SAFETY: takes numbers only.
     if unsafe { libc::syscall(libc::SYS_process_mrelease, fd.as_raw_fd(), 0) } != 0 {
         return Err(io::Error::last_os_error());

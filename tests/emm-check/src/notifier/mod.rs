@@ -1,6 +1,7 @@
 //! `notifier`: the EMM notifier by itself, seen through a driver that writes down what it is told
 //! (`kernel/emm_client`).
 
+mod attached;
 mod contract;
 mod ends;
 mod flood;
@@ -275,6 +276,7 @@ pub fn notifier(report: &Report) {
             contract::refused,
         ),
         ("not now: of many who subscribe", contract::refusing_at_once),
+        ("not now: of an attachment of XPMEM", attached::refuses),
         ("release is the last word", contract::last_word),
         ("frames of another process's memory", frames::of_another),
         ("no frame is given out while it is taken", frames::taken),
