@@ -186,6 +186,14 @@ const PLANTED: &[Planted] = &[
         debug: false,
         long: true,
     },
+    Planted {
+        name: "xpmem-block-or-not",
+        script: "insmod /emm/modules/emm_client.ko; emm-check notifier",
+        catcher: "       notifier: not now: of an attachment of XPMEM: ",
+        harms: true,
+        debug: false,
+        long: true,
+    },
 ];
 
 /// Where a guest has the spoilt modules.
