@@ -341,21 +341,27 @@ fn flat() -> Result<String> {
     let (there, _) = owner.must(Order::Map, &[0, HUGE, access, flags as u64])?;
     let segment = owner.make(there, HUGE, 0o600)?.context("making it")?;
     let permit = attacher.get(segment, abi::RDWR)?.context("a permit")?;
-    let mut best = |size: u64| -> Result<Duration> {
-        let mut best = Duration::MAX;
-        for _ in 0..10 {
-            let start = Instant::now();
-            let at = attacher.attach(permit, 0, size, 0)?.context("attaching")?;
-            best = best.min(start.elapsed());
-            attacher.end(abi::DETACH, at)?.context("detaching")?;
-        }
-        Ok(best)
+    let mut once = |size: u64| -> Result<Duration> {
+        let start = Instant::now();
+        let at = attacher.attach(permit, 0, size, 0)?.context("attaching")?;
+        let took = start.elapsed();
+        attacher.end(abi::DETACH, at)?.context("detaching")?;
+        Ok(took)
     };
-    let (small, big) = (best(P)?, best(HUGE)?);
+    // The messages take most of it. The host may be busy: what costs more each time is never as fast as this.
+    let (mut small, mut big) = (Duration::MAX, Duration::MAX);
+    for turn in 0.. {
+        (small, big) = (small.min(once(P)?), big.min(once(HUGE)?));
+        if turn >= 10 && big <= 3 * small + Duration::from_millis(1) {
+            break;
+        }
+        if turn == 1000 {
+            bail!("a page in {small:?}, 64 GiB in {big:?}");
+        }
+    }
     let rss = vm_kib(&owner.pid().to_string(), "VmRSS");
-    // The messages take most of it.
-    if big > 3 * small + Duration::from_millis(1) || rss > 1 << 17 {
-        bail!("a page in {small:?}, 64 GiB in {big:?}, {rss} KiB resident");
+    if rss > 1 << 17 {
+        bail!("{rss} KiB of the owner's are resident");
     }
     Ok(format!(
         "a page in {} µs, 64 GiB in {} µs",
