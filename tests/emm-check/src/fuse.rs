@@ -90,6 +90,14 @@ impl Silent {
         of_server(&self.file(), len)
     }
 
+    /// Ends whatever waits for it, with an error.
+    pub fn fail(&self) {
+        if let Ok(target) = CString::new(self.mount.to_string_lossy().as_bytes()) {
+            // SAFETY: a string that ends with 0, and outlives the call.
+            unsafe { libc::umount2(target.as_ptr(), libc::MNT_FORCE | libc::MNT_DETACH) };
+        }
+    }
+
     /// Waits until somebody waits for a read.
     pub fn await_read(&self, limit: Duration) -> Result<()> {
         if self.asked.recv_timeout(limit).is_err() {
@@ -110,10 +118,7 @@ pub fn of_server(path: &Path, len: usize) -> Result<Map> {
 
 impl Drop for Silent {
     fn drop(&mut self) {
-        if let Ok(target) = CString::new(self.mount.to_string_lossy().as_bytes()) {
-            // SAFETY: a string that ends with 0, and outlives the call.
-            unsafe { libc::umount2(target.as_ptr(), libc::MNT_FORCE | libc::MNT_DETACH) };
-        }
+        self.fail();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::child::ends_within;
 use crate::fuse::Silent;
 use crate::report::Report;
-use crate::system::{Kind, add_link, netdev_of};
+use crate::system::{Kind, add_link, has_symbol, netdev_of};
 
 /// Longest time until something happens that waits for nobody.
 const SOON: Duration = Duration::from_secs(20);
@@ -139,6 +139,15 @@ fn under_faults(device: &str, args: &[String], server: Option<&Silent>) -> Resul
     let at_once = ends_within(&mut delete, AT_ONCE)?.is_some();
     let took = start.elapsed();
     program.end()?;
+    // What the server has in hand nothing ends but the server, and with it goes the program's memory, its mappings of the device
+    // among them. A driver that can't take the device away from programs waits for those.
+    let last = match server {
+        Some(server) if !at_once && !has_symbol("rxe_disassociate_ucontext")? => {
+            server.fail();
+            "server"
+        }
+        _ => "program",
+    };
     let status = ends_within(&mut delete, SOON)?;
     let after = start.elapsed() - took;
     let status = status.context("`rdma link delete` still waits, without a program")?;
@@ -150,7 +159,7 @@ fn under_faults(device: &str, args: &[String], server: Option<&Silent>) -> Resul
         format!("the device went after {} ms", took.as_millis())
     } else {
         format!(
-            "the device went {} ms after the program's end",
+            "the device went {} ms after the {last}'s end",
             after.as_millis()
         )
     })

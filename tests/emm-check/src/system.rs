@@ -324,6 +324,15 @@ pub fn nameless_file(folder: &str) -> Result<File> {
     Ok(file)
 }
 
+/// Whether the kernel, or a module, has something of that name.
+pub fn has_symbol(name: &str) -> Result<bool> {
+    const FILE: &str = "/proc/kallsyms";
+    let text = fs::read_to_string(FILE).with_context(|| format!("reading {FILE}"))?;
+    Ok(text
+        .lines()
+        .any(|line| line.split_whitespace().nth(2) == Some(name)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -105,7 +105,8 @@ pub const CASES: &[Case] = &[
         wants: [
             &[
                 "gone: Process: after",
-                "gone: Link: after",
+                // Not where host 2's driver waits for its users.
+                "gone: Link: ",
                 "gone: Card: after",
                 "gone: Power: after",
                 "cool again\n",
