@@ -97,7 +97,7 @@ const CASES: &[Case] = &[
     ),
     case("xpmem_matrix_whole", 7200, "emm-check xpmem-matrix").long(),
     case("failed_allocations", 900, "emm-check inject"),
-    case("fuzz_arguments", 400, "emm-check fuzz --seconds 30"),
+    case("fuzz_arguments", 400, "emm-check fuzz --seconds 15"),
     case(
         "fuzz_arguments_for_long",
         4000,

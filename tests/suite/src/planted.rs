@@ -127,14 +127,14 @@ const PLANTED: &[Planted] = &[
         debug: false,
         long: false,
     },
-    // Its worker never ends, nor does ib_emm's unloading.
+    // Its worker never ends, nor does ib_emm's unloading: half a minute is waited for it, in a guest of its own.
     Planted {
         name: "keep-the-worker",
         script: "insmod /emm/modules/emm_access.ko; emm-check access 'stopped, killed'",
         catcher: "       access: without a cookie: stopped, killed",
         harms: true,
         debug: false,
-        long: false,
+        long: true,
     },
     // It must end, with an error.
     Planted {
