@@ -73,7 +73,7 @@ look() {
 		comm=${stat#*\(}
 		comm=${comm%\)*}
 		state=${stat##*\) }
-		stack=$($bb sed -n 's/^\[<0>\] \([^+]*\)+[^ ]*/\1/p' "$task/stack" 2> /dev/null | $bb head -n 12 | $bb tr '\n' ' ')
+		stack=$($bb sed -n 's/^\[<0>\] \([^+]*\)+[^ ]*/\1/p' "$task/stack" 2> /dev/null | $bb head -n 24 | $bb tr '\n' ' ')
 		if [ -z "$($bb head -c 1 "${task%/task/*}/cmdline" | $bb tr '\0' x)" ]; then
 			case $stack in
 			*"[ib_emm]"* | *"[rdma_rxe]"* | *"[ib_uverbs]"* | *"[ib_core]"*) ;;
